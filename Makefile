@@ -1,0 +1,46 @@
+# `make demo` and `make test` are all a new machine needs: each sets up its own virtual environment first.
+VENV ?= .venv
+PYTHON ?= python3
+PIP_OPTIONS ?= -c constraints.txt
+BIN := $(VENV)/bin
+# One thread is faster than two fighting for the cores, and gives the same numbers everywhere.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types readme check clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## set up, then watch a text-only client learn what is in six fresh pictures
+	$(BIN)/blip2tools demo
+
+test: $(VENV)/.dev  ## set up, then run the whole test suite
+	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+lint: $(VENV)/.dev  ## formatting and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev  ## strict type check
+	$(BIN)/mypy
+
+readme: $(VENV)/.dev  ## write the generated tables of the README again
+	$(BIN)/python -m tests.readme
+
+check: lint types test  ## everything that a change must pass
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[mcp]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[dev]'
+	touch $@

@@ -1,0 +1,148 @@
+"""Every way a call can fail, as a closed set of codes.
+
+A caller (a person, a program or a language model) only ever sees `code: sentence`, and the sentence is ours:
+the text of foreign exceptions can hold addresses and paths (CVE-2026-22778), so it stays in the log.
+
+    VisionError
+    ├── InvalidInputError       invalid_input       the arguments themselves are wrong
+    ├── NotAllowedError         not_allowed         the settings forbid this file, folder or address
+    ├── NotFoundError           not_found           no such file, handle or folder
+    ├── TooLargeError           too_large           bytes, pixels, sides or counts above a limit
+    ├── UnsupportedImageError   unsupported_image   not one of the picture formats that are read
+    ├── CorruptImageError       corrupt_image       a known format that does not decode
+    ├── FetchFailedError        fetch_failed        an http(s) picture could not be fetched
+    ├── DeadlineError           timeout             the time allowed for the call is over
+    ├── BusyError               busy                the queue is full
+    ├── CancelledError          cancelled           the caller or the engine's end stopped the call
+    ├── OutOfMemoryError        out_of_memory       the device has not enough memory for this
+    ├── ModelUnavailableError   model_unavailable   no checkpoint, or it cannot be loaded
+    └── InternalError           internal            a fault of ours; the id is in the log
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import ClassVar, Literal, get_args
+
+ErrorCode = Literal[
+    "invalid_input",
+    "not_allowed",
+    "not_found",
+    "too_large",
+    "unsupported_image",
+    "corrupt_image",
+    "fetch_failed",
+    "timeout",
+    "busy",
+    "cancelled",
+    "out_of_memory",
+    "model_unavailable",
+    "internal",
+]
+ERROR_CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
+
+logger = logging.getLogger(__name__)
+
+
+class VisionError(Exception):
+    """Base of every error that a caller may see; `str(error)` is `code: sentence`."""
+
+    code: ClassVar[ErrorCode] = "internal"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class InvalidInputError(VisionError):
+    """An argument is missing, unknown, of the wrong type or out of bounds."""
+
+    code = "invalid_input"
+
+
+class NotAllowedError(VisionError):
+    """The settings do not allow this file, folder or address."""
+
+    code = "not_allowed"
+
+
+class NotFoundError(VisionError):
+    """There is no such file, folder or image handle."""
+
+    code = "not_found"
+
+
+class TooLargeError(VisionError):
+    """The picture, or what was sent, is above a limit."""
+
+    code = "too_large"
+
+
+class UnsupportedImageError(VisionError):
+    """The bytes are not a picture in one of the formats that are read."""
+
+    code = "unsupported_image"
+
+
+class CorruptImageError(VisionError):
+    """The bytes claim to be a picture but do not decode."""
+
+    code = "corrupt_image"
+
+
+class FetchFailedError(VisionError):
+    """A picture could not be fetched over http(s)."""
+
+    code = "fetch_failed"
+
+
+class DeadlineError(VisionError):
+    """The call took longer than it may."""
+
+    code = "timeout"
+
+
+class BusyError(VisionError):
+    """The queue is full; nothing was started."""
+
+    code = "busy"
+
+
+class CancelledError(VisionError):
+    """The call was stopped before it had a result."""
+
+    code = "cancelled"
+
+
+class OutOfMemoryError(VisionError):
+    """The device has not enough free memory for this call."""
+
+    code = "out_of_memory"
+
+
+class ModelUnavailableError(VisionError):
+    """The checkpoint is missing, incomplete, unsafe, or still on its way."""
+
+    code = "model_unavailable"
+
+
+class InternalError(VisionError):
+    """A fault of blip2tools; the message carries the id under which the log has the traceback."""
+
+    code = "internal"
+
+
+def to_vision_error(error: BaseException) -> VisionError:
+    """Turn whatever was raised into an error that may be shown to a caller.
+
+    A `VisionError` passes unchanged. Anything else is logged with its traceback under a random id, and only that id goes out.
+    """
+    if isinstance(error, VisionError):
+        return error
+    incident = secrets.token_hex(4)
+    logger.error("internal error %s", incident, exc_info=error)
+    return InternalError(f"Something went wrong inside blip2tools (id {incident}). The server's log has the details.")

@@ -1,0 +1,202 @@
+"""One frozen `Settings`, read once from arguments and `BLIP2TOOLS_*` variables. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from blip2tools.errors import InvalidInputError
+
+PREFIX = "BLIP2TOOLS_"
+
+# Picture formats by content. Everything else that Pillow could open (EPS starts Ghostscript, JPEG 2000 and PSD had overflows)
+# stays out of reach, whatever a file is called.
+DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+OPTIONAL_FORMATS = ("TIFF", "AVIF")
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+class Settings(BaseModel):
+    """Every setting, its bounds and its default. The README's table is generated from these fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # Model
+    model: str = Field(
+        "auto", min_length=1, max_length=512, description="captioner: a short name, hub id, folder, `demo` or `auto`"
+    )
+    matcher: str = Field("auto", min_length=1, max_length=512, description="matcher (ITM, ITC): likewise, or `none`")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,2})?)$", description="`auto`, `cpu`, `mps`, `cuda` or `cuda:N`"
+    )
+    dtype: Dtype = Field("auto", description="`auto`, `float32`, `float16` or `bfloat16`")
+    threads: int = Field(
+        0, ge=0, le=256, description="CPU threads for the model; 0: one for the demo, torch's choice for the others"
+    )
+    offline: bool = Field(False, description="never reach for the model hub")
+
+    # What tools may read
+    allowed_dirs: tuple[Path, ...] | None = Field(
+        None,
+        description="folders that tools may read; default: the working directory, unless that is `/` or a home folder",
+    )
+    allow_urls: bool = Field(False, description="let tools fetch http(s) pictures from public addresses")
+    url_hosts: tuple[str, ...] = Field(
+        (), max_length=256, description="if given, the only hosts that may be fetched from"
+    )
+    formats: tuple[str, ...] = Field(
+        DEFAULT_FORMATS, min_length=1, description="picture formats by content; TIFF and AVIF may be added"
+    )
+    max_image_bytes: int = Field(20 * 2**20, ge=1024, le=2**30, description="largest encoded picture, bytes")
+    # Above twice its own warning threshold (2 x 89,478,485) Pillow refuses a picture, whatever is set here.
+    max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="largest picture area, pixels")
+    max_side: int = Field(16_384, ge=2, le=65_535, description="longest picture side, pixels")
+    store_mb: int = Field(256, ge=1, le=65_536, description="memory for the encoded bytes behind image handles, MiB")
+
+    # Engine
+    max_queue: int = Field(256, ge=1, le=100_000, description="requests that may wait; one more is `busy`")
+    cache_mb: int = Field(256, ge=0, le=1_048_576, description="memory for vision features of pictures seen, MiB")
+    deadline_s: float = Field(60.0, gt=0, le=86_400, description="longest time for one call, seconds")
+
+    # Generation
+    vqa_template: str | None = Field(
+        None,
+        max_length=512,
+        description="prompt for a question, with `{question}` in it; default: the one that the checkpoint was trained with, "
+        "for the published ones `Question: {question} Short answer:`",
+    )
+    num_beams: int = Field(5, ge=1, le=8, description="beams of the search; 1 is greedy")
+    max_new_tokens: int | None = Field(
+        None, ge=1, le=128, description="longest text, tokens; default 30 for a caption, 10 for an answer"
+    )
+    min_new_tokens: int = Field(1, ge=0, le=128, description="shortest text, tokens")
+    length_penalty: float | None = Field(
+        None,
+        ge=-5,
+        le=5,
+        description="exponent on the length of a beam; default 1 for captions, 0 (OPT) or -1 (T5) for answers",
+    )
+    repetition_penalty: float = Field(1.0, ge=0.5, le=5, description="above 1 discourages words already said")
+    no_repeat_ngram_size: int = Field(0, ge=0, le=16, description="no n-gram of this size twice; 0 is off")
+    do_sample: bool = Field(False, description="nucleus sampling instead of beam search")
+    temperature: float = Field(1.0, ge=0.1, le=2, description="sampling temperature")
+    top_p: float = Field(0.9, gt=0, le=1, description="nucleus of the sampling, probability mass")
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="seed of the sampling; default: a fresh one for every call"
+    )
+
+    @field_validator("vqa_template")
+    @classmethod
+    def _template_has_its_slot(cls, value: str | None) -> str | None:
+        if value is not None and (
+            value.count("{question}") != 1
+            or value.replace("{question}", "").count("{")
+            or value.replace("{question}", "").count("}")
+        ):
+            raise ValueError("must hold {question} exactly once and no other braces")
+        return value
+
+    @field_validator("formats")
+    @classmethod
+    def _only_known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = DEFAULT_FORMATS + OPTIONAL_FORMATS
+        names = tuple(dict.fromkeys(name.upper() for name in value))
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return names
+
+    @field_validator("url_hosts")
+    @classmethod
+    def _hosts_are_normal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(host.strip().rstrip(".").lower() for host in value)
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Settings:
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is above max_new_tokens")
+        return self
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from exactly these values.
+
+        Raises:
+            InvalidInputError: an unknown name or a value out of bounds, named in the message.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise InvalidInputError(_explain(error, from_environment=set())) from error
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, /, **arguments: Any) -> Settings:
+        """Settings from `arguments`, then from `BLIP2TOOLS_*` variables, then the defaults.
+
+        Args:
+            environ: the environment; the process's own by default.
+            **arguments: settings by their names; these win over variables. `None` leaves a setting at its default.
+
+        Raises:
+            InvalidInputError: an unknown name or a value out of bounds, named in the message.
+        """
+        values = {
+            name: value
+            for name, value in _from_environment(os.environ if environ is None else environ).items()
+            if name not in arguments
+        }
+        try:
+            return cls(**values, **{name: value for name, value in arguments.items() if value is not None})
+        except ValidationError as error:
+            raise InvalidInputError(_explain(error, from_environment=set(values))) from error
+
+
+def environment_without_settings(keep: Collection[str] = ()) -> dict[str, str]:
+    """The environment for a child process that must not inherit this one's settings, but for those named in `keep`."""
+    kept = {variable(name) for name in keep}
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name in kept}
+
+
+def wants_colors(stream: TextIO) -> bool:
+    """Whether to write in colour: only to a terminal, and not where its user has switched that off (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting: `max_queue` is `BLIP2TOOLS_MAX_QUEUE`."""
+    return PREFIX + name.upper()
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Settings present in the environment, as text; lists are split, an empty variable counts as absent."""
+    values: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        text = environ.get(variable(name), "").strip()
+        if not text:
+            continue
+        if name == "allowed_dirs":
+            values[name] = tuple(part for part in text.split(os.pathsep) if part)
+        elif name in ("formats", "url_hosts"):
+            values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
+        else:
+            values[name] = text
+    return values
+
+
+def _explain(error: ValidationError, from_environment: set[str]) -> str:
+    """The first problem as one sentence that names the argument or the variable."""
+    problem = error.errors(include_url=False)[0]
+    location = str(problem["loc"][0]) if problem["loc"] else ""
+    name = variable(location) if location in from_environment else f"'{location}'"
+    if problem["type"] == "extra_forbidden":
+        return f"There is no setting named {name}."
+    text = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    return (
+        f"The setting {name} is refused: {text[0].lower()}{text[1:]}."
+        if location
+        else f"The settings are refused: {text}."
+    )

@@ -1,0 +1,42 @@
+"""The closed set of codes, and what of a foreign exception gets out."""
+
+import logging
+
+import pytest
+
+from blip2tools import errors
+from blip2tools.errors import ERROR_CODES, InternalError, InvalidInputError, VisionError, to_vision_error
+
+
+def test_every_code_has_one_class():
+    classes = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, VisionError)]
+    codes = [cls.code for cls in classes if cls is not VisionError]
+    assert sorted(codes) == sorted(ERROR_CODES)
+
+
+def test_the_tree_in_the_docstring_is_complete():
+    for code in ERROR_CODES:
+        assert f" {code} " in errors.__doc__
+
+
+def test_text_is_code_and_sentence():
+    error = InvalidInputError("The argument 'x' is missing.")
+    assert str(error) == "invalid_input: The argument 'x' is missing."
+    assert error.message == "The argument 'x' is missing."
+
+
+def test_our_own_errors_pass_unchanged():
+    error = InvalidInputError("no")
+    assert to_vision_error(error) is error
+
+
+@pytest.mark.parametrize("foreign", [ValueError("/etc/secret at 0x7f"), MemoryError(), KeyError("k"), RecursionError()])
+def test_foreign_text_stays_in_the_log(foreign, caplog):
+    with caplog.at_level(logging.ERROR):
+        error = to_vision_error(foreign)
+    assert isinstance(error, InternalError)
+    assert "secret" not in str(error)
+    assert "0x" not in str(error)
+    incident = error.message.split("id ")[1].split(")")[0]
+    assert incident in caplog.text
+    assert caplog.records[0].exc_info[1] is foreign
