@@ -1,0 +1,122 @@
+"""What the bytes of a picture say before any decoder reads them: which format they are, and whether its blocks are sane.
+
+A file of 20 MB can hold millions of empty blocks, which a decoder visits one by one for many seconds and hundreds of MB.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+MAX_JPEG_SCANS = 100  # encoders write about ten; each is a pass over the whole picture, however few bytes it takes
+MAX_BLOCKS = 50_000  # and one more for every 256 bytes
+
+# The second half is known only to be named. Names and declared types say nothing.
+_MAGIC = re.compile(
+    rb"(?P<JPEG>\xff\xd8\xff)"
+    rb"|(?P<PNG>\x89PNG\r\n\x1a\n)"
+    rb"|(?P<GIF>GIF8[79]a)"
+    rb"|(?P<WEBP>RIFF.{4}WEBP)"
+    rb"|(?P<BMP>BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00)"
+    rb"|(?P<TIFF>II[\x2a\x2b]\x00|MM\x00[\x2a\x2b])"
+    rb"|(?P<AVIF>.{4}ftyp(?:avif|avis|(?:mif1|msf1|miaf).{4,24}avi[fs]))"
+    rb"|(?P<HEIC>.{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1))"
+    rb"|(?P<PDF>%PDF)"
+    rb"|(?P<PostScript>%!PS|\xc5\xd0\xd3\xc6)"
+    rb"|(?P<SVG>(?:\xef\xbb\xbf)?\s{0,64}<(?:\?xml[^>]{0,200}>.{0,2000}?<)?svg)"
+    rb"|(?P<HTML>\s{0,64}<(?:!doctype html|!DOCTYPE html|html|HTML))"
+    rb"|(?P<PSD>8BPS)"
+    rb"|(?P<JPEG2000>\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51)"
+    rb"|(?P<JPEGXL>\xff\x0a|\x00\x00\x00\x0cJXL )"
+    rb"|(?P<ICO>\x00\x00[\x01\x02]\x00[^\x00]\x00)"
+    rb"|(?P<ZIP>PK\x03\x04)",
+    re.DOTALL,
+)
+_FIRST_BYTES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"RIFF",
+    b"BM",
+    b"II\x2a\x00",
+    b"MM\x00\x2a",
+)
+
+# 0xFF 0x00 is a stuffed byte of the data, 0xFF 0xD0-0xD7 restarts it, 0xFF 0xFF pads (ITU-T T.81, B.1.1.2).
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+
+
+def kind_of(data: bytes) -> str | None:
+    """The format by its first bytes, under Pillow's name where Pillow reads it; `None` if it is not known."""
+    match = _MAGIC.match(data)
+    return match.lastgroup if match else None
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether so few bytes are there that they could be the beginning of a picture."""
+    return len(data) < 18 and any(data[: len(start)] == start[: len(data)] for start in _FIRST_BYTES)
+
+
+def is_sane(kind: str, data: bytes) -> bool:
+    """Whether there are no more blocks and scans than an encoder would write."""
+    walk = {"JPEG": _jpeg_markers, "PNG": _png_chunks, "GIF": _gif_blocks}.get(kind)
+    if walk is None:
+        return True
+    limit = MAX_BLOCKS + len(data) // 256
+    scans = 0
+    for count, block in enumerate(walk(data)):
+        scans += kind == "JPEG" and block == 0xDA
+        if count > limit or scans > MAX_JPEG_SCANS:
+            return False
+    return True
+
+
+def has_second_frame(gif: bytes) -> bool:
+    """Whether a GIF that `is_sane` holds another frame."""
+    return sum(block == 0x2C for block in _gif_blocks(gif)) > 1
+
+
+def _jpeg_markers(data: bytes) -> Iterator[int]:
+    """Marker codes up to the end of the image: what follows (a phone's motion clip, say) is not the picture."""
+    position = 2
+    while marker := _JPEG_MARKER.search(data, position):
+        code, position = marker[1][0], marker.end()
+        if code == 0xD9:
+            return
+        yield code
+        if code != 0x01:  # the one other marker without a length
+            position += int.from_bytes(data[position : position + 2], "big")
+
+
+def _png_chunks(data: bytes) -> Iterator[int]:
+    """First letters of the chunk names."""
+    position = 8
+    while position + 12 <= len(data):
+        yield data[position + 4]
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+
+
+def _gif_blocks(data: bytes) -> Iterator[int]:
+    """Introducers of the blocks, up to the second image (GIF89a specification, sections 18 to 26), and 0 per sub-block."""
+    position = 13 + _gif_table(data[10:11])
+    images = 0
+    while position < len(data) and images < 2:
+        block = data[position]
+        yield block
+        if block == 0x2C:
+            images += 1
+            position += 11 + _gif_table(data[position + 9 : position + 10])
+        elif block == 0x21:
+            position += 2
+        else:
+            return
+        while position < len(data) and data[position]:
+            yield 0
+            position += data[position] + 1
+        position += 1
+
+
+def _gif_table(flags: bytes) -> int:
+    """Bytes of the colour table that a packed field announces."""
+    return 3 * 2 ** ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0

@@ -1,0 +1,327 @@
+"""Encoded bytes become one safe RGB picture with its content digest. The only module of the core that knows Pillow."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from PIL import Image, ImageMath
+
+from blip2tools import formats
+from blip2tools.errors import (
+    CorruptImageError,
+    InvalidInputError,
+    TooLargeError,
+    UnsupportedImageError,
+    VisionError,
+)
+from blip2tools.settings import Settings
+
+Region = tuple[float, float, float, float]
+"""Left, top, right, bottom as fractions 0-1 of the upright picture."""
+
+MIN_SIDE = 2  # a side of one pixel makes image processors mistake rows for channels
+
+_CORRUPT = "The picture is damaged or incomplete and does not decode; send the whole file again or save it anew."
+
+# EXIF tag 0x0112 (CIPA DC-008): how a viewer turns the stored pixels before a person sees them.
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+# Pictures of other formats, and animations, stay attached to a decoder that holds their canvas or file a second time.
+_DETACHED = frozenset({"JPEG", "PNG", "BMP"})
+_WITH_ALPHA = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded picture as a person would see it: RGB, upright, transparency on white."""
+
+    image: Image.Image
+    digest: str
+    """SHA-256 of the encoded bytes, 64 hex digits."""
+    animated: bool
+    """Whether this is the first frame of several."""
+
+    @property
+    def handle(self) -> str:
+        """The short name by which later calls can refer to these bytes."""
+        return _handle(self.digest)
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+        return self.image.width
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return self.image.height
+
+
+def decode(data: bytes, settings: Settings) -> Picture:
+    """Decode one picture: limits judged from the header first, then EXIF, transparency, depth and colour normalised.
+
+    Memory while it runs is up to about 12 bytes a pixel; how many may run at once is the caller's decision.
+
+    Raises:
+        UnsupportedImageError: not one of `settings.formats`, or a side below 2 pixels.
+        TooLargeError: more bytes, pixels or a longer side than the settings allow.
+        CorruptImageError: a known format that does not decode.
+    """
+    with _guarded():
+        image = _open(data, settings)
+        animated = _has_more_frames(image, data)
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        picture = _to_rgb(image)
+        if turn is not None:
+            picture = picture.transpose(turn)
+        elif picture is image and (animated or image.format not in _DETACHED):
+            picture = image.copy()
+        _check_size(picture.size, settings)
+    picture.info = {}  # comments, profiles and EXIF are a stranger's text
+    return Picture(picture, hashlib.sha256(data).hexdigest(), animated)
+
+
+def size_of(data: bytes, settings: Settings) -> tuple[int, int]:
+    """Width and height of the upright picture, from the header alone; the checks are those of `decode`."""
+    with _guarded():
+        image = _open(data, settings)
+        width, height = image.size
+        # Without EXIF before its pixels a PNG would be decoded in search of some behind them; TIFF has swapped its sides.
+        asks = image.format != "TIFF" and ("exif" in image.info or image.format != "PNG")
+        turned = asks and _orientation(image) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def crop(image: Image.Image, region: Sequence[float]) -> Image.Image:
+    """Cut `region` out of the picture at full resolution.
+
+    Edges round outward, so that nothing asked for is lost, and a region thinner than two pixels grows to two.
+
+    Raises:
+        InvalidInputError: not four numbers with 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
+    """
+    if len(region) != 4 or not all(isinstance(value, (int, float)) for value in region):
+        raise InvalidInputError("A region is four numbers: [left, top, right, bottom], as fractions of the picture.")
+    left, top, right, bottom = region
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise InvalidInputError(
+            "A region is [left, top, right, bottom] with 0 <= left < right <= 1 and 0 <= top < bottom <= 1; "
+            "the right half of a picture is [0.5, 0, 1, 1]."
+        )
+    x0, x1 = _span(left, right, image.width)
+    y0, y1 = _span(top, bottom, image.height)
+    with _guarded():
+        return image.crop((x0, y0, x1, y1))
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The PNG of an image that a Python caller holds: lossless up to 16 bit, alpha kept, EXIF orientation applied."""
+    with _guarded():
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        if turn is not None:
+            image = image.transpose(turn)
+        if image.mode in _WITH_ALPHA:
+            image = image.convert(_WITH_ALPHA[image.mode])
+        elif image.mode in ("I", "F"):
+            image = _eight_bit(image)
+        elif image.mode.startswith("I;16"):
+            image = image if image.mode == "I;16" else image.convert("I").convert("I;16")
+        elif image.mode not in _PNG_MODES:
+            image = image.convert("RGB")
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=1, icc_profile=None)
+    return buffer.getvalue()
+
+
+def handle_of(data: bytes) -> str:
+    """`img_` and 16 hex digits of the SHA-256 of the encoded bytes."""
+    return _handle(hashlib.sha256(data).hexdigest())
+
+
+def _handle(digest: str) -> str:
+    return "img_" + digest[:16]
+
+
+class _Silence:
+    """Keeps Pillow's warnings quiet while any thread decodes.
+
+    Pillow warns about large areas, odd EXIF and malformed MPO with text from the file; the limits here are our own.
+    `warnings.catch_warnings` swaps a list that all threads share, and two overlapping decodes would put back each
+    other's. One swap for all of them, counted, cannot; and its filter names Pillow's modules only.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._swap: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._running += 1
+            if self._swap is None:
+                self._swap = warnings.catch_warnings()
+                self._swap.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running == 0 and self._swap is not None:
+                self._swap.__exit__(None, None, None)
+                self._swap = None
+
+
+_silence = _Silence()
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Turns whatever Pillow raises into our errors; damaged files bring a dozen exception types besides OSError."""
+    try:
+        with _silence:
+            yield
+    except VisionError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLargeError("The picture has far more pixels than are read; make it smaller first.") from error
+    except Exception as error:
+        raise CorruptImageError(_CORRUPT) from error
+
+
+def _open(data: bytes, settings: Settings) -> Image.Image:
+    """The picture behind its header, nothing decoded yet, within every limit."""
+    if not data:
+        raise CorruptImageError("The picture is empty: it has no bytes.")
+    if len(data) > settings.max_image_bytes:
+        raise TooLargeError(
+            f"The picture is above the limit of {settings.max_image_bytes:,} bytes; make it smaller first."
+        )
+    kind = _kind_of(data, settings)
+    if not formats.is_sane(kind, data):
+        raise CorruptImageError(_CORRUPT)
+    image = Image.open(io.BytesIO(data), formats=(kind,))
+    # A JPEG with more JPEGs behind it (3D, gain maps) opens as "MPO". Its first one is the photo; the others are never
+    # sought: later frames have their own sizes, which no header check has seen (CVE-2026-96636).
+    if image.format != kind and (kind, image.format) != ("JPEG", "MPO"):
+        raise UnsupportedImageError(_unsupported(image.format, settings))
+    _check_size(image.size, settings)
+    return image
+
+
+def _kind_of(data: bytes, settings: Settings) -> str:
+    kind = formats.kind_of(data)
+    if kind in settings.formats:
+        return str(kind)
+    if kind is None and formats.is_cut_off(data):
+        raise CorruptImageError(_CORRUPT)
+    raise UnsupportedImageError(_unsupported(kind, settings))
+
+
+def _unsupported(kind: str | None, settings: Settings) -> str:
+    readable = ", ".join(settings.formats)
+    what = f"This is {kind} data" if kind else "These bytes are not a picture in a known format"
+    return f"{what}; only {readable} pictures are read. Convert it to PNG or JPEG first."
+
+
+def _check_size(size: tuple[int, int], settings: Settings) -> None:
+    width, height = size
+    # A side has its own limit: 1 x 40,000,000 pixels is a small area, but decoding it takes 800 MB and 20 seconds.
+    if width > settings.max_side or height > settings.max_side or width * height > settings.max_pixels:
+        raise TooLargeError(
+            f"The picture is {width} × {height} pixels; at most {settings.max_pixels:,} pixels in all and "
+            f"{settings.max_side:,} a side are read. Make it smaller first."
+        )
+    if width < MIN_SIDE or height < MIN_SIDE:
+        raise UnsupportedImageError(
+            f"The picture is {width} × {height} pixels; each side must have at least {MIN_SIDE}."
+        )
+
+
+def _has_more_frames(image: Image.Image, data: bytes) -> bool:
+    """Whether the file holds further frames, without seeking to one: a frame's own size is checked by nobody."""
+    if image.format == "GIF":
+        return formats.has_second_frame(data)
+    # The second image of an MPO is a phone's gain map or preview: to a person the file is one photo.
+    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # noqa: BLE001  broken EXIF raises anything, and the picture is good without it
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB, on white: a model must not see the colours that transparency hides (CVE-2026-12491)."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey_to_rgb(image)
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode in _WITH_ALPHA:
+        image = image.convert(_WITH_ALPHA[image.mode])
+    rgba = image.convert("RGBA")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(rgba, mask=rgba)
+    return canvas
+
+
+def _grey_to_rgb(image: Image.Image) -> Image.Image:
+    grey = _eight_bit(image)
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        # Pillow compares a 16-bit transparent value with pixels it has already clipped to 8 bit, and misses.
+        hidden = ImageMath.lambda_eval(
+            lambda names: names["convert"]((names["pixels"] == key) * 255, "L"), pixels=image.convert("I")
+        )
+        grey.paste(255, mask=hidden)
+    return grey.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Deep grey scaled to 8 bit. Pillow's own conversion clips instead: 40,000 of 65,535 turns white.
+
+    16-bit modes have a fixed range. 32-bit and float pictures do not say theirs: 0-1, 0-255 and 0-65,535 are taken as
+    such, anything else is stretched between its extremes.
+    """
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65_535.0
+        image = image if image.mode == "I;16" else image.convert("I")
+    else:
+        low, high = cast("tuple[float, float]", image.getextrema())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise CorruptImageError("The picture holds infinite or undefined values; save it as 8-bit PNG first.")
+        if low >= 0 and high <= 65_535:
+            low, high = 0.0, 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65_535.0
+    scale = 255 / (high - low) if high > low else 0.0
+    offset = 0.5 - low * scale
+    return image.point(lambda value: value * scale + offset).convert("L")
+
+
+def _span(start: float, end: float, size: int) -> tuple[int, int]:
+    """First and one-past-last pixel of a fraction of a side; the tolerance keeps 0.1 of 30 pixels at 3, not 4."""
+    first, last = math.floor(start * size + 1e-6), math.ceil(end * size - 1e-6)
+    if last - first < MIN_SIDE:
+        first = min(first, size - MIN_SIDE)
+        last = first + MIN_SIDE
+    return max(first, 0), min(last, size)
