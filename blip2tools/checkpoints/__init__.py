@@ -1,0 +1,65 @@
+"""From a model's name to a loaded model: its files, dtype and device, and whether it is what it claims to be.
+
+Loading never reaches for the network and never runs code from a checkpoint: safetensors only, explicit classes, local
+files. Every failure is a `ModelUnavailableError` whose sentence names the model and the remedy.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import traceback
+
+from blip2tools.checkpoints.plan import DEMO_WARNING, Loaded, Located, Plan, is_cached, locate, pull, shown_name
+from blip2tools.errors import ModelUnavailableError, VisionError
+from blip2tools.hub import Progress
+from blip2tools.settings import Settings
+
+__all__ = ["DEMO_WARNING", "Loaded", "Located", "Plan", "Progress", "is_cached", "load", "locate", "pull"]
+
+logger = logging.getLogger(__name__)
+
+
+def load(settings: Settings, progress: Progress | None = None, *, download: bool = False) -> Loaded:
+    """Load what `settings` ask for. Takes seconds to minutes. A failure leaves nothing behind; it may be called again.
+
+    Args:
+        settings: model, matcher, device, dtype, threads, offline.
+        progress: told what is being done.
+        download: pull a *named* model that is not here. `auto` never downloads.
+
+    Raises:
+        ModelUnavailableError: with the model's name and the remedy.
+    """
+    from blip2tools.checkpoints import loading
+
+    report = progress or _silent
+    try:
+        return loading.load(settings, report, download=download)
+    except VisionError as error:
+        _let_go(error)
+        raise
+    except Exception as error:  # paths of the cache and foreign text stay in the log
+        logger.error("loading failed", exc_info=error)
+        _let_go(error)
+        raise ModelUnavailableError(
+            f"The model {shown_name(settings.model)} could not be loaded; the log says why, "
+            "and `blip2tools doctor` checks the installation."
+        ) from error
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what a failed load built: the frames of its traceback would keep half-loaded weights alive."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _silent(what: str, share: float | None) -> None:
+    pass

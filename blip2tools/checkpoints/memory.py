@@ -1,0 +1,43 @@
+"""How much main memory is free, containers' limits included."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def free_memory() -> int | None:
+    """Bytes that a new model could take; None where the system does not say."""
+    known = [value for value in (_system(), *(_cgroup(*files) for files in _CGROUP_FILES)) if value is not None]
+    return min(known) if known else None
+
+
+def _system() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _cgroup(limit: str, used: str) -> int | None:
+    """What a container may still take. Its page cache counts as used but is given back when needed."""
+    try:
+        allowed, taken = (int(Path(file).read_text(encoding="ascii")) for file in (limit, used))
+        cache = 0
+        for line in Path(used).with_name("memory.stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("inactive_file "):
+                cache = int(line.split()[1])
+    except (OSError, ValueError):
+        return None
+    return max(0, allowed - taken + cache)

@@ -1,0 +1,124 @@
+"""Vision states and text to scores: image-text matching (ITM) and image-text contrast (ITC)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2ForImageTextRetrieval
+
+from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
+
+
+class Matcher:
+    """Image-text matching (ITM) and contrast (ITC) from vision states and BERT-style text ids.
+
+    Args:
+        model: a loaded checkpoint. Everything behind its vision tower is put to float32, the precision of the
+            reference.
+        trunk: a trunk to use in place of the model's own; the matcher's own `post_layernorm` is always kept.
+    """
+
+    def __init__(self, model: Blip2ForImageTextRetrieval, trunk: Trunk | None = None) -> None:
+        inner = cast(Any, model)
+        inner.eval()
+        self.trunk = trunk or Trunk(inner.vision_model)
+        self._post_layernorm: nn.Module = inner.vision_model.post_layernorm
+        self._embeddings: nn.Module = inner.embeddings.float()
+        self._qformer: nn.Module = inner.qformer.float()
+        self._query_tokens = inner.query_tokens.data.float()
+        self._vision_projection: nn.Linear = inner.vision_projection.float()
+        self._text_projection: nn.Linear = inner.text_projection.float()
+        self._itm_head: nn.Linear = inner.itm_head.float()
+        self._parts = {
+            "layernorm": self._post_layernorm,
+            "embeddings": self._embeddings,
+            "qformer": self._qformer,
+            "vision_projection": self._vision_projection,
+            "text_projection": self._text_projection,
+            "itm_head": self._itm_head,
+        }
+        freeze(*self._parts.values())
+        qformer = inner.config.qformer_config
+        self.pad = int(qformer.pad_token_id)
+        self.vocabulary = int(qformer.vocab_size)
+        self.positions = int(qformer.max_position_embeddings)
+        self.num_queries = int(self._query_tokens.shape[1])
+        self._fingerprint: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self._itm_head.weight.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything behind the trunk."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint([*named(self._parts), ("query_tokens", self._query_tokens)])
+        return self._fingerprint
+
+    @torch.inference_mode()
+    def match(self, states: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        """ITM logits (N, 2), float32, columns [no match, match], of N texts.
+
+        The Q-Former reads text and picture together; the head's logits are averaged over the queries (LAVIS,
+        `blip2_qformer.py`). The probability of a match is *one* softmax of a row (the stock docstring applies two,
+        which ties every score to 27-73 %).
+
+        Args:
+            states: trunk states, (N, 1 + P, Dv) for pairs or (1, 1 + P, Dv) for one picture, whose keys and values are
+                then computed once and broadcast.
+            texts: N rows of ids, [CLS] ... [SEP].
+
+        Raises:
+            ValueError: shapes or ids that do not fit.
+        """
+        if states.shape[0] not in (1, len(texts)):
+            raise ValueError("one picture, or one for each text, is needed")
+        ids, filled = self._text(texts)
+        queries = self._query_tokens.expand(len(texts), -1, -1)
+        mask = torch.cat([filled.new_ones(queries.shape[:2]), filled], 1)
+        hidden = self._qformer(
+            query_embeds=self._embeddings(input_ids=ids, query_embeds=queries),
+            query_length=self.num_queries,
+            attention_mask=mask,
+            encoder_hidden_states=self._normed(states),
+        ).last_hidden_state
+        return cast(Tensor, self._itm_head(hidden[:, : self.num_queries]).mean(1))
+
+    @torch.inference_mode()
+    def image_features(self, states: Tensor) -> Tensor:
+        """ITC features (B, Q, D), float32, each of length 1, from trunk states (B, 1 + P, Dv)."""
+        hidden = self._qformer(
+            query_embeds=self._query_tokens.expand(states.shape[0], -1, -1),
+            encoder_hidden_states=self._normed(states),
+        ).last_hidden_state
+        return nn.functional.normalize(self._vision_projection(hidden), dim=-1)
+
+    @torch.inference_mode()
+    def text_features(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """ITC features (N, D), float32, each of length 1: the projected [CLS] state of each text."""
+        ids, filled = self._text(texts)
+        hidden = self._qformer(
+            query_embeds=self._embeddings(input_ids=ids), query_length=0, attention_mask=filled
+        ).last_hidden_state
+        return nn.functional.normalize(self._text_projection(hidden[:, 0]), dim=-1)
+
+    def _normed(self, states: Tensor) -> Tensor:
+        return cast(Tensor, self._post_layernorm(states.to(self.device, self.trunk.dtype)))
+
+    def _text(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        # Padding stays on the right: [CLS] must be the first token and have the first position.
+        if not texts or not all(texts):
+            raise ValueError("at least one text, and none without tokens")
+        if max(map(len, texts)) > self.positions or max(map(max, texts)) >= self.vocabulary or min(map(min, texts)) < 0:
+            raise ValueError("a text is longer than the positions, or a token id is outside the vocabulary")
+        return right_padded(texts, self.pad, self.device)
+
+
+@torch.inference_mode()
+def cosine(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """ITC similarity (B, N) in [-1, 1]: the best query's cosine, from (B, Q, D) and (N, D). Not a probability."""
+    return (image_features @ text_features.t()).amax(1)

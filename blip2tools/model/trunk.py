@@ -1,0 +1,139 @@
+"""What captioner and matcher share: pictures to pixels, pixels to the states of the vision trunk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+
+class Pixels:
+    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect, CLIP mean and std.
+
+    The back end is pinned to Pillow: with torchvision installed transformers would choose another one, whose bicubic
+    filter gives slightly different pixels. `key` names all of this, for use in cache keys.
+
+    Args:
+        processor: the image processor of the checkpoint.
+    """
+
+    def __init__(self, processor: BlipImageProcessorPil) -> None:
+        height, width = int(processor.size["height"]), int(processor.size["width"])
+        if height != width:
+            raise ValueError("the image processor's size is not square")
+        self.size = height
+        self._processor = processor
+        self.key = (
+            f"pil:{self.size}:{int(processor.resample)}:{processor.rescale_factor}"
+            f":{tuple(processor.image_mean)}:{tuple(processor.image_std)}"
+        )
+
+    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Float32 CPU tensor (B, 3, S, S) of one RGB picture or several.
+
+        Raises:
+            TypeError: anything but pictures. A string would be opened as a path or fetched as an address by the
+            library. ValueError: a picture that is not RGB, or none at all.
+        """
+        pictures = [images] if isinstance(images, Image.Image) else images
+        if isinstance(pictures, (str, bytes)) or not all(isinstance(picture, Image.Image) for picture in pictures):
+            raise TypeError("pictures must be PIL images")
+        if not pictures or any(picture.mode != "RGB" for picture in pictures):
+            raise ValueError("pictures must be RGB, and at least one")
+        return cast(Tensor, self._processor(list(pictures), return_tensors="pt")["pixel_values"]).float()
+
+
+class Trunk:
+    """Patch embedding and encoder of a vision tower, without its last LayerNorm.
+
+    This is the part that the checkpoints of the family share: LAVIS freezes `visual_encoder` in pre-training but trains
+    `ln_vision` (our `post_layernorm`) in each stage (lavis/models/blip2_models). So its output serves a captioner and a
+    matcher.
+    """
+
+    def __init__(self, vision_model: nn.Module) -> None:
+        tower = cast(Any, vision_model)
+        self.embeddings: nn.Module = tower.embeddings
+        self.encoder: nn.Module = tower.encoder
+        self.image_size = int(tower.config.image_size)
+        self.states_shape = (int(tower.embeddings.num_positions), int(tower.config.hidden_size))
+        freeze(self.embeddings, self.encoder)
+        self._fingerprint: str | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.encoder.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights, for cache keys; computed once."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.named_tensors())
+        return self._fingerprint
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight of the trunk by its name in the vision tower."""
+        for part in ("embeddings", "encoder"):
+            for name, tensor in cast(nn.Module, getattr(self, part)).named_parameters():
+                yield f"{part}.{name}", tensor
+
+    @torch.inference_mode()
+    def see(self, pixels: Tensor) -> Tensor:
+        """States (B, 1 + P, Dv) *before* the last LayerNorm, in the trunk's dtype, from pixels (B, 3, S, S).
+
+        These are what a cache should keep: each model that uses the trunk applies its own LayerNorm to them.
+
+        Raises:
+            ValueError: pixels of another size; the position table would silently be cut to fit.
+        """
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(f"pixels must be (B, 3, {self.image_size}, {self.image_size})")
+        embedded = self.embeddings(pixels.to(self.device, self.dtype))
+        return cast(Tensor, self.encoder(inputs_embeds=embedded).last_hidden_state)
+
+
+def right_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and mask, both (N, longest) int64, padded on the right."""
+    width = max(map(len, rows))
+    ids = [[*row, *[pad] * (width - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """16 hex digits that name a set of weights: other values, shapes, dtypes or names give another digest.
+
+    Of each tensor the digest takes the sum of all its bits as 64-bit words, which any change of one value changes, and a
+    sample of values in their order. That is several times cheaper than hashing gigabytes, needs no copy from a GPU, and
+    is as good against all but a deliberate forgery, against which a cache within one process needs no defence.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        flat = tensor.detach().reshape(-1).contiguous()
+        octets = (flat.clone() if flat.storage_offset() else flat).view(torch.uint8)
+        whole = octets.numel() // 8 * 8
+        words = octets[:whole].view(torch.int64)
+        sample = torch.cat([words[:: max(1, words.numel() // 512)].contiguous().view(torch.uint8), octets[whole:]])
+        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:{int(words.sum())}".encode())
+        digest.update(sample.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def named(parts: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    for part, module in parts.items():
+        for name, tensor in module.named_parameters():
+            yield f"{part}.{name}", tensor
+
+
+def freeze(*modules: nn.Module) -> None:
+    for module in modules:
+        module.requires_grad_(False)
