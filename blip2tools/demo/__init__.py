@@ -1,0 +1,16 @@
+"""A small genuine BLIP-2 that travels with the package, and the world of drawn shapes it knows.
+
+world.py         what there can be in a picture: things, backgrounds, scenes
+draw.py          scene → picture
+words.py         scene → caption, and the phrases that everything below shares
+questions.py     scene → questions with their answers
+statements.py    scene → true statements, and false ones that are one edit away
+quiz.py          pictures with all that is asked about them
+show.py          `blip2tools demo`: the quiz, put to a real server
+page.py          its outcome as one HTML page
+captioner/       the weights: captions and questions (Blip2ForConditionalGeneration)
+matcher/         the weights: image-text matching (Blip2ForImageTextRetrieval)
+CARD.md          what the weights can do, measured
+"""
+
+from __future__ import annotations

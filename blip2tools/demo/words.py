@@ -1,0 +1,59 @@
+"""Scene → its one caption, and the phrases that captions, questions and statements share.
+
+    one thing       a large red circle at the top left of a white background
+    two things      a small blue star above a large pink ring on a striped background
+    three things    a small red cross, a large blue star and a small pink heart on a gray background
+
+Two things are told by the main direction between them, three from left to right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from blip2tools.demo.world import SHAPES, Color, Direction, Place, Scene, Shape, Size, Thing
+
+NUMBERS: Final = ("zero", "one", "two", "three", "four", "five")
+PLURALS: Final[dict[Shape, str]] = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
+DIRECTION_WORDS: Final[dict[Direction, str]] = {
+    "left": "to the left of",
+    "right": "to the right of",
+    "above": "above",
+    "below": "below",
+}
+
+
+def phrase(*, size: Size | None = None, color: Color | None = None, shape: Shape | None = None) -> str:
+    """What is known of a thing, with its article: `a large red circle`, `an orange star`, `a blue object`."""
+    words = " ".join(word for word in (size, color, shape or "object") if word)
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def full_phrase(thing: Thing) -> str:
+    """A thing with its size, colour and shape."""
+    return phrase(size=thing.size, color=thing.color, shape=thing.shape)
+
+
+def place_phrase(place: Place) -> str:
+    """`in the center`, `at the top left`."""
+    return f"{'in' if place == 'center' else 'at'} the {place}"
+
+
+def enumeration(phrases: Sequence[str]) -> str:
+    """`A`, `A and B`, `A, B and C`."""
+    *first, last = phrases
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def caption(scene: Scene) -> str:
+    """The one caption of a scene."""
+    phrases = [full_phrase(thing) for thing in scene.things]
+    background = f"a {scene.background.name} background"
+    match scene.things:
+        case (only,) if only.place:
+            return f"{phrases[0]} {place_phrase(only.place)} of {background}"
+        case (first, second) if direction := first.direction_from(second):
+            return f"{phrases[0]} {DIRECTION_WORDS[direction]} {phrases[1]} on {background}"
+        case _:
+            return f"{enumeration(phrases)} on {background}"
