@@ -1,0 +1,78 @@
+"""Two small tools for many callers: a bound on the calls inside, and an event loop for those that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from blip2tools.errors import BusyError
+
+T = TypeVar("T")
+
+
+class Admission:
+    """Bounds the calls inside: pictures waiting to be decoded hold memory before the engine's queue sees them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one call in and out.
+
+        Raises:
+            BusyError: as many as may wait are inside already.
+        """
+        with self._lock:
+            if self._inside > self._limit:
+                raise BusyError(f"{self._limit} calls are waiting already; try again in a few seconds.")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for synchronous callers; started at the first use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the loop and wait. An interrupt of the waiting thread cancels it."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="blip2tools-loop", daemon=True)
+                self._thread.start()
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("a synchronous verb was called from a coroutine of this Vision; await its a... twin")
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Stop the loop and end its thread."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        if thread is not threading.current_thread():
+            thread.join()
+            loop.close()

@@ -1,0 +1,463 @@
+"""`Vision`: the verbs. Validate, load the picture, submit, build the result: the one path that every face uses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
+
+from blip2tools import __version__, checkpoints, results
+from blip2tools.concurrency import Admission, LoopThread
+from blip2tools.engine import (
+    AnswerRequest,
+    CaptionRequest,
+    ChoiceRequest,
+    Engine,
+    Generation,
+    Job,
+    LocalEngine,
+    MatchRequest,
+    Question,
+    Request,
+    Sight,
+    TextScore,
+    Utterance,
+    WarmRequest,
+)
+from blip2tools.errors import CancelledError, DeadlineError, ModelUnavailableError, VisionError
+from blip2tools.schemas import (
+    AnswerResult,
+    AskArguments,
+    CaptionArguments,
+    CaptionResult,
+    ImageInfo,
+    Limits,
+    MatchArguments,
+    MatchResult,
+    StatusResult,
+    parse,
+)
+from blip2tools.settings import Settings
+from blip2tools.sources import Sources
+from blip2tools.store import Store
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image"
+ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
+
+DECODERS = 2  # decodes at a time: one hostile 1.6 kB WebP costs 600 MB while it is decoded
+LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
+
+
+class _Generation(TypedDict, total=False):
+    num_beams: int
+    max_new_tokens: int | None
+    min_new_tokens: int
+    length_penalty: float | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    do_sample: bool
+    temperature: float
+    top_p: float
+    seed: int | None
+
+
+class CaptionOptions(_Generation, total=False):
+    """Keywords of `caption`; a generation option overrides the setting of the same name."""
+
+    prompt: str | None
+    region: Sequence[float] | None
+    num_captions: int
+    return_errors: bool
+
+
+class AskOptions(_Generation, total=False):
+    """Keywords of `ask`; a generation option overrides the setting of the same name."""
+
+    choices: Sequence[str] | None
+    history: Sequence[tuple[str, str]] | None
+    region: Sequence[float] | None
+    return_errors: bool
+
+
+class MatchOptions(TypedDict, total=False):
+    """Keywords of `match`."""
+
+    region: Sequence[float] | None
+    return_errors: bool
+
+
+GENERATION_OPTIONS = tuple(_Generation.__annotations__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A picture that was loaded for a request."""
+
+    sight: Sight
+    info: ImageInfo
+    region: list[float] | None
+    warnings: tuple[str, ...]
+
+
+class Vision:
+    """Eyes: captions, answers and image-text match from one BLIP-2 model.
+
+    An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
+    of images gives a list of results in the same order; with `return_errors=True` the failed ones hold their error,
+    otherwise the first error is raised after all have finished. Every verb has an `a...` twin to await. One `Vision` may
+    be used from many threads and event loops.
+
+    Use `Vision.load(...)`, and close it or use it in a `with` block.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, *, trusted: bool) -> None:
+        """`trusted`: the caller's own paths may be read anywhere. `load` decides that."""
+        self.settings = settings
+        self._engine = engine
+        self._store = Store(settings.store_mb * 2**20)
+        self._owner: Self | None = None
+        self._sources = Sources(settings, self._store, trusted=trusted)
+        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="blip2tools-decode")
+        self._loop = LoopThread()
+        self._admission = Admission(settings.max_queue)
+        # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
+        self._finalizer = weakref.finalize(self, _shut, self._engine, self._pool, self._loop)
+
+    @classmethod
+    def load(cls, *, preload: bool = True, download: bool = False, **settings: Any) -> Self:
+        """A `Vision` with settings from the arguments, `BLIP2TOOLS_*` variables and the defaults.
+
+        Args:
+            preload: load the model now; otherwise the first call does.
+            download: a named model that is not here may be downloaded, with progress on standard error.
+            **settings: any setting by its name: `model=`, `matcher=`, `device=`, `allowed_dirs=`, ...
+
+        Raises:
+            InvalidInputError: a setting is unknown or out of bounds.
+            ModelUnavailableError: with `preload`, the checkpoint is missing or cannot be loaded.
+        """
+        chosen = Settings.load(**settings)
+        checkpoints.locate(chosen)  # a name that can never work is refused before anything starts
+        engine = LocalEngine(
+            lambda progress: checkpoints.load(chosen, progress, download=download),
+            max_queue=chosen.max_queue,
+            cache_bytes=chosen.cache_mb * 2**20,
+        )
+        vision = cls(chosen, engine, trusted=chosen.allowed_dirs is None)
+        if preload:
+            try:
+                engine.submit(WarmRequest(), deadline=None).future.result()
+            except BaseException:
+                vision.close()
+                raise
+        return vision
+
+    @property
+    def allowed_folders(self) -> tuple[Path, ...]:
+        """Folders that tools may read pictures from."""
+        return self._sources.folders
+
+    def for_tools(self, *, reveal_folders: bool = True) -> Self:
+        """The same eyes for arguments that come from a model: only the allowed folders are open.
+
+        The result shares the engine, its queue and the pictures seen; closing either closes both.
+
+        Args:
+            reveal_folders: whether a refusal names the allowed folders in full, or (over a network) by their last part.
+        """
+        eyes = copy(self)
+        eyes._owner = self  # alive as long as its copies: at its end the engine closes
+        eyes._sources = Sources(self.settings, self._store, reveal_folders=reveal_folders)
+        return eyes
+
+    def preload(self) -> None:
+        """Begin to load the model without waiting for it."""
+        self._engine.submit(WarmRequest(), deadline=None)
+
+    def close(self) -> None:
+        """Cancel what is under way, free the model's memory and end the threads. May be called twice."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end from synchronous code, also inside a running event loop (a notebook)."""
+        return self._loop.run(work)
+
+    @overload
+    async def acaption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
+    @overload
+    async def acaption(self, image: ImageList, **options: Unpack[CaptionOptions]) -> list[CaptionResult]: ...
+    async def acaption(self, image: Any, **options: Any) -> Any:
+        """See `caption`."""
+        return await self._each(self._caption, image, options)
+
+    @overload
+    def caption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
+    @overload
+    def caption(self, image: ImageList, **options: Unpack[CaptionOptions]) -> list[CaptionResult]: ...
+    def caption(self, image: Any, **options: Any) -> Any:
+        """Say in one sentence what is in the picture.
+
+        Args:
+            image: one image or a list of them.
+            prompt: the caption's beginning, which the model continues and the result does not repeat.
+            region: `[left, top, right, bottom]` as fractions; cropped at full resolution before the model looks.
+            num_captions: 1 to 5; further ones are in `alternatives`.
+            return_errors: with a list, put a failed image's error in its place instead of raising.
+            **options: generation options, see `CaptionOptions`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.acaption(image, **options))
+
+    @overload
+    async def aask(self, image: ImageInput, question: str, **options: Unpack[AskOptions]) -> AnswerResult: ...
+    @overload
+    async def aask(self, image: ImageList, question: str, **options: Unpack[AskOptions]) -> list[AnswerResult]: ...
+    async def aask(self, image: Any, question: str, **options: Any) -> Any:
+        """See `ask`."""
+        return await self._each(self._ask, image, {"question": question, **options})
+
+    @overload
+    def ask(self, image: ImageInput, question: str, **options: Unpack[AskOptions]) -> AnswerResult: ...
+    @overload
+    def ask(self, image: ImageList, question: str, **options: Unpack[AskOptions]) -> list[AnswerResult]: ...
+    def ask(self, image: Any, question: str, **options: Any) -> Any:
+        """Answer a question about the picture in a few words.
+
+        Args:
+            image: one image or a list of them.
+            question: in English; the template that the model was trained with is put around it.
+            choices: 2 to 20 answers to score instead of speaking freely. Each gets the probability that the model gives
+                to exactly these words among the choices: softmax over the summed token log-probabilities, end included.
+            history: earlier (question, answer) pairs, oldest first.
+            region, return_errors, **options: as in `caption`; see `AskOptions`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.aask(image, question, **options))
+
+    @overload
+    async def amatch(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
+    @overload
+    async def amatch(
+        self, image: ImageList, texts: Sequence[str], **options: Unpack[MatchOptions]
+    ) -> list[MatchResult]: ...
+    async def amatch(self, image: Any, texts: Sequence[str], **options: Any) -> Any:
+        """See `match`."""
+        return await self._each(self._match, image, {"texts": texts, **options})
+
+    @overload
+    def match(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
+    @overload
+    def match(self, image: ImageList, texts: Sequence[str], **options: Unpack[MatchOptions]) -> list[MatchResult]: ...
+    def match(self, image: Any, texts: Sequence[str], **options: Any) -> Any:
+        """Score how well each text fits the picture, best first.
+
+        Args:
+            image: one image or a list of them.
+            texts: 1 to 64 statements.
+            region, return_errors: as in `caption`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
+        """
+        return self.run(self.amatch(image, texts, **options))
+
+    def status(self) -> StatusResult:
+        """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
+        engine = self._engine.status()
+        plan = checkpoints.locate(self.settings)
+        return StatusResult(
+            version=__version__,
+            model=engine.model or plan.captioner.name,
+            matcher=engine.matcher if engine.loaded else plan.matcher.name if plan.matcher else None,
+            device=engine.device,
+            dtype=engine.dtype,
+            loaded=engine.loaded,
+            state=engine.state,
+            limits=Limits(
+                allowed_folders=self._sources.described_folders(),
+                urls=self.settings.allow_urls,
+                formats=list(self.settings.formats),
+                max_image_bytes=self.settings.max_image_bytes,
+                max_pixels=self.settings.max_pixels,
+                max_side=self.settings.max_side,
+                deadline_s=self.settings.deadline_s,
+            ),
+            queue=results.queue(engine),
+            cache=results.cache(engine),
+            handles=self._store.known(10),
+            cannot=results.CANNOT,
+            warnings=list(plan.warnings),
+        )
+
+    # ---- one image, one call ----
+
+    async def _each(
+        self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
+    ) -> T | list[T] | list[T | BaseException]:
+        """Run a verb on one image, or on each of a list, within one deadline each."""
+        return_errors = options.pop("return_errors", False)
+        if not isinstance(image, list | tuple):
+            return await self._admitted(verb, image, options)
+        outcomes = await asyncio.gather(
+            *(self._admitted(verb, one, dict(options)) for one in image), return_exceptions=True
+        )
+        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard.
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not (return_errors and isinstance(outcome, VisionError)):
+                raise outcome
+        return outcomes
+
+    async def _admitted(
+        self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
+    ) -> T:
+        if not self._finalizer.alive:
+            raise CancelledError("This Vision is closed.")
+        with self._admission.one():
+            return await verb(image, options, time.monotonic() + self.settings.deadline_s)
+
+    async def _caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
+        generation = self._generation(options)
+        arguments = parse(CaptionArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        request = CaptionRequest(seen.sight, generation, arguments.prompt, arguments.num_captions)
+        spoken: list[Utterance] = await self._ask_engine(request, deadline)
+        texts = tuple(results.clean(one.text) for one in spoken)
+        # Its own words run past the matcher again: the reference's maintainers advise it as a check (BLIP issue 61).
+        scores = await self._ask_engine(MatchRequest(seen.sight, texts), deadline) if all(texts) else None
+        return results.caption(self._context(seen), spoken, scores)
+
+    async def _ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
+        generation = self._generation(options)
+        arguments = parse(AskArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        question = Question(
+            text=arguments.question,
+            history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
+            template=self.settings.vqa_template,
+        )
+        if arguments.choices is None:
+            spoken: Utterance = await self._ask_engine(AnswerRequest(seen.sight, question, generation), deadline)
+            return results.answer(self._context(seen), spoken)
+        request = ChoiceRequest(seen.sight, question, tuple(arguments.choices))
+        shares: list[float] = await self._ask_engine(request, deadline)
+        return results.choice(self._context(seen), arguments.choices, shares)
+
+    async def _match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
+        arguments = parse(MatchArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        scores: list[TextScore] | None = await self._ask_engine(
+            MatchRequest(seen.sight, tuple(arguments.texts)), deadline
+        )
+        if scores is None:
+            raise ModelUnavailableError(
+                "There is no image-text matcher beside this model. Use ask_image with choices ['yes', 'no'], "
+                "or have the operator name a matcher in the settings."
+            )
+        return results.match(self._context(seen, matcher=True), arguments.texts, scores)
+
+    def _context(self, seen: _Seen, *, matcher: bool = False) -> results.Context:
+        status = self._engine.status()
+        model = status.matcher if matcher else status.model
+        return results.Context(seen.info, seen.region, model or "", (*status.notes, *seen.warnings))
+
+    def _generation(self, options: dict[str, Any]) -> Generation:
+        """Take the generation options out of `options`; what is not given comes from the settings."""
+        given = {name: options.pop(name) for name in GENERATION_OPTIONS if name in options}
+        settings = Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
+        return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
+
+    async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> _Seen:
+        """Bytes, picture and region of an image, in the pool of decoders."""
+        return await self._within(deadline, asyncio.wrap_future(self._pool.submit(self._see, image, region)))
+
+    def _see(self, image: ImageInput, region: Sequence[float] | None) -> _Seen:
+        from blip2tools import images  # PIL: not before a picture is there
+
+        if isinstance(image, str):
+            source = self._sources.read(image)
+            data, label = source.data, source.label
+        elif isinstance(image, bytes):
+            data, label = image, "bytes"
+        elif isinstance(image, os.PathLike):
+            # Absolute, so that a file called `latest` or `img_...` is a file here.
+            source = self._sources.read(str(Path(image).absolute()))
+            data, label = source.data, str(image)
+        else:
+            data, label = images.encode_png(image), "PIL.Image"
+        picture = images.decode(data, self.settings)
+        self._store.put(data)
+        pixels = picture.image if region is None else images.crop(picture.image, region)
+        where = "" if region is None else ",".join(f"{edge:.6f}" for edge in region)
+        return _Seen(
+            sight=Sight(pixels, f"{picture.digest}:{where}"),
+            info=ImageInfo(handle=picture.handle, width=picture.width, height=picture.height, source=label),
+            region=None if region is None else [float(edge) for edge in region],
+            warnings=("this is the first frame of an animation",) if picture.animated else (),
+        )
+
+    async def _ask_engine(self, request: Request, deadline: float) -> Any:
+        job = self._engine.submit(request, deadline=deadline)
+        try:
+            return await self._answer(job, deadline)
+        except BaseException:
+            job.cancel()  # the caller has gone or the time is over: the row ends at its next token
+            raise
+
+    async def _answer(self, job: Job, deadline: float) -> Any:
+        answer = asyncio.wrap_future(job.future)
+        if not self._engine.status().loaded:
+            patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
+            await asyncio.wait([answer], timeout=patience)
+            status = self._engine.status()
+            if not answer.done() and status.loading:
+                answer.cancel()
+                raise ModelUnavailableError(f"The model is not ready yet: {status.state}. Call again in a minute.")
+        return await self._within(deadline, answer)
+
+    async def _within(self, deadline: float, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await work
+        except TimeoutError as error:
+            raise DeadlineError(f"The call took longer than {self.settings.deadline_s:g} s and was stopped.") from error
+
+
+def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of a Python caller as the tools' schemas want them: arrays for sequences, objects for turns."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    if isinstance(plain.get("history"), list):
+        plain["history"] = [
+            {"question": turn[0], "answer": turn[1]} if isinstance(turn, tuple | list) and len(turn) == 2 else turn
+            for turn in plain["history"]
+        ]
+    return {"image": "-", **plain}
+
+
+def _shut(engine: Engine, pool: ThreadPoolExecutor, loop: LoopThread) -> None:
+    engine.close()
+    pool.shutdown(wait=False, cancel_futures=True)
+    loop.close()

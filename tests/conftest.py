@@ -1,0 +1,186 @@
+"""Pictures whose truth is known, and one loaded `Vision` for all tests that only look."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+# The tests decide what is set: a developer's own variables must not change an outcome.
+for _name in [name for name in os.environ if name.startswith("BLIP2TOOLS_")]:
+    del os.environ[_name]
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture file and what is in it."""
+
+    path: Path
+    caption: str
+    scene: Any
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> list[Drawn]:
+    """Six fresh pictures of one to three shapes."""
+    from blip2tools.demo.draw import draw
+    from blip2tools.demo.words import caption
+    from blip2tools.demo.world import sample_scene
+
+    folder = tmp_path_factory.mktemp("pictures")
+    chance = random.Random(20261123)
+    drawn = []
+    for number in range(6):
+        scene = sample_scene(chance, things=1 + number % 3)
+        path = folder / f"picture-{number}.png"
+        draw(scene).save(path)
+        drawn.append(Drawn(path, caption(scene), scene))
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def picture(pictures) -> Drawn:
+    return pictures[0]
+
+
+@pytest.fixture(scope="session")
+def folder(pictures) -> Path:
+    """The one folder that the tests' tools may read."""
+    return pictures[0].path.parent
+
+
+@pytest.fixture(scope="session")
+def vision(folder):
+    """The demo checkpoint, allowed to read the pictures' folder."""
+    from blip2tools import Vision
+
+    with Vision.load(model="demo", allowed_dirs=(folder,), threads=1) as eyes:
+        yield eyes
+
+
+class StdioServer:
+    """A real server process, spoken to line by line."""
+
+    def __init__(self, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("BLIP2TOOLS_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "blip2tools", "serve", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**clean, "OMP_NUM_THREADS": "1", **(env or {})},
+        )
+        self.lines: queue.Queue[bytes] = queue.Queue()
+        self.raw: list[bytes] = []
+        self.errors: list[bytes] = []
+        self._readers = [
+            threading.Thread(target=self._read, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        self._id = 0
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.raw.append(line)
+            self.lines.put(line)
+
+    def _read_errors(self) -> None:
+        self.errors.extend(self.process.stderr)
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def request(self, method: str, timeout: float = 60, **params: Any) -> dict[str, Any]:
+        self._id += 1
+        self.send({"jsonrpc": "2.0", "id": self._id, "method": method, "params": params})
+        return self.response(self._id, timeout)
+
+    def response(self, number: int, timeout: float = 60) -> dict[str, Any]:
+        while True:
+            message = json.loads(self.lines.get(timeout=timeout))
+            if message.get("id") == number:
+                return message
+
+    def initialize(self) -> dict[str, Any]:
+        answer = self.request(
+            "initialize",
+            protocolVersion="2025-06-18",
+            capabilities={},
+            clientInfo={"name": "test", "version": "0"},
+        )
+        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return answer["result"]
+
+    def call(self, name: str, timeout: float = 60, **arguments: Any) -> dict[str, Any]:
+        return self.request("tools/call", timeout, name=name, arguments=arguments)["result"]
+
+    def end(self, timeout: float = 20) -> int:
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        status = self.process.wait(timeout)
+        for reader in self._readers:
+            reader.join(timeout)
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return status
+
+    @property
+    def log(self) -> str:
+        return b"".join(self.errors).decode()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Any]:
+    """Starts real servers and ends whatever still runs."""
+    started: list[StdioServer] = []
+
+    def start(*arguments: str, **options: Any) -> StdioServer:
+        server = StdioServer(*arguments, **options)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.end()
+
+
+def run_cli(
+    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The real command line in a process of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BLIP2TOOLS_")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "blip2tools", *words],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=cwd,
+        env={**clean, "OMP_NUM_THREADS": "1", **(env or {})},
+    )
