@@ -1,0 +1,82 @@
+"""The catalogue as LangChain tools."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, PrivateAttr, ValidationError, create_model
+
+from blip2tools.errors import InvalidInputError, VisionError
+from blip2tools.schemas import Arguments, explain
+from blip2tools.toolset import TOOLS, ToolSpec, call
+from blip2tools.vision import Vision
+
+try:
+    from langchain_core.tools import BaseTool, BaseToolkit, InjectedToolArg, StructuredTool, ToolException
+except ImportError as error:  # pragma: no cover - an installation without the extra
+    raise ImportError("The LangChain tools need an extra: pip install 'blip2tools[langchain]'") from error
+
+
+class Blip2Toolkit(BaseToolkit):
+    """Every tool of the catalogue over one `Vision`, for sync and async callers.
+
+    Paths come from a model here, so only the allowed folders of the settings are open, whatever `vision` itself may
+    read. Each tool returns text for the model and the full result, as a dict, in the `ToolMessage`'s artifact. A failed
+    call is a `ToolMessage` of status "error" that says `code: sentence`; it never ends the run.
+
+    Args:
+        vision: the model to look with. The toolkit does not close it.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    _eyes: Vision = PrivateAttr()
+
+    def __init__(self, vision: Vision) -> None:
+        super().__init__()
+        self._eyes = vision.for_tools()
+
+    def get_tools(self) -> list[BaseTool]:
+        """The tools, in the catalogue's order."""
+        return [_tool(self._eyes, spec) for spec in TOOLS]
+
+
+def _schema(spec: ToolSpec) -> type[Arguments]:
+    """The tool's arguments with the place where LangChain puts its runtime; no model is shown it.
+
+    Without any field LangChain would throw away whatever a call brings, instead of checking it.
+    """
+    return create_model(
+        spec.arguments.__name__, __base__=spec.arguments, runtime=(Annotated[Any, InjectedToolArg], None)
+    )
+
+
+def _tool(eyes: Vision, spec: ToolSpec) -> BaseTool:
+    async def look(**arguments: Any) -> tuple[str, dict[str, Any]]:
+        # LangChain's own runtime object is no argument. Anything that JSON can carry came from the model: let it be refused.
+        if not isinstance(arguments.get("runtime"), str | int | float | list | dict):
+            arguments.pop("runtime", None)
+        try:
+            result = await call(eyes, spec.name, arguments)
+        except VisionError as error:
+            # ToolException is the only error that LangChain shows to the model; any other would end the run.
+            raise ToolException(str(error)) from error
+        return result.text_block(), result.model_dump(mode="json")
+
+    def look_sync(**arguments: Any) -> tuple[str, dict[str, Any]]:
+        return eyes.run(look(**arguments))
+
+    def refuse(problem: ValidationError | Any) -> str:
+        return str(InvalidInputError(explain(problem, spec.arguments)))
+
+    return StructuredTool.from_function(
+        func=look_sync,
+        coroutine=look,
+        name=spec.name,
+        description=spec.description,
+        args_schema=_schema(spec),
+        response_format="content_and_artifact",
+        handle_tool_error=True,
+        handle_validation_error=refuse,
+        metadata={"title": spec.title},
+    )

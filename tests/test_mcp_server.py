@@ -1,0 +1,234 @@
+"""The MCP server as clients meet it: a real process on standard input and output, and the SDK's own client."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from blip2tools.mcp_server import ERROR_CODE_KEY, build_server
+from blip2tools.toolset import TOOLS
+from tests.test_schemas import REFUSED
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    from tests.conftest import StdioServer
+
+    running = StdioServer("--model", "demo", "--allow-dir", str(folder))
+    running.initialize()
+    yield running
+    assert running.end() == 0
+
+
+def text_of(result):
+    assert [block["type"] for block in result["content"]] == ["text"]
+    return result["content"][0]["text"]
+
+
+def test_caption(server, picture):
+    result = server.call("caption_image", image=picture.path.name)
+    assert not result.get("isError", False)
+    said = result["structuredContent"]
+    assert said["text"] == picture.caption
+    assert said["confidence"] > 0.9
+    assert said["match"]["probability"] > 0.9
+    assert said["image"]["source"] == picture.path.name
+    assert (said["image"]["width"], said["image"]["height"]) == (224, 224)
+    assert said["model"] == "demo"
+    assert any("shapes" in warning for warning in said["warnings"])
+    text = text_of(result)
+    assert picture.caption in text
+    assert said["image"]["handle"] in text
+
+
+def test_every_result_fits_its_output_schema(server, picture):
+    import jsonschema
+
+    calls = {
+        "caption_image": {"image": picture.path.name, "num_captions": 2, "region": [0, 0, 1, 0.9]},
+        "ask_image": {"image": picture.path.name, "question": "how many objects are there?", "choices": ["one", "two"]},
+        "match_image_text": {"image": picture.path.name, "texts": [picture.caption, "a purple star"]},
+        "vision_status": {},
+    }
+    listed = {tool["name"]: tool for tool in server.request("tools/list")["result"]["tools"]}
+    assert set(calls) == set(listed)
+    for name, arguments in calls.items():
+        jsonschema.validate(arguments, listed[name]["inputSchema"])
+        result = server.call(name, **arguments)
+        jsonschema.validate(result["structuredContent"], listed[name]["outputSchema"])
+
+
+def test_the_list_names_all_that_a_client_needs(server):
+    listed = server.request("tools/list")["result"]["tools"]
+    assert [tool["name"] for tool in listed] == [spec.name for spec in TOOLS]
+    for tool in listed:
+        assert tool["title"]
+        assert tool["inputSchema"]["additionalProperties"] is False
+        assert "$ref" not in json.dumps(tool)
+        assert tool["annotations"]["readOnlyHint"] is True
+        assert tool["annotations"]["destructiveHint"] is False
+        assert tool["annotations"]["openWorldHint"] is False
+        for argument in tool["inputSchema"]["properties"].values():
+            assert argument["description"]
+
+
+def test_a_handle_serves_in_later_calls(server, picture):
+    handle = server.call("caption_image", image=picture.path.name)["structuredContent"]["image"]["handle"]
+    again = server.call("ask_image", image=handle, question="how many objects are there?")
+    assert again["structuredContent"]["answer"] == "one"
+    assert handle in server.call("vision_status")["structuredContent"]["handles"]
+
+
+CASES = [
+    (name, case)
+    for name, model in [(spec.name, spec.arguments) for spec in TOOLS]
+    for case in REFUSED
+    if case[0] is model and "Unicode" not in case[2]  # JSON cannot carry a lone surrogate
+]
+
+
+@pytest.mark.parametrize(("name", "case"), CASES, ids=[case[2][:40] for _, case in CASES])
+def test_bad_arguments_are_refused_by_name(server, name, case):
+    _, arguments, sentence = case
+    result = server.request("tools/call", name=name, arguments=arguments)["result"]
+    assert result["isError"] is True
+    assert result.get("structuredContent") is None
+    assert result["_meta"][ERROR_CODE_KEY] == "invalid_input"
+    assert text_of(result).startswith("invalid_input: ")
+    assert sentence in text_of(result)
+
+
+def test_unknown_tool(server):
+    result = server.call("see_everything")
+    assert result["isError"] is True
+    assert "caption_image" in text_of(result)
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        ("/etc/passwd", "not_allowed"),
+        ("../secret.png", "not_allowed"),
+        ("nothing-here.png", "not_found"),
+        ("img_0000000000000000", "not_found"),
+        ("http://127.0.0.1/x.png", "not_allowed"),
+        ("data:image/png;base64,AAAA", "unsupported_image"),
+        ("data:image/png;base64,@", "invalid_input"),
+    ],
+)
+def test_bad_pictures_are_errors_and_the_next_call_works(server, picture, image, code):
+    result = server.call("caption_image", image=image)
+    assert result["isError"] is True
+    assert result["_meta"][ERROR_CODE_KEY] == code
+    healthy = server.call("caption_image", image=picture.path.name)
+    assert healthy["structuredContent"]["text"] == picture.caption
+
+
+def test_every_byte_on_standard_output_is_protocol(start_server, folder, picture, tmp_path):
+    """A library that prints while it is imported, native writes, warnings, and prints at exit: none reaches the wire."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys, os\n"
+        "class Noise:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'transformers', 'PIL.Image'):\n"
+        "            print('importing', name, flush=True); os.write(1, b'raw bytes\\n')\n"
+        "if 'serve' in sys.argv:\n"
+        "    sys.meta_path.insert(0, Noise())\n"
+        "    atexit.register(lambda: (print('bye', flush=True), os.write(1, b'raw bye\\n')))\n"
+    )
+    server = start_server(
+        "--model", "demo", "--allow-dir", str(folder), env={"PYTHONPATH": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    )
+    server.initialize()
+    for spec in TOOLS:
+        arguments = {"image": picture.path.name, "question": "what shape is it?", "texts": ["a red circle"]}
+        server.call(
+            spec.name, **{name: value for name, value in arguments.items() if name in spec.arguments.model_fields}
+        )
+    assert server.end() == 0
+    assert len(server.raw) == 1 + len(TOOLS)
+    for line in server.raw:
+        assert json.loads(line)["jsonrpc"] == "2.0"
+    assert "importing torch" in server.log
+    assert "raw bye" in server.log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_handshake_does_not_wait_for_torch(start_server, folder, picture):
+    server = start_server("--model", "demo", "--allow-dir", str(folder))
+    loaded = Path(f"/proc/{server.process.pid}/maps")
+    server.initialize()
+    server.request("tools/list")
+    assert "libtorch" not in loaded.read_text()
+    server.call("caption_image", image=picture.path.name)
+    assert "libtorch" in loaded.read_text()
+
+
+def test_it_ends_when_the_input_ends_even_in_the_middle_of_a_call(start_server, folder, picture):
+    server = start_server("--model", "demo", "--allow-dir", str(folder))
+    server.initialize()
+    server.send(
+        {
+            "jsonrpc": "2.0",
+            "id": 99,
+            "method": "tools/call",
+            "params": {"name": "caption_image", "arguments": {"image": picture.path.name}},
+        }
+    )
+    assert server.end() == 0
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it(start_server, folder, number):
+    server = start_server("--model", "demo", "--allow-dir", str(folder))
+    server.initialize()
+    server.process.send_signal(number)
+    assert server.process.wait(10) == 128 + number
+    assert "Traceback" not in server.log
+
+
+def test_cancelled_requests_free_the_engine(server, picture):
+    before = server.call("vision_status")["structuredContent"]["queue"]
+    for number in range(500, 510):
+        server.send(
+            {
+                "jsonrpc": "2.0",
+                "id": number,
+                "method": "tools/call",
+                "params": {"name": "caption_image", "arguments": {"image": picture.path.name}},
+            }
+        )
+        server.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}})
+    assert server.call("caption_image", image=picture.path.name)["structuredContent"]["text"] == picture.caption
+    after = server.call("vision_status")["structuredContent"]["queue"]
+    assert after["waiting"] == after["running"] == 0
+    assert after["failed"] == before["failed"]
+
+
+async def test_the_sdk_client_in_every_era(vision, picture):
+    for mode in ("legacy", "2026-07-28"):
+        async with Client(build_server(vision), mode=mode) as client:
+            tools = await client.list_tools()
+            assert [tool.name for tool in tools.tools] == [spec.name for spec in TOOLS]
+            result = await client.call_tool("caption_image", {"image": picture.path.name})
+            assert result.structured_content["text"] == picture.caption
+            bad = await client.call_tool("caption_image", {"image": picture.path.name, "num_captions": "5"})
+            assert bad.is_error
+            assert bad.meta[ERROR_CODE_KEY] == "invalid_input"
+
+
+async def test_a_real_client_process_pair(folder, picture):
+    command = StdioServerParameters(
+        command=sys.executable, args=["server.py", "--model", "demo", "--allow-dir", str(folder)]
+    )
+    async with Client(stdio_client(command)) as client:
+        result = await client.call_tool("ask_image", {"image": "latest", "question": "how many objects are there?"})
+        assert result.structured_content["answer"] in ("one", "two", "three")
+        assert "img_" in result.content[0].text
