@@ -1,0 +1,453 @@
+"""The command line. Each command is thin: options become settings, one verb of `Vision` does the work."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from blip2tools import __version__
+from blip2tools.errors import ModelUnavailableError, VisionError, to_vision_error
+from blip2tools.settings import Settings, variable
+
+if TYPE_CHECKING:
+    from blip2tools.schemas import AnswerResult, CaptionResult, ImageResult, MatchResult
+    from blip2tools.vision import Vision
+
+OK, SOME_FAILED, USAGE, NO_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
+
+# Pictures in work at once: enough to keep the engine busy, few enough to keep memory small over a long list.
+IN_FLIGHT = 8
+
+DESCRIPTION = """\
+Sight for text-only agents: captions, answers and image-text match from a local BLIP-2 model.
+
+Without a model of its own on this machine it answers from a small demo checkpoint that only knows drawn shapes;
+'blip2tools models' lists the real ones and 'blip2tools pull NAME' fetches one."""
+
+EPILOG = """\
+exit status: 0 all well, 1 some pictures failed, 2 wrong usage, 3 model unavailable, 130 interrupted
+every setting can also be given as a variable: --num-beams 3 is BLIP2TOOLS_NUM_BEAMS=3"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name; the process's own by default.
+
+    Returns:
+        The exit status: 0 all well, 1 some pictures failed, 2 usage, 3 model unavailable, 130 interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has gone, which is its right. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return SOME_FAILED
+    except ModelUnavailableError as error:
+        return _fail(error, NO_MODEL)
+    except VisionError as error:
+        return _fail(error, USAGE)
+
+
+# ---- commands ----
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> CaptionResult:
+        return await vision.acaption(
+            image, prompt=arguments.prompt, region=arguments.region, num_captions=arguments.num_captions
+        )
+
+    def show(result: CaptionResult) -> str:
+        match = "" if result.match is None else f", match {result.match.probability:.2f}"
+        others = [f"or: {other.text}  (confidence {other.confidence:.2f})" for other in result.alternatives]
+        return "\n  ".join([f"{result.text}  (confidence {result.confidence:.2f}{match})", *others])
+
+    return _look(arguments, one, show)
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> AnswerResult:
+        return await vision.aask(image, arguments.question, choices=arguments.choice or None, region=arguments.region)
+
+    def show(result: AnswerResult) -> str:
+        choices = [f"{choice.probability:.2f}  {choice.text}" for choice in result.choices or []]
+        return "\n  ".join([f"{result.answer}  (confidence {result.confidence:.2f})", *choices])
+
+    return _look(arguments, one, show)
+
+
+def _match(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> MatchResult:
+        return await vision.amatch(image, arguments.text, region=arguments.region)
+
+    def show(result: MatchResult) -> str:
+        return "\n  ".join(
+            ["", *(f"{match.probability:.2f}  (cosine {match.cosine:.2f})  {match.text}" for match in result.matches)]
+        )
+
+    return _look(arguments, one, show)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    # Before any import that could print: standard output belongs to the protocol from here on.
+    try:
+        from blip2tools.mcp_server import claim_stdout, serve_stdio
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "mcp":
+            raise
+        _say("The server needs an extra: pip install 'blip2tools[mcp]'")
+        return USAGE
+    wire = claim_stdout()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="blip2tools: %(message)s")
+    from blip2tools import checkpoints
+    from blip2tools.vision import Vision
+
+    vision = Vision.load(preload=False, download=_names_a_model(arguments), **_settings(arguments))
+    # Otherwise the first look at a picture loads the model: torch must not slow down the handshake.
+    if arguments.preload or not checkpoints.locate(vision.settings).here:
+        vision.preload()
+    serve_stdio(vision, wire=wire)
+    return OK
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from blip2tools import checkpoints
+    from blip2tools.family import FAMILY
+
+    rows = [
+        {
+            "name": member.name,
+            "kind": member.kind,
+            "parameters": member.parameters,
+            "download_bytes": member.download_bytes,
+            "memory_bytes": {"float32": member.parameters * 4, "float16": member.parameters * 2},
+            "image_size": member.image_size,
+            "here": checkpoints.is_cached(member.name),
+            "note": member.note,
+        }
+        for member in FAMILY
+    ]
+    if arguments.json:
+        for row in rows:
+            _print(json.dumps(row))
+        return OK
+    titles = ("name", "kind", "parameters", "download", "memory 32/16 bit", "picture", "here", "note")
+    cells = [titles, *(_model_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
+    for line in cells:
+        _print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return OK
+
+
+def _model_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    memory = row["memory_bytes"]
+    return (
+        row["name"],
+        row["kind"],
+        _amount(row["parameters"], ""),
+        _amount(row["download_bytes"], "B") if row["download_bytes"] else "none",
+        f"{_amount(memory['float32'], 'B')} / {_amount(memory['float16'], 'B')}",
+        f"{row['image_size']} px",
+        "yes" if row["here"] else "no",
+        row["note"],
+    )
+
+
+def _amount(number: int, unit: str) -> str:
+    """1.2 G, 985.1 M, ..."""
+    scale, letter = (1e9, "G") if number >= 1e9 else (1e6, "M")
+    return f"{number / scale:.1f} {letter}{unit}"
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from blip2tools import checkpoints
+
+    for name in arguments.model_name:
+        with _Bar(name) as bar:
+            checkpoints.pull(name, bar)
+        _say(f"{name} is ready.")
+    return OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from blip2tools.demo.show import run_demo
+
+    return run_demo(seed=arguments.seed, pictures=arguments.pictures, output=arguments.output)
+
+
+# ---- looking at many pictures ----
+
+
+def _look(
+    arguments: argparse.Namespace,
+    verb: Callable[[Vision, str], Awaitable[Any]],
+    show: Callable[[Any], str],
+) -> int:
+    from blip2tools.vision import Vision
+
+    with Vision.load(download=_names_a_model(arguments), **_settings(arguments)) as vision:
+        return vision.run(_look_at_all(vision, arguments, verb, show))
+
+
+async def _look_at_all(
+    vision: Vision,
+    arguments: argparse.Namespace,
+    verb: Callable[[Vision, str], Awaitable[Any]],
+    show: Callable[[Any], str],
+) -> int:
+    images: list[str] = arguments.image
+    gate = asyncio.Semaphore(IN_FLIGHT)
+
+    async def guarded(image: str) -> Any:
+        async with gate:
+            try:
+                return await verb(vision, image)
+            except Exception as error:  # noqa: BLE001 - one bad picture must not stop the list
+                return to_vision_error(error)
+
+    tasks = [asyncio.ensure_future(guarded(image)) for image in images]
+    report = _Report(arguments.json, show, several=len(images) > 1)
+    with _Bar("pictures", total=len(images), show=len(images) > 1) as bar:
+        try:
+            for image, task in zip(images, tasks, strict=True):
+                outcome = await task
+                bar.clear()
+                report.add(image, outcome)
+                bar.step()
+        finally:
+            for task in tasks:
+                task.cancel()
+    return report.exit_status
+
+
+class _Report:
+    """Results on standard output in the order of the pictures; errors and warnings on standard error, each once."""
+
+    def __init__(self, as_json: bool, show: Callable[[Any], str], *, several: bool) -> None:
+        self._json = as_json
+        self._show = show
+        self._several = several
+        self._warned: set[str] = set()
+        self._failed: list[VisionError] = []
+        self._count = 0
+
+    def add(self, image: str, outcome: ImageResult | VisionError) -> None:
+        self._count += 1
+        if isinstance(outcome, VisionError):
+            self._failed.append(outcome)
+            if self._json:
+                _print(json.dumps({"source": image, "error": {"code": outcome.code, "message": outcome.message}}))
+            else:
+                _say(f"{image}: {outcome}")
+            return
+        if self._json:
+            _print(json.dumps({"source": image, **outcome.model_dump(mode="json")}, ensure_ascii=False))
+            return
+        _print(f"{image}: {self._show(outcome)}" if self._several else self._show(outcome).lstrip("\n "))
+        for warning in outcome.warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                _say(f"warning: {warning}")
+
+    @property
+    def exit_status(self) -> int:
+        if not self._failed:
+            return OK
+        lost = all(isinstance(error, ModelUnavailableError) for error in self._failed)
+        return NO_MODEL if lost and len(self._failed) == self._count else SOME_FAILED
+
+
+class _Bar:
+    """A progress bar on standard error, where that is a terminal. Standard output stays clean for pipes."""
+
+    def __init__(self, what: str, total: int | None = None, *, show: bool = True) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=what, total=total or 100, file=sys.stderr, leave=False, disable=not (show and sys.stderr.isatty())
+        )
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def clear(self) -> None:
+        self._bar.clear()
+
+    def step(self) -> None:
+        self._bar.update()
+
+    def __call__(self, what: str, share: float | None) -> None:
+        """Show a report of a long job."""
+        self._bar.set_description(what, refresh=False)
+        if share is not None:
+            self._bar.n = round(100 * share)
+        self._bar.refresh()
+
+
+# ---- options ----
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blip2tools",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"blip2tools {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(command=run)
+        return sub
+
+    caption = command("caption", _caption, "say what is in pictures", "Say in one sentence what is in each picture.")
+    _image_options(caption)
+    caption.add_argument("--prompt", help="beginning of the caption, which the model continues")
+    caption.add_argument("--num-captions", type=int, default=1, metavar="N", help="captions for each picture, 1 to 5")
+    _setting_options(caption)
+
+    ask = command("ask", _ask, "ask a question about pictures", "Ask one question about each picture.")
+    _image_options(ask)
+    ask.add_argument("-q", "--question", required=True, help="the question, in English")
+    ask.add_argument("-c", "--choice", action="append", help="a possible answer to score; give 2 to 20 of them")
+    _setting_options(ask)
+
+    match = command("match", _match, "score statements against pictures", "Score how well each text fits each picture.")
+    _image_options(match)
+    match.add_argument("-t", "--text", action="append", required=True, help="a statement; give 1 to 64 of them")
+    _setting_options(match)
+
+    serve = command(
+        "serve",
+        _serve,
+        "serve the tools to MCP clients",
+        "Serve the tools over the Model Context Protocol on standard input and output.\n"
+        "MCP clients start this command themselves: see the README for their configuration.",
+    )
+    serve.add_argument("--preload", action="store_true", help="load the model at once, not at the first call")
+    _setting_options(serve)
+
+    models = command(
+        "models",
+        _models,
+        "list the BLIP-2 family and what is here",
+        "The BLIP-2 family: sizes, and what is on this machine.",
+    )
+    models.add_argument("--json", action="store_true", help="JSON Lines instead of a table")
+
+    pull = command(
+        "pull",
+        _pull,
+        "download a checkpoint",
+        "Download a checkpoint to the local Hugging Face cache; an interrupted download resumes.",
+    )
+    pull.add_argument(
+        "model_name", nargs="+", metavar="MODEL", help="a short name from 'blip2tools models', or a hub id"
+    )
+
+    demo = command(
+        "demo",
+        _demo,
+        "watch a text-only client learn what is in fresh pictures",
+        "Draw fresh pictures, serve the demo checkpoint, and ask about them as a text-only MCP client.",
+    )
+    demo.add_argument("--seed", type=int, help="repeat the pictures of an earlier run")
+    demo.add_argument("--pictures", type=int, default=6, metavar="N", help="how many pictures (default 6)")
+    demo.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to write the HTML page (default: a temporary folder)"
+    )
+    return parser
+
+
+def _image_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "image", nargs="+", metavar="IMAGE", help="a file, a data: URI, or an http(s) URL with --allow-urls"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON Lines in the order of the pictures")
+    parser.add_argument(
+        "--region",
+        type=float,
+        nargs=4,
+        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="look only at this part, as fractions from 0 to 1",
+    )
+
+
+def _setting_options(parser: argparse.ArgumentParser) -> None:
+    """One option per setting, from the settings' own names, types and descriptions."""
+    group = parser.add_argument_group("settings")
+    for name, field in Settings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        text = f"{field.description} [{variable(name)}]".replace("%", "%%")
+        if name == "allowed_dirs":
+            group.add_argument("--allow-dir", dest=name, action="append", metavar="DIR", default=None, help=text)
+        elif field.annotation is bool:
+            group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif name in ("formats", "url_hosts"):
+            group.add_argument(flag, dest=name, metavar="A,B", default=None, help=text)
+        else:
+            group.add_argument(flag, dest=name, metavar=name.rsplit("_", 1)[-1].upper(), default=None, help=text)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as options; text is parsed and checked by `Settings`."""
+    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in Settings.model_fields}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in ("formats", "url_hosts"):
+        if name in given:
+            given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
+    if "allowed_dirs" in given:
+        given["allowed_dirs"] = tuple(given["allowed_dirs"])
+    return given
+
+
+def _names_a_model(arguments: argparse.Namespace) -> bool:
+    """Whether a model was named as an option: the user's consent to download it."""
+    return any(getattr(arguments, name, None) not in (None, "auto", "none") for name in ("model", "matcher"))
+
+
+# ---- output ----
+
+
+def _fail(error: VisionError, status: int) -> int:
+    _say(str(error))
+    return status
+
+
+def _print(text: str) -> None:
+    _write(sys.stdout, text)
+
+
+def _say(text: str) -> None:
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text + "\n")
+    stream.flush()

@@ -1,0 +1,54 @@
+"""The tables of the README, generated from the code. `python -m tests.readme` writes them; a test compares."""
+
+import re
+from pathlib import Path
+
+from blip2tools.family import FAMILY
+from blip2tools.settings import Settings, variable
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def settings_table() -> str:
+    rows = ["| setting | variable | option | default | what it is |", "|---|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        option = "--allow-dir" if name == "allowed_dirs" else "--" + name.replace("_", "-")
+        default = field.default
+        if isinstance(default, tuple):
+            default = ",".join(default)
+        shown = "" if default in (None, "") else f"`{int(default) if isinstance(default, bool) else default}`"
+        rows.append(f"| `{name}` | `{variable(name)}` | `{option}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def models_table() -> str:
+    rows = [
+        "| name | kind | parameters | download | memory, 32 / 16 bits | picture | best at |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for member in FAMILY:
+        size = member.parameters
+        large = size >= 1e8
+        scale, unit, letter = (1e9, "GB", "G") if large else (1e6, "MB", "M")
+        download = f"{member.download_bytes / 1e9:.1f} GB" if member.hub else "in the package"
+        rows.append(
+            f"| `{member.name}` | {member.kind} | {size / scale:.1f} {letter} | {download} "
+            f"| {size * 4 / scale:.1f} / {size * 2 / scale:.1f} {unit} | {member.image_size} px | {member.note} |"
+        )
+    return "\n".join(rows)
+
+
+def filled(text: str) -> str:
+    """The README with fresh tables."""
+    for name, table in (("settings", settings_table()), ("models", models_table())):
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+            lambda found, t=table: f"{found[1]}{t}\n{found[2]}",
+            text,
+            flags=re.S,
+        )
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")

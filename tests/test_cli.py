@@ -1,0 +1,163 @@
+"""The command line in processes of its own: what it prints, where, and with which status it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from blip2tools.cli import _parser, _settings
+from blip2tools.settings import Settings
+from tests.conftest import run_cli
+
+DEMO = ("--model", "demo", "--threads", "1")
+
+
+def test_one_picture(picture):
+    done = run_cli("caption", str(picture.path), *DEMO)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{picture.caption}  (confidence ")
+    assert done.stdout.count("\n") == 1
+    assert done.stderr.startswith("warning: this is the built-in demo model")
+    assert done.stderr.count("\n") == 1
+
+
+def test_several_pictures_come_in_order_and_bad_ones_are_told(pictures, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    names = [str(pictures[0].path), str(tmp_path / "broken.png"), "missing.png", str(pictures[1].path)]
+    done = run_cli("caption", *names, "--json", *DEMO, cwd=tmp_path)
+    assert done.returncode == 1
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["source"] for one in said] == names
+    assert [one.get("text") for one in said] == [pictures[0].caption, None, None, pictures[1].caption]
+    assert [one.get("error", {}).get("code") for one in said] == [None, "corrupt_image", "not_found", None]
+    plain = run_cli("caption", *names, *DEMO, cwd=tmp_path)
+    assert plain.returncode == 1
+    assert [line.split(": ")[0] for line in plain.stdout.splitlines()] == [names[0], names[3]]
+    assert "corrupt_image" in plain.stderr
+
+
+def test_ask_and_match(picture):
+    thing = picture.scene.things[0]
+    done = run_cli(
+        "ask",
+        str(picture.path),
+        "-q",
+        f"what color is the {thing.shape}?",
+        "-c",
+        thing.color,
+        "-c",
+        "red",
+        "-c",
+        "blue",
+        *DEMO,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith(thing.color)
+    assert len(done.stdout.splitlines()) == 4
+    done = run_cli("match", str(picture.path), "-t", "two red hearts", "-t", picture.caption, *DEMO)
+    assert done.stdout.splitlines()[0].endswith(picture.caption)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ((), 2, "required"),
+        (("see",), 2, "invalid choice"),
+        (("ask", "x.png"), 2, "--question"),
+        (("caption", "x.png", "--num-beams", "99"), 2, "'num_beams'"),
+        (("caption", "x.png", "--num-beam", "3"), 2, "unrecognized"),
+        (("caption", "x.png", "--device", "tpu"), 2, "'device'"),
+        (("caption", "x.png", "--model", "opt-2.7b", "--offline"), 3, "blip2tools pull opt-2.7b"),
+        (("caption", "x.png", "--model", "none of these"), 3, "no captioner named"),
+        (("caption", "x.png", "--allow-dir", "/proc", *DEMO), 2, "/proc"),
+        (("pull", "demo"), 3, "nothing to download"),
+    ],
+)
+def test_wrong_usage(words, status, sentence, tmp_path):
+    done = run_cli(*words, cwd=tmp_path)
+    assert done.returncode == status
+    assert sentence in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_version():
+    for words in ((), ("caption",), ("ask",), ("match",), ("serve",), ("models",), ("pull",), ("demo",)):
+        done = run_cli(*words, "--help")
+        assert done.returncode == 0
+        assert "usage: blip2tools" in done.stdout
+        assert done.stderr == ""
+    assert run_cli("--version").stdout.strip().startswith("blip2tools 0.")
+
+
+def test_every_setting_is_an_option_of_serve():
+    text = run_cli("serve", "--help").stdout
+    for name in Settings.model_fields:
+        assert f"BLIP2TOOLS_{name.upper()}" in text.replace("\n", "").replace(" ", ""), name
+
+
+def test_options_become_settings(tmp_path):
+    words = [
+        "serve",
+        "--allow-dir",
+        "a",
+        "--allow-dir",
+        "b",
+        "--allow-urls",
+        "--formats",
+        "png,tiff",
+        "--num-beams",
+        "2",
+    ]
+    settings = Settings.load({}, **_settings(_parser().parse_args(words)))
+    assert [str(folder) for folder in settings.allowed_dirs] == ["a", "b"]
+    assert settings.allow_urls is True
+    assert settings.formats == ("PNG", "TIFF")
+    assert settings.num_beams == 2
+
+
+def test_models(tmp_path):
+    done = run_cli("models", env={"HF_HOME": str(tmp_path)})
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:3] == ["name", "kind", "parameters"]
+    assert any(line.startswith("flan-t5-xl ") for line in lines)
+    rows = [
+        json.loads(line) for line in run_cli("models", "--json", env={"HF_HOME": str(tmp_path)}).stdout.splitlines()
+    ]
+    assert len(rows) == len(lines) - 1
+    assert [row["name"] for row in rows if row["here"]] == ["demo", "demo"]
+
+
+def test_a_closed_pipe_is_no_error(pictures):
+    command = [sys.executable, "-m", "blip2tools", "caption", *[str(drawn.path) for drawn in pictures], *DEMO]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.wait(60)
+    process.stderr.close()
+    assert b"Traceback" not in errors
+    assert b"BrokenPipe" not in errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_an_interrupt_ends_with_130(pictures):
+    command = [sys.executable, "-m", "blip2tools", "caption", *[str(pictures[0].path)] * 2000, *DEMO]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()  # it works
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+def test_without_the_mcp_extra(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['mcp'] = None\n")
+    done = run_cli("serve", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert "pip install 'blip2tools[mcp]'" in done.stderr
