@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from blip2tools.cache import CacheUse, FeatureCache
 from blip2tools.errors import (
@@ -121,11 +121,27 @@ class MatchRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureRequest:
+    """The contrastive features of a picture."""
+
+    sight: Sight
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatureRequest:
+    """The contrastive features of texts."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WarmRequest:
     """Load the model and do nothing else."""
 
 
-Request = CaptionRequest | AnswerRequest | ChoiceRequest | MatchRequest | WarmRequest
+Request = (
+    CaptionRequest | AnswerRequest | ChoiceRequest | MatchRequest | FeatureRequest | TextFeatureRequest | WarmRequest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +425,10 @@ class Eyes:
                 return self._choose(request)
             case MatchRequest():
                 return self._match(request)
+            case FeatureRequest():
+                return self._image_features(request)
+            case TextFeatureRequest():
+                return self._text_features(request)
             case WarmRequest():
                 return None
 
@@ -456,6 +476,19 @@ class Eyes:
             TextScore(probability, similarity, prompt.truncated)
             for probability, similarity, prompt in zip(probabilities, cosines, prompts, strict=True)
         ]
+
+    def _image_features(self, request: FeatureRequest) -> list[list[float]] | None:
+        matcher, pixels = self._loaded.matcher, self._loaded.matcher_pixels
+        if matcher is None or pixels is None:
+            return None
+        states = self._states(matcher.trunk, pixels, request.sight)
+        return cast("list[list[float]]", self._features(matcher, states, request.sight)[0].tolist())
+
+    def _text_features(self, request: TextFeatureRequest) -> list[list[float]] | None:
+        matcher, words = self._loaded.matcher, self._loaded.matcher_words
+        if matcher is None or words is None:
+            return None
+        return cast("list[list[float]]", matcher.text_features([words(text).ids for text in request.texts]).tolist())
 
     def _question(self, question: Question) -> tuple[int, ...]:
         return self._loaded.words.question(question.text, question.history, question.template).ids

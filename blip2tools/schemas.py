@@ -132,6 +132,13 @@ class MatchArguments(Arguments):
     region: Region = None
 
 
+class FeatureArguments(Arguments):
+    """Arguments of the verb `features`, which is no tool."""
+
+    image: ImageReference
+    region: Region = None
+
+
 class StatusArguments(Arguments):
     """`vision_status` takes no arguments."""
 
@@ -251,6 +258,16 @@ class MatchResult(ImageResult):
     def text_block(self) -> str:
         lines = [f"{entry.probability:.2f} (cosine {entry.cosine:.2f}) {entry.text}" for entry in self.matches]
         return "\n".join(["probability that each text fits, best first:", *lines, *self._footer()])
+
+
+class ImageFeatures(BaseModel):
+    """A picture's contrastive features, for search and comparison in programs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    image: ImageInfo
+    region: list[float] | None
+    vectors: list[list[float]] = Field(description="Query tokens x dimensions, each vector of length 1.")
 
 
 class Limits(BaseModel):

@@ -21,6 +21,7 @@ from blip2tools.engine import (
     CaptionRequest,
     ChoiceRequest,
     Engine,
+    FeatureRequest,
     Generation,
     Job,
     LocalEngine,
@@ -28,6 +29,7 @@ from blip2tools.engine import (
     Question,
     Request,
     Sight,
+    TextFeatureRequest,
     TextScore,
     Utterance,
     WarmRequest,
@@ -38,6 +40,8 @@ from blip2tools.schemas import (
     AskArguments,
     CaptionArguments,
     CaptionResult,
+    FeatureArguments,
+    ImageFeatures,
     ImageInfo,
     Limits,
     MatchArguments,
@@ -285,6 +289,48 @@ class Vision:
         """
         return self.run(self.amatch(image, texts, **options))
 
+    @overload
+    async def afeatures(self, image: ImageInput, **options: Unpack[MatchOptions]) -> ImageFeatures: ...
+    @overload
+    async def afeatures(self, image: ImageList, **options: Unpack[MatchOptions]) -> list[ImageFeatures]: ...
+    async def afeatures(self, image: Any, **options: Any) -> Any:
+        """See `features`."""
+        return await self._each(self._features, image, options)
+
+    @overload
+    def features(self, image: ImageInput, **options: Unpack[MatchOptions]) -> ImageFeatures: ...
+    @overload
+    def features(self, image: ImageList, **options: Unpack[MatchOptions]) -> list[ImageFeatures]: ...
+    def features(self, image: Any, **options: Any) -> Any:
+        """The picture's contrastive (ITC) features: `vectors`, query tokens x dimensions, each of length 1.
+
+        The similarity of a picture and a text is the largest dot product of one of these with the text's vector.
+
+        Args:
+            image: one image or a list of them.
+            region, return_errors: as in `caption`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
+        """
+        return self.run(self.afeatures(image, **options))
+
+    async def atext_features(self, texts: Sequence[str]) -> list[list[float]]:
+        """See `text_features`."""
+        arguments = parse(MatchArguments, {"image": "-", "texts": list(texts)})
+        deadline = time.monotonic() + self.settings.deadline_s
+        with self._admission.one():
+            found = await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline)
+        return self._matched(found)
+
+    def text_features(self, texts: Sequence[str]) -> list[list[float]]:
+        """One contrastive (ITC) vector of length 1 for each of 1 to 64 texts.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
+        """
+        return self.run(self.atext_features(texts))
+
     def status(self) -> StatusResult:
         """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
         engine = self._engine.status()
@@ -369,15 +415,25 @@ class Vision:
     async def _match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
         arguments = parse(MatchArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
-        scores: list[TextScore] | None = await self._ask_engine(
-            MatchRequest(seen.sight, tuple(arguments.texts)), deadline
+        scores: list[TextScore] = self._matched(
+            await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
         )
-        if scores is None:
+        return results.match(self._context(seen, matcher=True), arguments.texts, scores)
+
+    async def _features(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageFeatures:
+        arguments = parse(FeatureArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        vectors = self._matched(await self._ask_engine(FeatureRequest(seen.sight), deadline))
+        return ImageFeatures(image=seen.info, region=seen.region, vectors=vectors)
+
+    def _matched(self, found: T | None) -> T:
+        """What the matcher found, if there is one."""
+        if found is None:
             raise ModelUnavailableError(
                 "There is no image-text matcher beside this model. Use ask_image with choices ['yes', 'no'], "
                 "or have the operator name a matcher in the settings."
             )
-        return results.match(self._context(seen, matcher=True), arguments.texts, scores)
+        return found
 
     def _context(self, seen: _Seen, *, matcher: bool = False) -> results.Context:
         status = self._engine.status()

@@ -126,6 +126,19 @@ def test_a_text_too_long_for_the_matcher_is_named(vision, picture):
     assert any("only the first words were read of: a red circle" in warning for warning in result.warnings)
 
 
+def test_features_are_those_behind_the_match(vision, picture):
+    texts = [picture.caption, "two purple stars"]
+    seen, vectors = vision.features(picture.path), vision.text_features(texts)
+    for row in (*seen.vectors, *vectors):
+        assert sum(value * value for value in row) == pytest.approx(1, abs=1e-5)
+    matched = {match.text: match.cosine for match in vision.match(picture.path, texts).matches}
+    for text, vector in zip(texts, vectors, strict=True):
+        products = [sum(a * b for a, b in zip(row, vector, strict=True)) for row in seen.vectors]
+        assert max(products) == pytest.approx(matched[text], abs=1e-5)
+    with pytest.raises(InvalidInputError, match="texts"):
+        vision.text_features([])
+
+
 def test_generation_options(vision, picture):
     cut = vision.caption(picture.path, max_new_tokens=3, num_beams=1)
     assert picture.caption.startswith(cut.text)

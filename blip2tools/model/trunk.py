@@ -41,7 +41,7 @@ class Pixels:
             library. ValueError: a picture that is not RGB, or none at all.
         """
         pictures = [images] if isinstance(images, Image.Image) else images
-        if isinstance(pictures, (str, bytes)) or not all(isinstance(picture, Image.Image) for picture in pictures):
+        if not all(isinstance(picture, Image.Image) for picture in pictures):
             raise TypeError("pictures must be PIL images")
         if not pictures or any(picture.mode != "RGB" for picture in pictures):
             raise ValueError("pictures must be RGB, and at least one")
