@@ -14,15 +14,23 @@ from blip2tools.schemas import (
     CacheStatus,
     CaptionResult,
     Choice,
+    CompareResult,
+    ImageFile,
     ImageInfo,
+    ListResult,
     Match,
     MatchResult,
     QueueStatus,
+    SurveyResult,
     TextMatch,
+    Tile,
     plain,
 )
+from blip2tools.sources import Listing
 
 LOW = 0.5  # below this, a confidence or the caption's own match is worth a warning
+
+NO_MATCHER = "there is no image-text matcher"
 
 CANNOT = [
     "read text (no OCR)",
@@ -52,9 +60,7 @@ def caption(context: Context, spoken: Sequence[Utterance], scores: Sequence[Text
     """Captions, likeliest first, with their own match where there is a matcher."""
     texts = [clean(one.text) for one in spoken]
     matches = [None] * len(texts) if scores is None else [_match(score) for score in scores]
-    doubts = _doubts("caption", texts[0], spoken[0])
-    if matches[0] is not None and matches[0].probability < LOW:
-        doubts.append(f"the matcher doubts this caption (probability {matches[0].probability:.2f})")
+    doubts = _doubts_of(context, Described(spoken[0], None if scores is None else scores[0]))
     return CaptionResult(
         image=context.image,
         region=context.region,
@@ -116,6 +122,90 @@ def match(context: Context, texts: Sequence[str], scores: Sequence[TextScore]) -
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One caption of one picture or part, and its scores where there is a matcher."""
+
+    spoken: Utterance
+    score: TextScore | None
+
+    @property
+    def text(self) -> str:
+        """The caption as it may leave."""
+        return clean(self.spoken.text)
+
+
+def survey(
+    context: Context, overall: Described, boxes: Sequence[list[float]], parts: Sequence[Described]
+) -> SurveyResult:
+    """A map in words; doubts about tiles are told in one line for each kind."""
+    warnings = [*context.warnings, *_doubts_of(context, overall)]
+    kinds: dict[str, list[str]] = {}
+    for box, part in zip(boxes, parts, strict=True):
+        for kind in _kinds_of_doubt(part):
+            kinds.setdefault(kind, []).append(str([round(edge, 3) for edge in box]))
+    warnings += [f"{kind}: tiles {', '.join(tiles)}" for kind, tiles in kinds.items()]
+    return SurveyResult(
+        image=context.image,
+        region=None,
+        model=context.model,
+        warnings=warnings,
+        overall=overall.text,
+        confidence=overall.spoken.confidence,
+        match=_match_or_none(overall.score),
+        tiles=[
+            Tile(box=box, caption=part.text, confidence=part.spoken.confidence, match=_match_or_none(part.score))
+            for box, part in zip(boxes, parts, strict=True)
+        ],
+    )
+
+
+def compare(
+    contexts: Sequence[Context],
+    captions: Sequence[Described],
+    similarity: list[list[float]] | None,
+    cross: Sequence[Sequence[TextScore | None]] | None,
+) -> CompareResult:
+    """Pictures side by side; `cross[j][i]` is caption i on picture j, None for a caption without words."""
+    # The same facts about the model come with every picture: once is enough.
+    warnings = list(dict.fromkeys(warning for context in contexts for warning in context.warnings))
+    warnings += [
+        f"picture {number}: {doubt}"
+        for number, caption in enumerate(captions, start=1)
+        for doubt in _doubts("caption", caption.text, caption.spoken)
+    ]
+    if similarity is None:
+        warnings += _unmatched(warnings)
+    handles = [context.image.handle for context in contexts]
+    if len(set(handles)) < len(handles):
+        warnings.append("the same picture was given more than once")
+    return CompareResult(
+        images=[context.image for context in contexts],
+        region=None,
+        model=contexts[0].model,
+        warnings=warnings,
+        captions=[caption.text for caption in captions],
+        confidences=[caption.spoken.confidence for caption in captions],
+        similarity=similarity,
+        cross_match=None
+        if cross is None
+        else [[0.0 if score is None else score.probability for score in row] for row in zip(*cross, strict=True)],
+    )
+
+
+def listing(found: Listing) -> ListResult:
+    """Files as a tool may name them."""
+    nothing = "there is no picture here: ask for one to be saved into an allowed folder; vision_status names them"
+    return ListResult(
+        images=[
+            ImageFile(path=one.path, width=one.width, height=one.height, bytes=one.bytes, modified=one.modified)
+            for one in found.images
+        ],
+        truncated=found.truncated,
+        warnings=[] if found.images else [nothing],
+    )
+
+
 def queue(status: EngineStatus) -> QueueStatus:
     """The engine's counts."""
     return QueueStatus(
@@ -149,6 +239,35 @@ def _best_first(texts: Sequence[str], scores: Sequence[S]) -> list[tuple[str, S]
 
 def _match(score: TextScore) -> Match:
     return Match(probability=score.probability, cosine=score.cosine)
+
+
+def _match_or_none(score: TextScore | None) -> Match | None:
+    return None if score is None else _match(score)
+
+
+def _kinds_of_doubt(part: Described) -> list[str]:
+    if not part.text:
+        return ["the model gave an empty caption"]
+    kinds = []
+    if part.spoken.confidence < LOW:
+        kinds.append("low confidence, treat as a guess")
+    if part.score is not None and part.score.probability < LOW:
+        kinds.append("the matcher doubts the caption")
+    return kinds
+
+
+def _doubts_of(context: Context, caption: Described) -> list[str]:
+    doubts = _doubts("caption", caption.text, caption.spoken)
+    if caption.score is None:
+        return [*doubts, *_unmatched(context.warnings)] if caption.text else doubts
+    if caption.score.probability < LOW:
+        doubts.append(f"the matcher doubts this caption (probability {caption.score.probability:.2f})")
+    return doubts
+
+
+def _unmatched(warnings: Sequence[str]) -> list[str]:
+    # Why there is none may have been said already, by whoever loaded the model.
+    return [] if any(NO_MATCHER in warning for warning in warnings) else [f"{NO_MATCHER} to check captions"]
 
 
 def _doubts(what: str, text: str, spoken: Utterance) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from blip2tools import __version__, checkpoints, results
+from blip2tools import __version__, checkpoints, composed, progress, results
 from blip2tools.concurrency import Admission, LoopThread
 from blip2tools.engine import (
     AnswerRequest,
@@ -40,13 +40,19 @@ from blip2tools.schemas import (
     AskArguments,
     CaptionArguments,
     CaptionResult,
+    CompareArguments,
+    CompareResult,
     FeatureArguments,
     ImageFeatures,
     ImageInfo,
     Limits,
+    ListArguments,
+    ListResult,
     MatchArguments,
     MatchResult,
     StatusResult,
+    SurveyArguments,
+    SurveyResult,
     parse,
 )
 from blip2tools.settings import Settings
@@ -99,6 +105,14 @@ class MatchOptions(TypedDict, total=False):
     """Keywords of `match`."""
 
     region: Sequence[float] | None
+    return_errors: bool
+
+
+class SurveyOptions(_Generation, total=False):
+    """Keywords of `survey`; a generation option overrides the setting of the same name."""
+
+    rows: int
+    columns: int
     return_errors: bool
 
 
@@ -290,6 +304,59 @@ class Vision:
         return self.run(self.amatch(image, texts, **options))
 
     @overload
+    async def asurvey(self, image: ImageInput, **options: Unpack[SurveyOptions]) -> SurveyResult: ...
+    @overload
+    async def asurvey(self, image: ImageList, **options: Unpack[SurveyOptions]) -> list[SurveyResult]: ...
+    async def asurvey(self, image: Any, **options: Any) -> Any:
+        """See `survey`."""
+        return await self._each(self._survey, image, options)
+
+    @overload
+    def survey(self, image: ImageInput, **options: Unpack[SurveyOptions]) -> SurveyResult: ...
+    @overload
+    def survey(self, image: ImageList, **options: Unpack[SurveyOptions]) -> list[SurveyResult]: ...
+    def survey(self, image: Any, **options: Any) -> Any:
+        """A map in words: one caption for the whole picture and one for each tile of a grid.
+
+        Args:
+            image: one image or a list of them.
+            rows, columns: the grid, 1 to 4 each; 2 by default.
+            return_errors, **options: as in `caption`; see `SurveyOptions`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.asurvey(image, **options))
+
+    async def acompare(self, images: ImageList, **options: Unpack[_Generation]) -> CompareResult:
+        """See `compare`."""
+        return await self._admitted(self._compare, images, dict(options))
+
+    def compare(self, images: ImageList, **options: Unpack[_Generation]) -> CompareResult:
+        """Look at 2 to 4 pictures side by side: their captions, how alike they are, and which caption fits which.
+
+        Args:
+            images: the pictures.
+            **options: generation options.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`; the first that any of the pictures causes.
+        """
+        return self.run(self.acompare(images, **options))
+
+    async def alist_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
+        """See `list_images`."""
+        return await self._admitted(self._list, folder, {"limit": limit})
+
+    def list_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
+        """Pictures in `folder` (default: every allowed one) and its direct subfolders, newest first.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.alist_images(folder, limit=limit))
+
+    @overload
     async def afeatures(self, image: ImageInput, **options: Unpack[MatchOptions]) -> ImageFeatures: ...
     @overload
     async def afeatures(self, image: ImageList, **options: Unpack[MatchOptions]) -> list[ImageFeatures]: ...
@@ -426,6 +493,54 @@ class Vision:
         vectors = self._matched(await self._ask_engine(FeatureRequest(seen.sight), deadline))
         return ImageFeatures(image=seen.info, region=seen.region, vectors=vectors)
 
+    async def _survey(self, image: ImageInput, options: dict[str, Any], deadline: float) -> SurveyResult:
+        generation = self._generation(options)
+        arguments = parse(SurveyArguments, _plain_options(options))
+        boxes = composed.grid(arguments.rows, arguments.columns)
+        seen = await self._look_at_parts(image, [None, *boxes], deadline)
+        looks = [self._describe(one.sight, generation, deadline) for one in seen]
+        overall, *parts = await composed.together(looks, "captions:")
+        return results.survey(self._context(seen[0]), overall, boxes, parts)
+
+    async def _compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
+        generation = self._generation(options)
+        given = ["-" for _ in images] if isinstance(images, list | tuple) else images
+        parse(CompareArguments, {"images": given, **options})
+        seen = await composed.together([self._look(one, None, deadline) for one in images])
+        captions = await composed.together(
+            [self._describe(one.sight, generation, deadline) for one in seen], "captions:"
+        )
+        contexts = [self._context(one) for one in seen]
+        found = await composed.together([self._ask_engine(FeatureRequest(one.sight), deadline) for one in seen])
+        if any(vectors is None for vectors in found):
+            return results.compare(contexts, captions, None, None)
+        alike = [[composed.similarity(one, other) for other in found] for one in found]
+        # A caption without words cannot be matched.
+        texts = tuple(dict.fromkeys(caption.text for caption in captions if caption.text))
+        cross: list[list[TextScore | None]] = [[None] * len(seen) for _ in seen]
+        if texts:
+            fits = await composed.together([self._ask_engine(MatchRequest(one.sight, texts), deadline) for one in seen])
+            by_text = [dict(zip(texts, scores, strict=True)) for scores in fits]
+            cross = [[scores.get(caption.text) for caption in captions] for scores in by_text]
+        return results.compare(contexts, captions, alike, cross)
+
+    async def _describe(self, sight: Sight, generation: Generation, deadline: float) -> results.Described:
+        """One caption and its own match."""
+        spoken: list[Utterance] = await self._ask_engine(CaptionRequest(sight, generation), deadline)
+        text = results.clean(spoken[0].text)
+        scores: list[TextScore] | None = (
+            await self._ask_engine(MatchRequest(sight, (text,)), deadline) if text else None
+        )
+        return results.Described(spoken[0], scores[0] if scores else None)
+
+    async def _list(
+        self, folder: str | os.PathLike[str] | None, options: dict[str, Any], deadline: float
+    ) -> ListResult:
+        named = None if folder is None else os.fspath(folder)
+        arguments = parse(ListArguments, {"folder": named, **options})
+        found = self._pool.submit(self._sources.list_images, arguments.folder, arguments.limit)
+        return results.listing(await self._within(deadline, asyncio.wrap_future(found)))
+
     def _matched(self, found: T | None) -> T:
         """What the matcher found, if there is one."""
         if found is None:
@@ -448,9 +563,15 @@ class Vision:
 
     async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> _Seen:
         """Bytes, picture and region of an image, in the pool of decoders."""
-        return await self._within(deadline, asyncio.wrap_future(self._pool.submit(self._see, image, region)))
+        return (await self._look_at_parts(image, [region], deadline))[0]
 
-    def _see(self, image: ImageInput, region: Sequence[float] | None) -> _Seen:
+    async def _look_at_parts(
+        self, image: ImageInput, regions: Sequence[Sequence[float] | None], deadline: float
+    ) -> list[_Seen]:
+        """Several regions of an image, which is read and decoded once."""
+        return await self._within(deadline, asyncio.wrap_future(self._pool.submit(self._see, image, regions)))
+
+    def _see(self, image: ImageInput, regions: Sequence[Sequence[float] | None]) -> list[_Seen]:
         from blip2tools import images  # PIL: not before a picture is there
 
         if isinstance(image, str):
@@ -466,14 +587,16 @@ class Vision:
             data, label = images.encode_png(image), "PIL.Image"
         picture = images.decode(data, self.settings)
         self._store.put(data)
-        pixels = picture.image if region is None else images.crop(picture.image, region)
-        where = "" if region is None else ",".join(f"{edge:.6f}" for edge in region)
-        return _Seen(
-            sight=Sight(pixels, f"{picture.digest}:{where}"),
-            info=ImageInfo(handle=picture.handle, width=picture.width, height=picture.height, source=label),
-            region=None if region is None else [float(edge) for edge in region],
-            warnings=("this is the first frame of an animation",) if picture.animated else (),
-        )
+        info = ImageInfo(handle=picture.handle, width=picture.width, height=picture.height, source=label)
+        warnings = ("this is the first frame of an animation",) if picture.animated else ()
+        seen = []
+        for region in regions:
+            pixels = picture.image if region is None else images.crop(picture.image, region)
+            where = "" if region is None else ",".join(f"{edge:.6f}" for edge in region)
+            key = f"{picture.digest}:{where}"
+            sight = Sight(pixels, key)
+            seen.append(_Seen(sight, info, None if region is None else [float(edge) for edge in region], warnings))
+        return seen
 
     async def _ask_engine(self, request: Request, deadline: float) -> Any:
         job = self._engine.submit(request, deadline=deadline)
@@ -487,7 +610,7 @@ class Vision:
         answer = asyncio.wrap_future(job.future)
         if not self._engine.status().loaded:
             patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
-            await asyncio.wait([answer], timeout=patience)
+            await progress.wait(answer, lambda: self._engine.status().state, patience)
             status = self._engine.status()
             if not answer.done() and status.loading:
                 answer.cancel()

@@ -20,14 +20,14 @@ FLOORS = [
     ["mcp_server", "langchain_tools"],
     ["toolset"],
     ["vision"],
-    ["results", "concurrency"],
+    ["results", "concurrency", "composed"],
     ["engine"],
     ["checkpoints", "sources"],
     ["model", "hub", "cache", "text", "fetch", "store", "paths"],
     ["images", "family"],
     ["schemas", "options", "formats"],
     ["settings"],
-    ["errors"],
+    ["errors", "progress"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -53,6 +53,9 @@ def test_every_result_fits_its_output_schema(server, picture):
         "caption_image": {"image": picture.path.name, "num_captions": 2, "region": [0, 0, 1, 0.9]},
         "ask_image": {"image": picture.path.name, "question": "how many objects are there?", "choices": ["one", "two"]},
         "match_image_text": {"image": picture.path.name, "texts": [picture.caption, "a purple star"]},
+        "survey_image": {"image": picture.path.name, "rows": 1},
+        "compare_images": {"images": [picture.path.name, "latest"]},
+        "list_images": {"limit": 2},
         "vision_status": {},
     }
     listed = {tool["name"]: tool for tool in server.request("tools/list")["result"]["tools"]}

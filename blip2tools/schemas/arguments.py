@@ -1,0 +1,240 @@
+"""Every tool's arguments: strict. `"5"` is not a number, `true` is not 1, and an unknown argument is refused by name."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from blip2tools.errors import InvalidInputError
+
+MAX_FOLDER = 4096
+MAX_TEXT = 512  # characters of one question, choice, prompt or statement
+
+A = TypeVar("A", bound="Arguments")
+
+
+def plain(text: str) -> str:
+    """Text without anything that a terminal, a log or a chat template could act on.
+
+    NFC; control, format (bidi, zero-width), surrogate and private-use characters removed, white space collapsed.
+    """
+    kept = (" " if char.isspace() else char for char in unicodedata.normalize("NFC", text))
+    return " ".join(
+        "".join(char for char in kept if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co")).split()
+    )
+
+
+def _words(text: str) -> str:
+    cleaned = plain(text)
+    if not cleaned:
+        raise ValueError("holds no readable text")
+    return cleaned
+
+
+def _region(value: list[float]) -> list[float]:
+    left, top, right, bottom = value
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(
+            "must be [left, top, right, bottom] as fractions from 0 to 1, with left < right and top < bottom"
+        )
+    return [float(edge) for edge in value]
+
+
+Words = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_words)]
+
+Reference = Annotated[str, Field(min_length=1, max_length=2**27)]
+ImageReference = Annotated[
+    Reference,
+    Field(
+        description=(
+            "Which picture: a file path inside an allowed folder (absolute, relative, or just a file name), "
+            "a handle such as img_0123456789abcdef from an earlier result, 'latest' for the newest picture in the "
+            "allowed folders, a data: URI, or an http(s) URL if the operator allows them. Never invent a path or "
+            "base64 data. Example: holiday.jpg"
+        ),
+    ),
+]
+
+Region = Annotated[
+    Annotated[list[float], Field(min_length=4, max_length=4), AfterValidator(_region)] | None,
+    Field(
+        description=(
+            "Look only at this part: [left, top, right, bottom] as fractions of width and height from 0 to 1, "
+            "e.g. [0, 0, 0.5, 0.5] is the top left quarter. Cropped at full resolution, so use it to zoom in on detail."
+        )
+    ),
+]
+
+
+class Arguments(BaseModel):
+    """Base of all tool arguments: strict types, nothing unknown, finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Turn(Arguments):
+    """One earlier question about the picture and the answer that was given."""
+
+    question: Words = Field(description="What was asked.")
+    answer: Words = Field(description="What was answered.")
+
+
+class CaptionArguments(Arguments):
+    """Arguments of `caption_image`."""
+
+    image: ImageReference
+    region: Region = None
+    prompt: Words | None = Field(
+        None,
+        description="Beginning of the caption, which the model continues, e.g. 'a photo of'. Leave out in most cases.",
+    )
+    num_captions: int = Field(
+        1, ge=1, le=5, description="How many different captions, 1 to 5. The first is the likeliest."
+    )
+
+
+class AskArguments(Arguments):
+    """Arguments of `ask_image`."""
+
+    image: ImageReference
+    question: Words = Field(
+        description="One short question in English about what can be seen, e.g. 'What color is the car?'"
+    )
+    choices: Annotated[list[Words], Field(min_length=2, max_length=20)] | None = Field(
+        None,
+        description=(
+            "2 to 20 possible answers. The model then scores exactly these and returns a probability for each; "
+            "use ['yes', 'no'] for a yes/no question."
+        ),
+    )
+    history: Annotated[list[Turn], Field(max_length=8)] | None = Field(
+        None,
+        description="Up to 8 earlier questions and answers about this picture, oldest first, for follow-up questions.",
+    )
+    region: Region = None
+
+
+class MatchArguments(Arguments):
+    """Arguments of `match_image_text`."""
+
+    image: ImageReference
+    texts: Annotated[list[Words], Field(min_length=1, max_length=64)] = Field(
+        description="1 to 64 statements in plain English to check against the picture, e.g. 'a dog on a sofa'."
+    )
+    region: Region = None
+
+
+class SurveyArguments(Arguments):
+    """Arguments of `survey_image`."""
+
+    image: ImageReference
+    rows: int = Field(2, ge=1, le=4, description="How many tiles from top to bottom, 1 to 4; 2 if left out.")
+    columns: int = Field(2, ge=1, le=4, description="How many tiles from left to right, 1 to 4; 2 if left out.")
+
+
+class CompareArguments(Arguments):
+    """Arguments of `compare_images`."""
+
+    images: Annotated[list[Reference], Field(min_length=2, max_length=4)] = Field(
+        description=(
+            "2 to 4 pictures, each named as for the other tools: a file path inside an allowed folder, a handle such "
+            "as img_0123456789abcdef, 'latest', a data: URI, or an http(s) URL if the operator allows them. "
+            "Example: ['before.jpg', 'after.jpg']"
+        )
+    )
+
+
+class ListArguments(Arguments):
+    """Arguments of `list_images`."""
+
+    folder: Annotated[str, Field(min_length=1, max_length=MAX_FOLDER)] | None = Field(
+        None,
+        description=(
+            "An allowed folder or one inside it, absolute or relative, e.g. 'holiday'. Leave out for all allowed folders."
+        ),
+    )
+    limit: int = Field(20, ge=1, le=100, description="How many pictures at most, 1 to 100; 20 if left out.")
+
+
+class FeatureArguments(Arguments):
+    """Arguments of the verb `features`, which is no tool."""
+
+    image: ImageReference
+    region: Region = None
+
+
+class StatusArguments(Arguments):
+    """`vision_status` takes no arguments."""
+
+
+def parse(model: type[A], arguments: Mapping[str, Any] | None) -> A:
+    """Validate a tool call's arguments.
+
+    Raises:
+        InvalidInputError: one sentence that names the first argument that is wrong and what it should be.
+    """
+    try:
+        return model.model_validate({} if arguments is None else dict(arguments))
+    except ValidationError as error:
+        raise InvalidInputError(explain(error, model)) from error
+    except RecursionError as error:
+        raise InvalidInputError("The arguments are nested too deeply.") from error
+
+
+_KINDS = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "an array", dict: "an object"}
+_WANTED = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "list_type": "an array",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+}
+
+
+def explain(error: ValidationError, model: type[Arguments]) -> str:
+    """The first problem of a refused call as one sentence that names the argument."""
+    # Unknown names first: they are often the cause of a missing one (`img` for `image`).
+    problems = error.errors(include_url=False)
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    kind, context = problem["type"], problem.get("ctx", {})
+    name = _location(problem["loc"])
+    if kind == "extra_forbidden":
+        known = ", ".join(model.model_fields) or "no arguments"
+        return f"There is no argument {name}; this tool takes {known}."
+    if kind == "missing":
+        return f"The argument {name} is missing."
+    if kind in _WANTED:
+        got = "null" if problem["input"] is None else _KINDS.get(type(problem["input"]), "something else")
+        return f"The argument {name} must be {_WANTED[kind]}, not {got}."
+    if kind in ("too_short", "too_long"):
+        bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        return f"The argument {name} must have {bound} entries."
+    if kind in ("string_too_short", "string_too_long"):
+        bound = (
+            f"at least {context['min_length']}" if kind == "string_too_short" else f"at most {context['max_length']}"
+        )
+        return f"The argument {name} must have {bound} characters."
+    if kind == "greater_than_equal":
+        return f"The argument {name} must be at least {context['ge']}."
+    if kind == "less_than_equal":
+        return f"The argument {name} must be at most {context['le']}."
+    if kind == "finite_number":
+        return f"The argument {name} must be a finite number."
+    if kind == "string_unicode":
+        return f"The argument {name} holds characters that are not valid Unicode."
+    if kind == "value_error":  # raised by our own validators above, so the words are ours
+        return f"The argument {name} {context['error']}."
+    return f"The argument {name} is not valid."
+
+
+def _location(loc: tuple[int | str, ...]) -> str:
+    if not loc:
+        return "list"
+    # An unknown name comes from the caller: without control characters, and short.
+    steps = [f"[{step}]" if isinstance(step, int) else f".{plain(step)[:64]}" for step in loc]
+    return f"'{''.join(steps).removeprefix('.')}'"
