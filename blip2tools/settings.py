@@ -200,3 +200,8 @@ def _explain(error: ValidationError, from_environment: set[str]) -> str:
         if location
         else f"The settings are refused: {text}."
     )
+def foreign_variable(name: str) -> str | None:
+    """A variable that belongs to the system or to another program, such as `APPDATA`; `None` where unset or empty."""
+    return os.environ.get(name) or None
+
+

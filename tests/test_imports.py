@@ -16,7 +16,9 @@ PACKAGE = Path(blip2tools.__file__).parent
 FLOORS = [
     ["__main__"],
     ["cli"],
+    ["cli_setup"],
     ["demo"],
+    ["clients", "jsonfile"],
     ["mcp_server", "langchain_tools"],
     ["toolset"],
     ["vision"],

@@ -1,0 +1,289 @@
+"""The configuration files of MCP clients: where each client keeps its own, and the entry that starts our server."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from blip2tools.errors import InvalidInputError
+from blip2tools.settings import foreign_variable
+
+SERVER_NAME = "blip2tools"
+UVX = ("uvx", "--from", "blip2tools[mcp]", "blip2tools")
+
+# A client hands few variables on to its servers. Without these the server would look for checkpoints in another cache.
+CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE")
+
+Platform = Literal["linux", "macos", "windows"]
+Scope = Literal["project", "user"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides where a configuration file lies."""
+
+    platform: Platform
+    home: Path
+    project: Path
+    config: Path
+    local_data: Path | None = None
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This machine, this user, and the working directory as the project."""
+        home = Path.home()
+        platform = platform_of(sys.platform)
+        local = foreign_variable("LOCALAPPDATA")
+        return cls(
+            platform,
+            home,
+            Path.cwd(),
+            config_folder(platform, home, foreign_variable("APPDATA"), foreign_variable("XDG_CONFIG_HOME")),
+            Path(local) if local else home / "AppData" / "Local" if platform == "windows" else None,
+        )
+
+
+def platform_of(name: str) -> Platform:
+    """The platform by Python's own name for it."""
+    if name == "win32":
+        return "windows"
+    return "macos" if name == "darwin" else "linux"
+
+
+def config_folder(platform: Platform, home: Path, appdata: str | None, xdg: str | None) -> Path:
+    """Where applications keep their settings."""
+    if platform == "windows":
+        return Path(appdata) if appdata else home / "AppData" / "Roaming"
+    if platform == "macos":
+        return home / "Library" / "Application Support"
+    # The XDG specification: a relative path is to be ignored.
+    return Path(xdg) if xdg and Path(xdg).is_absolute() else home / ".config"
+
+
+@dataclass(frozen=True)
+class Client:
+    """One MCP client.
+
+    Attributes:
+        keys: the way to the object that holds the servers.
+        project: the file in a project's folder, if the client reads one.
+        user: the file for all projects by platform: `{home}` and `{config}` stand for folders.
+        typed: whether the entry says that the transport is stdio.
+        workspace: the client's own variable for the project's folder.
+        then: what makes the client see the change.
+        elsewhere: the client's command for the scope that has no file of its own.
+    """
+
+    name: str
+    title: str
+    keys: tuple[str, ...]
+    then: str
+    project: str | None = None
+    user: Mapping[Platform, str] | None = None
+    typed: bool = False
+    workspace: str | None = None
+    elsewhere: str | None = None
+
+
+def _everywhere(template: str) -> dict[Platform, str]:
+    return {"linux": template, "macos": template, "windows": template}
+
+
+_CLIENTS = (
+    Client(
+        "claude-desktop",
+        "Claude Desktop",
+        ("mcpServers",),
+        "Quit Claude Desktop entirely and start it again.",
+        user=_everywhere("{config}/Claude/claude_desktop_config.json"),
+    ),
+    Client(
+        "claude-code",
+        "Claude Code",
+        ("mcpServers",),
+        "Start Claude Code in this folder and approve the server when it asks.",
+        project=".mcp.json",
+        typed=True,
+        elsewhere="claude mcp add --scope user blip2tools --",
+    ),
+    Client(
+        "cursor",
+        "Cursor",
+        ("mcpServers",),
+        "Switch the server on in Cursor's settings, under MCP.",
+        project=".cursor/mcp.json",
+        user=_everywhere("{home}/.cursor/mcp.json"),
+    ),
+    Client(
+        "vscode",
+        "VS Code",
+        ("servers",),
+        "Run 'MCP: List Servers' in the command palette and start it there.",
+        project=".vscode/mcp.json",
+        user=_everywhere("{config}/Code/User/mcp.json"),
+        typed=True,
+        workspace="${workspaceFolder}",
+    ),
+    Client(
+        "windsurf",
+        "Windsurf",
+        ("mcpServers",),
+        "Press Refresh in Cascade's list of MCP servers.",
+        user=_everywhere("{home}/.codeium/windsurf/mcp_config.json"),
+    ),
+    Client(
+        "lm-studio",
+        "LM Studio",
+        ("mcpServers",),
+        "Switch the server on in LM Studio's Program tab.",
+        user=_everywhere("{lmstudio}/mcp.json"),
+    ),
+    Client(
+        "zed",
+        "Zed",
+        ("context_servers",),
+        "Zed starts the server by itself.",
+        user={
+            "linux": "{config}/zed/settings.json",
+            "macos": "{home}/.config/zed/settings.json",
+            "windows": "{config}/Zed/settings.json",
+        },
+    ),
+    Client(
+        "gemini-cli",
+        "Gemini CLI",
+        ("mcpServers",),
+        "Start Gemini CLI again; /mcp lists the server.",
+        project=".gemini/settings.json",
+        user=_everywhere("{home}/.gemini/settings.json"),
+    ),
+)
+CLIENTS: Mapping[str, Client] = {client.name: client for client in _CLIENTS}
+
+
+def scope_of(client: Client, *, user: bool) -> Scope:
+    """The scope that is meant: the project where the client knows one, else the user.
+
+    Raises:
+        InvalidInputError: the client keeps no file of its own for all projects.
+    """
+    if user and client.user is None:
+        raise InvalidInputError(
+            f"{client.title} keeps its user-wide servers in a file that only it should write; use its own command: "
+            f"{client.elsewhere} COMMAND, with the command that --print shows."
+        )
+    return "user" if user or client.project is None else "project"
+
+
+def config_path(client: Client, scope: Scope, machine: Machine) -> Path:
+    """The client's configuration file.
+
+    Raises:
+        InvalidInputError: several files could be meant.
+    """
+    if client.project is not None and (scope == "project" or client.user is None):
+        return machine.project / client.project
+    if client.name == "claude-desktop" and machine.platform == "windows":
+        return _packaged_claude(machine) or machine.config / "Claude" / "claude_desktop_config.json"
+    template = (client.user or {})[machine.platform]
+    return Path(template.format(home=machine.home, config=machine.config, lmstudio=_lm_studio_home(machine)))
+
+
+def _packaged_claude(machine: Machine) -> Path | None:
+    """The file that Claude Desktop reads on Windows when it was installed as an MSIX package.
+
+    Windows shows such a program a private copy of AppData; a file in the documented place is never seen by it
+    (anthropics/claude-code#26073).
+    """
+    if machine.local_data is None:
+        return None
+    roaming = sorted((machine.local_data / "Packages").glob("Claude_*/LocalCache/Roaming"))
+    files = [folder / "Claude" / "claude_desktop_config.json" for folder in roaming]
+    found = [file for file in files if file.exists()] or files
+    if len(found) > 1:
+        names = " and ".join(str(file) for file in found)
+        raise InvalidInputError(
+            f"Claude Desktop has several configuration files, {names}; paste what --print shows into the right one."
+        )
+    return found[0] if found else None
+
+
+def _lm_studio_home(machine: Machine) -> Path:
+    """LM Studio's folder, found in the order in which its own tools look for it."""
+    pointer = machine.home / ".lmstudio-home-pointer"
+    try:
+        named = pointer.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        named = ""
+    if named:
+        return Path(named)
+    older = machine.home / ".cache" / "lm-studio"
+    return older if older.is_dir() else machine.home / ".lmstudio"
+
+
+def launcher(*, uvx: bool) -> list[str]:
+    """The words that start `blip2tools` from another program: absolute, since clients have their own idea of PATH."""
+    # An environment in uv's cache is swept away some day; `uvx` makes it again.
+    if uvx or "archive-v0" in Path(sys.prefix).parts:
+        return list(UVX)
+    script = Path(sysconfig.get_path("scripts")) / ("blip2tools.exe" if os.name == "nt" else "blip2tools")
+    return [str(script)] if script.is_file() else [sys.executable, "-m", "blip2tools"]
+
+
+def server_entry(
+    client: Client,
+    scope: Scope,
+    folders: Sequence[str],
+    *,
+    model: str | None = None,
+    uvx: bool = False,
+    project: Path | None = None,
+) -> dict[str, Any]:
+    """The entry that makes `client` start the server over `folders`.
+
+    Args:
+        folders: folders that the tools may read; in a project it is the project's own by default.
+        model: a captioner by name; the server's own choice by default.
+        uvx: start it with `uvx` instead of this environment's command.
+        project: the folder that relative ones start from; the working directory by default.
+
+    Raises:
+        InvalidInputError: no folder for a user-wide entry, or one that does not exist.
+    """
+    base = project or Path.cwd()
+    words = launcher(uvx=uvx)
+    arguments = [*words[1:], "serve"]
+    for folder in _folders(client, scope, folders, base):
+        arguments += ["--allow-dir", folder]
+    if model is not None:
+        # A folder is looked up from wherever the client starts the server.
+        arguments += ["--model", str((base / model).resolve()) if (base / model).is_dir() else model]
+    entry: dict[str, Any] = {"type": "stdio"} if client.typed else {}
+    entry |= {"command": words[0], "args": arguments}
+    cache = {name: value for name in CACHE_VARIABLES if (value := foreign_variable(name))}
+    return entry | ({"env": cache} if cache else {})
+
+
+def _folders(client: Client, scope: Scope, folders: Sequence[str], base: Path) -> list[str]:
+    if not folders:
+        if scope == "project":
+            return [client.workspace or str(base)]
+        raise InvalidInputError(
+            f"Say which folder the tools may read in {client.title}, for example: --allow-dir ~/Pictures"
+        )
+    return [_folder(client, folder, base) for folder in folders]
+
+
+def _folder(client: Client, folder: str, base: Path) -> str:
+    if client.workspace is not None and folder.startswith(client.workspace):
+        return folder
+    # Not resolved: a link may be meant to point elsewhere tomorrow.
+    path = os.path.normpath(base / Path(folder).expanduser())
+    if not Path(path).is_dir():
+        raise InvalidInputError(f"There is no folder {path}.")
+    return path
