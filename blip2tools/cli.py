@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from blip2tools import __version__
 from blip2tools.cli_setup import add_setup_commands
-from blip2tools.errors import ModelUnavailableError, VisionError, to_vision_error
-from blip2tools.settings import Settings, variable
+from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
+from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
 
 if TYPE_CHECKING:
     from blip2tools.schemas import AnswerResult, CaptionResult, ImageResult, MatchResult
@@ -102,14 +102,40 @@ def _match(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    # Before any import that could print: standard output belongs to the protocol from here on.
     try:
-        from blip2tools.mcp_server import claim_stdout, serve_stdio
+        return _serve_http(arguments) if arguments.http else _serve_stdio(arguments)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "mcp":
+        if error.name is None or error.name.partition(".")[0] not in ("mcp", "starlette", "uvicorn"):
             raise
         _say("The server needs an extra: pip install 'blip2tools[mcp]'")
         return USAGE
+
+
+def _serve_http(arguments: argparse.Namespace) -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="blip2tools: %(message)s")
+    from blip2tools.http_server import DEFAULT_HOST, DEFAULT_PORT, Listener, serve_http
+    from blip2tools.vision import Vision
+
+    settings = Settings.load(**_settings(arguments))
+    with Listener(
+        DEFAULT_HOST if arguments.host is None else arguments.host,
+        DEFAULT_PORT if arguments.port is None else arguments.port,
+        settings,
+    ) as listener:
+        vision = Vision.load(preload=False, download=_names_a_model(arguments), **_settings(arguments))
+        vision.preload()  # here nobody waits for a handshake, and a balancer waits for /readyz
+        serve_http(vision, listener, page=not arguments.no_ui)
+    return OK
+
+
+def _serve_stdio(arguments: argparse.Namespace) -> int:
+    given = {"--host": arguments.host, "--port": arguments.port, "--no-ui": arguments.no_ui or None}
+    given |= {"--" + name.replace("_", "-"): getattr(arguments, name) for name in HTTP_SETTINGS}
+    if useless := [flag for flag, value in given.items() if value is not None]:
+        raise InvalidInputError(f"{useless[0]} has a meaning with --http only.")
+    # Before any import that could print: standard output belongs to the protocol from here on.
+    from blip2tools.mcp_server import claim_stdout, serve_stdio
+
     wire = claim_stdout()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="blip2tools: %(message)s")
     from blip2tools import checkpoints
@@ -349,10 +375,15 @@ def _parser() -> argparse.ArgumentParser:
         _serve,
         "serve the tools to MCP clients",
         "Serve the tools over the Model Context Protocol on standard input and output.\n"
-        "MCP clients start this command themselves: see the README for their configuration.",
+        "MCP clients start this command themselves: see the README for their configuration.\n\n"
+        "With --http one server serves many clients, with MCP at /mcp, pictures to POST /images and a page at /.",
     )
     serve.add_argument("--preload", action="store_true", help="load the model at once, not at the first call")
-    _setting_options(serve)
+    serve.add_argument("--http", action="store_true", help="serve over HTTP instead of standard input and output")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1); any other than loopback needs a token")
+    serve.add_argument("--port", type=int, metavar="N", help="port to listen on (default 8765); 0 takes a free one")
+    serve.add_argument("--no-ui", action="store_true", help="no page at /")
+    _setting_options(serve, http=True)
 
     models = command(
         "models",
@@ -401,17 +432,19 @@ def _image_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _setting_options(parser: argparse.ArgumentParser) -> None:
+def _setting_options(parser: argparse.ArgumentParser, *, http: bool = False) -> None:
     """One option per setting, from the settings' own names, types and descriptions."""
     group = parser.add_argument_group("settings")
     for name, field in Settings.model_fields.items():
+        if name in HTTP_SETTINGS and not http:
+            continue
         flag = "--" + name.replace("_", "-")
         text = f"{field.description} [{variable(name)}]".replace("%", "%%")
         if name == "allowed_dirs":
             group.add_argument("--allow-dir", dest=name, action="append", metavar="DIR", default=None, help=text)
         elif field.annotation is bool:
             group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif name in ("formats", "url_hosts"):
+        elif name in LISTS:
             group.add_argument(flag, dest=name, metavar="A,B", default=None, help=text)
         else:
             group.add_argument(flag, dest=name, metavar=name.rsplit("_", 1)[-1].upper(), default=None, help=text)
@@ -421,7 +454,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given as options; text is parsed and checked by `Settings`."""
     given: dict[str, Any] = {name: getattr(arguments, name, None) for name in Settings.model_fields}
     given = {name: value for name, value in given.items() if value is not None}
-    for name in ("formats", "url_hosts"):
+    for name in LISTS:
         if name in given:
             given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
     if "allowed_dirs" in given:

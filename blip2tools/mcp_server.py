@@ -36,10 +36,14 @@ from blip2tools.vision import Vision
 ERROR_CODE_KEY = "blip2tools/code"  # in `_meta` of a failed result: structured content there breaks older clients
 
 
-def build_server(vision: Vision) -> Server[Any]:
-    """An MCP server over `vision`, for any transport; the server does not close it."""
-    eyes = vision.for_tools()
-    folders = ", ".join(str(folder) for folder in eyes.allowed_folders)
+def build_server(vision: Vision, *, shared: bool = False) -> Server[Any]:
+    """An MCP server over `vision`, for any transport; the server does not close it.
+
+    Args:
+        shared: several clients on other machines may use it: no full path of a folder, and nobody else's handle, is told.
+    """
+    eyes = vision.for_tools(reveal_folders=not shared, reveal_handles=not shared)
+    folders = ", ".join(eyes.status().limits.allowed_folders)
     places = f"Pictures may come from these folders: {folders}." if folders else "No folder is open for pictures."
 
     async def list_tools(context: object, params: PaginatedRequestParams | None) -> ListToolsResult:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from blip2tools.errors import InvalidInputError
 
@@ -20,11 +21,19 @@ OPTIONAL_FORMATS = ("TIFF", "AVIF")
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
+# Settings of `serve --http` alone; the other commands have no options for them.
+HTTP_SETTINGS = ("token", "rate_limit", "server_names")
+LISTS = ("formats", "url_hosts", "server_names")  # given as text, separated by commas
+
+# RFC 6750, `b64token`: what may stand behind `Bearer `. Below 16 characters one could be guessed.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
+
 
 class Settings(BaseModel):
     """Every setting, its bounds and its default. The README's table is generated from these fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # A refused value may be a token: pydantic must not print it.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     # Model
     model: str = Field(
@@ -62,6 +71,22 @@ class Settings(BaseModel):
     max_queue: int = Field(256, ge=1, le=100_000, description="requests that may wait; one more is `busy`")
     cache_mb: int = Field(256, ge=0, le=1_048_576, description="memory for vision features of pictures seen, MiB")
     deadline_s: float = Field(60.0, gt=0, le=86_400, description="longest time for one call, seconds")
+
+    # HTTP
+    token: SecretStr | None = Field(
+        None,
+        description="secret that HTTP clients send as `Authorization: Bearer ...`, 16 characters at least; better as a "
+        "variable, since other users of the machine can read options",
+    )
+    rate_limit: int = Field(
+        6000, ge=0, le=10_000_000, description="HTTP requests a minute for each token and address; 0 is no limit"
+    )
+    server_names: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="further names by which HTTP clients call this server, e.g. behind a proxy; loopback and `--host` always "
+        "are",
+    )
 
     # Generation
     vqa_template: str | None = Field(
@@ -110,7 +135,14 @@ class Settings(BaseModel):
             raise ValueError(f"{unknown[0]!r} is not one of {', '.join(known)}")
         return names
 
-    @field_validator("url_hosts")
+    @field_validator("token")
+    @classmethod
+    def _token_can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("must be 16 to 512 letters, digits and -._~+/ such as `openssl rand -hex 32` prints")
+        return value
+
+    @field_validator("url_hosts", "server_names")
     @classmethod
     def _hosts_are_normal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(host.strip().rstrip(".").lower() for host in value)
@@ -180,7 +212,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         if name == "allowed_dirs":
             values[name] = tuple(part for part in text.split(os.pathsep) if part)
-        elif name in ("formats", "url_hosts"):
+        elif name in LISTS:
             values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         else:
             values[name] = text

@@ -34,7 +34,7 @@ from blip2tools.engine import (
     Utterance,
     WarmRequest,
 )
-from blip2tools.errors import CancelledError, DeadlineError, ModelUnavailableError, VisionError
+from blip2tools.errors import CancelledError, DeadlineError, ModelUnavailableError, TooLargeError, VisionError
 from blip2tools.schemas import (
     AnswerResult,
     AskArguments,
@@ -146,6 +146,7 @@ class Vision:
         self._engine = engine
         self._store = Store(settings.store_mb * 2**20)
         self._owner: Self | None = None
+        self._reveal_handles = True
         self._sources = Sources(settings, self._store, trusted=trusted)
         self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="blip2tools-decode")
         self._loop = LoopThread()
@@ -187,17 +188,19 @@ class Vision:
         """Folders that tools may read pictures from."""
         return self._sources.folders
 
-    def for_tools(self, *, reveal_folders: bool = True) -> Self:
+    def for_tools(self, *, reveal_folders: bool = True, reveal_handles: bool = True) -> Self:
         """The same eyes for arguments that come from a model: only the allowed folders are open.
 
         The result shares the engine, its queue and the pictures seen; closing either closes both.
 
         Args:
             reveal_folders: whether a refusal names the allowed folders in full, or (over a network) by their last part.
+            reveal_handles: whether `status` lists the pictures seen; not where several clients share these eyes.
         """
         eyes = copy(self)
         eyes._owner = self  # alive as long as its copies: at its end the engine closes
         eyes._sources = Sources(self.settings, self._store, reveal_folders=reveal_folders)
+        eyes._reveal_handles = reveal_handles
         return eyes
 
     def preload(self) -> None:
@@ -398,6 +401,18 @@ class Vision:
         """
         return self.run(self.atext_features(texts))
 
+    async def akeep(self, image: ImageInput) -> ImageInfo:
+        """See `keep`."""
+        return await self._admitted(self._keep, image, {})
+
+    def keep(self, image: ImageInput) -> ImageInfo:
+        """Check a picture and keep it for later calls under its handle, without a model looking at it.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.akeep(image))
+
     def status(self) -> StatusResult:
         """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
         engine = self._engine.status()
@@ -421,7 +436,7 @@ class Vision:
             ),
             queue=results.queue(engine),
             cache=results.cache(engine),
-            handles=self._store.known(10),
+            handles=self._store.known(10) if self._reveal_handles else [],
             cannot=results.CANNOT,
             warnings=list(plan.warnings),
         )
@@ -486,6 +501,12 @@ class Vision:
             await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
         )
         return results.match(self._context(seen, matcher=True), arguments.texts, scores)
+
+    async def _keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
+        info = (await self._look(image, None, deadline)).info
+        if self._store.get(info.handle) is None:
+            raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
+        return info
 
     async def _features(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageFeatures:
         arguments = parse(FeatureArguments, _plain_options(options))
