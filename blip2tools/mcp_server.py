@@ -16,24 +16,48 @@ import sys
 from typing import Any, BinaryIO
 
 import anyio
+from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.types import (
     CallToolRequestParams,
     CallToolResult,
+    CompleteRequestParams,
+    CompleteResult,
+    GetPromptRequestParams,
+    GetPromptResult,
+    Icon,
+    ListPromptsResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
     ListToolsResult,
     PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
     TextContent,
     Tool,
     ToolAnnotations,
 )
 
-from blip2tools import __version__
+from blip2tools import __version__, mcp_prompts
 from blip2tools.errors import VisionError
+from blip2tools.mcp_resources import Resources
+from blip2tools.progress import Listener, heard_by
 from blip2tools.toolset import INSTRUCTIONS, TOOLS, ToolSpec, call
 from blip2tools.vision import Vision
 
 ERROR_CODE_KEY = "blip2tools/code"  # in `_meta` of a failed result: structured content there breaks older clients
+
+# An eye. Small, for the 2026-07-28 revision repeats it in every result.
+ICON = Icon(
+    src="data:image/svg+xml,%3Csvg%20xmlns='http://www.w3.org/2000/svg'%20viewBox='0%200%2016%2016'%3E%3Cpath%20"
+    "fill='%2367b'%20d='M0%208q8-11%2016%200q-8%2011-16%200'/%3E%3Ccircle%20cx='8'%20cy='8'%20r='3'%20fill='%23fff'/%3E"
+    "%3C/svg%3E",
+    mime_type="image/svg+xml",
+    sizes=["any"],
+)
+UNCHANGING = CacheHint(ttl_ms=3_600_000)  # these lists are fixed while a server runs
 
 
 def build_server(vision: Vision, *, shared: bool = False) -> Server[Any]:
@@ -46,22 +70,45 @@ def build_server(vision: Vision, *, shared: bool = False) -> Server[Any]:
     folders = ", ".join(eyes.status().limits.allowed_folders)
     places = f"Pictures may come from these folders: {folders}." if folders else "No folder is open for pictures."
 
-    async def list_tools(context: object, params: PaginatedRequestParams | None) -> ListToolsResult:
-        return ListToolsResult(tools=[_describe(spec, open_world=vision.settings.allow_urls) for spec in TOOLS])
+    resources = Resources(eyes, private=not shared)
 
-    async def call_tool(context: object, params: CallToolRequestParams) -> CallToolResult:
+    async def list_tools(context: object, params: PaginatedRequestParams | None) -> ListToolsResult:
+        return ListToolsResult(tools=[_describe(spec, urls=vision.settings.allow_urls) for spec in TOOLS])
+
+    async def call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         try:
-            result = await call(eyes, params.name, params.arguments)
+            with heard_by(_progress_of(context)):
+                result = await call(eyes, params.name, params.arguments)
         except VisionError as error:
             return CallToolResult(
                 content=[TextContent(type="text", text=str(error))],
                 is_error=True,
                 _meta={ERROR_CODE_KEY: error.code},
             )
+        resources.remember(params.name, result)
         return CallToolResult(
             content=[TextContent(type="text", text=result.text_block())],
             structured_content=result.model_dump(mode="json"),
         )
+
+    async def list_prompts(context: object, params: PaginatedRequestParams | None) -> ListPromptsResult:
+        return ListPromptsResult(prompts=mcp_prompts.prompts())
+
+    async def get_prompt(context: object, params: GetPromptRequestParams) -> GetPromptResult:
+        return mcp_prompts.prompt(params.name, params.arguments)
+
+    async def list_resources(context: object, params: PaginatedRequestParams | None) -> ListResourcesResult:
+        return ListResourcesResult(resources=resources.listed())
+
+    async def list_templates(context: object, params: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
+        return ListResourceTemplatesResult(resource_templates=resources.templates())
+
+    async def read_resource(context: object, params: ReadResourceRequestParams) -> ReadResourceResult:
+        return await resources.read(str(params.uri))
+
+    async def complete(context: object, params: CompleteRequestParams) -> CompleteResult:
+        found = await resources.complete(params.ref, params.argument.name, params.argument.value)
+        return CompleteResult(completion=found)
 
     return Server(
         "blip2tools",
@@ -69,12 +116,35 @@ def build_server(vision: Vision, *, shared: bool = False) -> Server[Any]:
         title="blip2tools",
         description="Captions, answers and image-text match from a local BLIP-2 model.",
         instructions=f"{INSTRUCTIONS} {places}",
+        icons=[ICON],
+        cache_hints=dict.fromkeys(("tools/list", "prompts/list", "resources/templates/list"), UNCHANGING),
         on_list_tools=list_tools,
         on_call_tool=call_tool,
+        on_list_prompts=list_prompts,
+        on_get_prompt=get_prompt,
+        on_list_resources=list_resources,
+        on_list_resource_templates=list_templates,
+        on_read_resource=read_resource,
+        on_completion=complete,
     )
 
 
-def _describe(spec: ToolSpec, *, open_world: bool) -> Tool:
+def _progress_of(context: ServerRequestContext[Any]) -> Listener:
+    """Tells the client of one request how far it is, if the client asked to hear."""
+    last = -1.0
+
+    async def report(what: str, done: float, total: float | None) -> None:
+        nonlocal last
+        # The protocol wants every notification above the one before; parts of a call may wait for the model side by side.
+        if done > last:
+            last = done
+            await context.session.report_progress(done, total, what)
+
+    return report
+
+
+def _describe(spec: ToolSpec, *, urls: bool) -> Tool:
+    takes_pictures = not {"image", "images"}.isdisjoint(spec.arguments.model_fields)
     return Tool(
         name=spec.name,
         title=spec.title,
@@ -86,7 +156,7 @@ def _describe(spec: ToolSpec, *, open_world: bool) -> Tool:
             read_only_hint=True,
             destructive_hint=False,
             idempotent_hint=True,
-            open_world_hint=open_world,
+            open_world_hint=urls and takes_pictures,
         ),
     )
 

@@ -165,6 +165,15 @@ class Folders:
                 return str(relative if len(self.roots) == 1 else root.name / relative)
         return path.name
 
+    def short(self, path: Path) -> str:
+        """A found file as the shortest reference that leads back to it: from its allowed folder on, if no other has it."""
+        for root in self.roots:
+            if path.is_relative_to(root):
+                relative = path.relative_to(root)
+                clear = not any(os.path.lexists(other / relative) for other in self.roots if other != root)
+                return str(relative) if clear else self.shown(path)
+        return self.shown(path)
+
     def _allows(self, real: Path) -> bool:
         return self._trusted or any(real.is_relative_to(root) for root in self.roots)
 
@@ -255,9 +264,14 @@ class Folders:
     def _missing(self, text: str, real: Path) -> NotFoundError:
         if self._trusted and _is_elsewhere(text):
             return NotFoundError(f"There is no file {quoted(text)}; such paths belong to a chat client's own machine.")
+        if _is_elsewhere(text):
+            return NotFoundError(
+                f"There is no file {quoted(text)} here: that path belongs to another machine. Copy the picture into an "
+                f"allowed folder of this one{self._named()}, or pass it as a data: URI."
+            )
         near = self._near(real)
         hint = f"did you mean {' or '.join(map(quoted, near))}?" if near else "list_images shows what is there."
-        where = "" if self._trusted else " in the allowed folders"
+        where = "" if self._trusted else " in the allowed folders" + ("" if near else self._named())
         return NotFoundError(f"There is no file {quoted(text)}{where}; {hint}")
 
     def _near(self, missing: Path) -> Sequence[str]:
@@ -338,6 +352,9 @@ def _default_roots() -> tuple[Path, ...]:
 
 
 def _is_elsewhere(text: str) -> bool:
+    # A drive letter where there are none: the client runs on Windows, and this server beside it or in a container.
+    if os.name != "nt" and text[:1].isalpha() and text[1:3] in (":\\", ":/"):
+        return True
     return any(PurePosixPath(text).is_relative_to(folder) for folder in _ELSEWHERE)
 
 

@@ -32,7 +32,9 @@ MAX_LABEL = 200
 MAX_DATA_HEADER = 256
 HEAD_BYTES = 256 * 2**10  # enough for the header of nearly every picture
 
-_HANDLE = re.compile(r"img_[0-9a-f]{16}")
+_HANDLE = re.compile(r"(?:blip2://images/)?(img_[0-9a-f]{16})")  # also as the address of its resource
+# Names that chat clients and browsers give to files of their own: sandbox:/mnt/data/x.png, file-service://file-1, ...
+_OF_CLIENTS = frozenset({"sandbox", "attachment", "file-service", "blob", "content", "cid"})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two characters at least: `C:` is a drive
 _DATA = re.compile(
     r'(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[\w.+:-]*))*(?P<coding>;base64)?', re.ASCII | re.I
@@ -60,6 +62,16 @@ class ListedImage:
     bytes: int
     modified: datetime
     """In UTC, whole seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a picture that is kept, without decoding it."""
+
+    format: str
+    width: int
+    height: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +152,46 @@ class Sources:
                 images.append(listed)
         return Listing(tuple(images), truncated=cut)
 
+    def about(self, handle: str) -> Facts:
+        """Format and size of a picture that is kept.
+
+        Raises:
+            NotFoundError: it is no longer kept.
+        """
+        from blip2tools import formats, images
+
+        data = self._handle(handle).data
+        width, height = images.size_of(data, self._settings)
+        return Facts(formats.kind_of(data) or "picture", width, height, len(data))
+
+    def suggest(self, begun: str, limit: int) -> list[str]:
+        """References of pictures in the allowed folders that go on from `begun`, by path or by name, newest first.
+
+        Only names are looked at. Without regard to case, since a person types them.
+        """
+        begun = begun.removeprefix("@").casefold()
+        if not self._folders.roots:
+            return []
+        found: list[str] = []
+        for one in self._folders.pictures()[0]:
+            forms = (self._folders.short(one.path), self._folders.shown(one.path))
+            form = next((form for form in forms if form.casefold().startswith(begun)), None)
+            if form is None and one.path.name.casefold().startswith(begun):
+                form = forms[0]
+            if form is not None and form.isprintable():
+                found.append(form)
+                if len(found) == limit:
+                    break
+        return found
+
     def _named(self, reference: str) -> Source:
         """Everything but data: URIs."""
         if not reference.strip():
             raise InvalidInputError("The image is empty; name a file, a data: URI or the handle of an earlier result.")
         if reference == "latest":
             return self._latest()
-        if _HANDLE.fullmatch(reference):
-            return self._handle(reference)
+        if handle := _HANDLE.fullmatch(reference):
+            return self._handle(handle[1])
         if _BARE_BASE64.fullmatch(reference):
             raise InvalidInputError(
                 "That looks like base64 without its type; put data:image/png;base64, (or image/jpeg) in front of it."
@@ -177,9 +221,14 @@ class Sources:
                 return self._file(reference)
             except (NotFoundError, NotAllowedError):
                 pass
-        # ChatGPT's name for the files of its own machine is sandbox:/mnt/data/...
-        why = "That file is on another machine" if scheme == "sandbox" else f"References with '{scheme}:' are not read"
-        raise NotAllowedError(f"{why}; pass a path in an allowed folder or a data: URI.")
+        if scheme in _OF_CLIENTS:
+            raise NotAllowedError(
+                "That file is on another machine: the chat client keeps it to itself. Ask for the picture to be saved "
+                "into an allowed folder and pass its path, or pass it as a data: URI."
+            )
+        raise NotAllowedError(
+            f"References with '{scheme}:' are not read; pass a path in an allowed folder or a data: URI."
+        )
 
     def _fetched(self, url: str) -> bytes:
         if not self._settings.allow_urls:

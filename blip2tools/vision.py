@@ -56,7 +56,7 @@ from blip2tools.schemas import (
     parse,
 )
 from blip2tools.settings import Settings
-from blip2tools.sources import Sources
+from blip2tools.sources import Facts, Sources
 from blip2tools.store import Store
 
 if TYPE_CHECKING:
@@ -349,7 +349,9 @@ class Vision:
 
     async def alist_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
         """See `list_images`."""
-        return await self._admitted(self._list, folder, {"limit": limit})
+        arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), "limit": limit})
+        found = await self._in_pool(lambda: self._sources.list_images(arguments.folder, arguments.limit))
+        return results.listing(found)
 
     def list_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
         """Pictures in `folder` (default: every allowed one) and its direct subfolders, newest first.
@@ -412,6 +414,30 @@ class Vision:
             VisionError: with one of the codes of `blip2tools.errors`.
         """
         return self.run(self.akeep(image))
+
+    def handles(self, limit: int = 100) -> list[str]:
+        """Handles of pictures seen lately, newest first; none where several clients share these eyes."""
+        return self._store.known(limit) if self._reveal_handles else []
+
+    async def aabout(self, handle: str) -> Facts:
+        """Format and size of a picture that is kept, from its header.
+
+        Raises:
+            NotFoundError: it is no longer kept.
+        """
+        return await self._in_pool(lambda: self._sources.about(handle))
+
+    async def asuggest(self, begun: str, limit: int = 100) -> list[str]:
+        """References of pictures in the allowed folders that go on from `begun`, newest first."""
+        return await self._in_pool(lambda: self._sources.suggest(begun, limit))
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        """Run something that reads files, within one deadline."""
+
+        async def verb(_: object, options: object, deadline: float) -> T:
+            return await self._within(deadline, asyncio.wrap_future(self._pool.submit(work)))
+
+        return await self._admitted(verb, None, {})
 
     def status(self) -> StatusResult:
         """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
@@ -553,14 +579,6 @@ class Vision:
             await self._ask_engine(MatchRequest(sight, (text,)), deadline) if text else None
         )
         return results.Described(spoken[0], scores[0] if scores else None)
-
-    async def _list(
-        self, folder: str | os.PathLike[str] | None, options: dict[str, Any], deadline: float
-    ) -> ListResult:
-        named = None if folder is None else os.fspath(folder)
-        arguments = parse(ListArguments, {"folder": named, **options})
-        found = self._pool.submit(self._sources.list_images, arguments.folder, arguments.limit)
-        return results.listing(await self._within(deadline, asyncio.wrap_future(found)))
 
     def _matched(self, found: T | None) -> T:
         """What the matcher found, if there is one."""

@@ -41,7 +41,7 @@ OWNERS = {
     "torch": {"model", "checkpoints", "engine", "demo"},
     "transformers": {"model", "checkpoints", "demo"},
     "PIL": {"images", "model", "demo"},
-    "mcp": {"mcp_server", "demo", "http_app"},
+    "mcp": {"mcp_server", "mcp_prompts", "mcp_resources", "demo", "http_app"},
     "starlette": {"http_app", "http_guard"},
     "uvicorn": {"http_server"},
     "langchain": {"langchain_tools"},

@@ -235,3 +235,47 @@ async def test_a_real_client_process_pair(folder, picture):
         result = await client.call_tool("ask_image", {"image": "latest", "question": "how many objects are there?"})
         assert result.structured_content["answer"] in ("one", "two", "three")
         assert "img_" in result.content[0].text
+
+
+async def test_the_handshake_tells_what_to_do_first(vision, folder):
+    async with Client(build_server(vision), mode="legacy") as client:
+        assert "Start with caption_image" in client.instructions
+        assert str(folder) in client.instructions
+        assert len(client.instructions) < 2000
+        (icon,) = client.server_info.icons
+        assert icon.src.startswith("data:image/svg+xml,")
+        assert len(icon.src) < 300
+        for part in ("tools", "prompts", "resources", "completions"):
+            assert getattr(client.server_capabilities, part) is not None
+
+
+async def test_the_world_is_open_only_where_addresses_are(folder):
+    from blip2tools import Vision
+
+    for allow_urls in (False, True):
+        with Vision.load(model="demo", allowed_dirs=(folder,), allow_urls=allow_urls, preload=False) as eyes:
+            async with Client(build_server(eyes)) as client:
+                for tool in (await client.list_tools()).tools:
+                    reads_addresses = {"image", "images"} & set(tool.input_schema["properties"])
+                    assert tool.annotations.open_world_hint == (allow_urls and bool(reads_addresses)), tool.name
+
+
+async def test_progress_of_loading_and_of_a_survey(folder, picture):
+    from blip2tools import Vision
+
+    for mode in ("legacy", "2026-07-28"):
+        heard = []
+
+        async def listen(progress, total, message):
+            heard.append((progress, total, message))  # noqa: B023  used within this turn
+
+        with Vision.load(model="demo", allowed_dirs=(folder,), threads=1, preload=False) as eyes:
+            async with Client(build_server(eyes), mode=mode) as client:
+                await client.call_tool("survey_image", {"image": picture.path.name}, progress_callback=listen)
+                silent = len(heard)
+                await client.call_tool("survey_image", {"image": picture.path.name})
+                assert len(heard) == silent
+        assert [progress for progress, *_ in heard] == sorted({progress for progress, *_ in heard})
+        assert heard[0][0] < 1
+        assert heard[0][1] is None
+        assert heard[-5:] == [(done, 5, f"captions: {done} of 5") for done in range(1, 6)]

@@ -438,12 +438,31 @@ class TestPaths:
 
     @pytest.mark.parametrize(
         "reference",
-        ["/mnt/user-data/uploads/cat.png", "/home/claude/cat.png", "/mnt/data/cat.png", "sandbox:/mnt/data/cat.png"],
+        [
+            "/mnt/user-data/uploads/cat.png",
+            "/home/claude/cat.png",
+            "/mnt/data/cat.png",
+            "sandbox:/mnt/data/cat.png",
+            "attachment://cat.png",
+            "file-service://file-abc123",
+            "blob:https://chat.example/1-2-3",
+        ],
     )
     def test_sandbox_paths_say_whose_they_are(self, root: Path, reference: str) -> None:
         error = refused(lambda: opened(root).read(reference), "not_allowed")
         assert "another machine" in error.message
         assert "data:" in error.message
+
+    @pytest.mark.skipif(os.name == "nt", reason="there a drive is a drive")
+    @pytest.mark.parametrize("reference", ["C:\\Users\\me\\cat.png", "d:/pictures/cat.png"])
+    def test_a_drive_where_there_are_none(self, root: Path, reference: str) -> None:
+        error = refused(lambda: opened(root).read(reference), "not_found")
+        assert "another machine" in error.message
+        assert str(root) in error.message
+
+    def test_a_missing_file_names_its_neighbours_or_the_folders(self, root: Path) -> None:
+        assert "red.png" in refused(lambda: opened(root).read("Red.jpg"), "not_found").message
+        assert str(root) in refused(lambda: opened(root).read("nothing-like-it"), "not_found").message
 
     def test_sandbox_prefixes_are_whole_parts(self, root: Path) -> None:
         assert "another machine" not in refused(lambda: opened(root).read("/mnt/database/x.png"), "not_allowed").message
