@@ -7,11 +7,15 @@ import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from blip2tools.errors import BusyError
 
 T = TypeVar("T")
+
+CALLER: ContextVar[str] = ContextVar("blip2tools_caller", default="")
+"""Whose calls these are: a face that serves several clients sets it, and the engine lets callers take turns."""
 
 
 class Admission:

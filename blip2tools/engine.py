@@ -1,255 +1,90 @@
 """The engine: what one device does for many callers.
 
-    submit(request) ─► waiting line ─► one worker thread, which alone touches the model ─► the job's future
+    submit ─► the waiting line ─► a batch ─► the stages, on one worker thread that alone touches the model ─► futures
 
-A request is served in stages: *see* (the trunk; its states are cached), *query* (Q-Former and projection), then *speak*,
-*rank* or *match*. Faces never see a tensor, and the engine never sees a path or an image format. Another `Engine`, a
-remote one for instance, can stand in the same place.
+1. `submit` joins a request to an identical one that is under way, or puts it into the line (`line.py`), or refuses it at
+   once when the line is full. An answer that is still kept is given at once.
+2. The worker takes the next batch as soon as it is free; while it is busy, the line grows into the next batch. An idle
+   device waits for nobody but those whose picture is being decoded right now, and for them a few milliseconds at most.
+   Callers take turns.
+3. `stages.py` answers the batch: features come from the cache where they can; a row that nobody waits for any more ends at
+   its next token.
+4. A batch that fails is halved until the failing request stands alone, so that it fails alone.
+
+Faces never see a tensor, and the engine never sees a path or an image format.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
-import math
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING
 
-from blip2tools.cache import CacheUse, FeatureCache
+from blip2tools.cache import FeatureCache
 from blip2tools.errors import (
     BusyError,
     CancelledError,
     DeadlineError,
-    InvalidInputError,
     ModelUnavailableError,
     OutOfMemoryError,
     VisionError,
     to_vision_error,
 )
+from blip2tools.line import Line, Work
+from blip2tools.metrics import Metrics
+from blip2tools.requests import (
+    AnswerRequest,
+    CaptionRequest,
+    ChoiceRequest,
+    Engine,
+    EngineStatus,
+    FeatureRequest,
+    Generation,
+    Job,
+    MatchRequest,
+    Question,
+    Request,
+    Sight,
+    TextFeatureRequest,
+    TextScore,
+    Utterance,
+    WarmRequest,
+)
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from blip2tools.checkpoints import Loaded, Progress
-    from blip2tools.model import Matcher, Pixels, Trunk
+    from blip2tools.stages import Stages
+
+__all__ = [
+    "AnswerRequest",
+    "CaptionRequest",
+    "ChoiceRequest",
+    "Engine",
+    "EngineStatus",
+    "FeatureRequest",
+    "Generation",
+    "Job",
+    "LocalEngine",
+    "MatchRequest",
+    "Question",
+    "Request",
+    "Sight",
+    "TextFeatureRequest",
+    "TextScore",
+    "Utterance",
+    "WarmRequest",
+]
 
 logger = logging.getLogger(__name__)
 
+GATHER_S = 0.010  # what a burst's first request waits for the others: less than one decoding step of most models
 JOIN_SECONDS = 10.0  # for the worker to notice that the engine is closing: far longer than one decoding step
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """The pixels to look at.
-
-    Attributes:
-        image: RGB, cropped to the region, any size.
-        key: content digest and region; equal keys mean equal pixels.
-    """
-
-    image: Image
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """How text is generated; None means the reference's default for the task and the family (LAVIS)."""
-
-    num_beams: int = 5
-    max_new_tokens: int | None = None
-    min_new_tokens: int = 1
-    length_penalty: float | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 0.9
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionRequest:
-    """Say what is there: `count` captions that continue `prompt`."""
-
-    sight: Sight
-    generation: Generation
-    prompt: str | None = None
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question with the (question, answer) turns before it, oldest first, and the template to put it in.
-
-    Without a template the one that the checkpoint was trained with is used.
-    """
-
-    text: str
-    history: tuple[tuple[str, str], ...]
-    template: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerRequest:
-    """Answer a question in the model's own words."""
-
-    sight: Sight
-    question: Question
-    generation: Generation
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceRequest:
-    """Score each of `choices` as the answer."""
-
-    sight: Sight
-    question: Question
-    choices: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MatchRequest:
-    """Score how well each text fits."""
-
-    sight: Sight
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureRequest:
-    """The contrastive features of a picture."""
-
-    sight: Sight
-
-
-@dataclass(frozen=True, slots=True)
-class TextFeatureRequest:
-    """The contrastive features of texts."""
-
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WarmRequest:
-    """Load the model and do nothing else."""
-
-
-Request = (
-    CaptionRequest | AnswerRequest | ChoiceRequest | MatchRequest | FeatureRequest | TextFeatureRequest | WarmRequest
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """A text and the mean log-probability of its tokens, the end included."""
-
-    text: str
-    logprob: float
-    finish: str  # "eos", or "length" when it was cut
-
-    @property
-    def confidence(self) -> float:
-        """exp of the mean token log-probability: 0 to 1."""
-        return min(1.0, math.exp(self.logprob))
-
-
-@dataclass(frozen=True, slots=True)
-class TextScore:
-    """One text against a picture: ITM probability, ITC cosine, and whether the text had to be cut."""
-
-    probability: float
-    cosine: float
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """A snapshot for people and for `vision_status`."""
-
-    model: str | None
-    matcher: str | None
-    device: str | None
-    dtype: str | None
-    state: str
-    loading: bool
-    loaded: bool
-    notes: tuple[str, ...]
-    waiting: int
-    running: int
-    limit: int
-    completed: int
-    failed: int
-    cancelled: int
-    cache: CacheUse
-
-
-class Job:
-    """One submitted request. `future` ends with its answer or a `VisionError`."""
-
-    def __init__(self, request: Request, deadline: float | None) -> None:
-        self.request = request
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()  # so that only `cancel` below can stop it
-        self._deadline = deadline
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Stop: the future fails at once, and the decoder ends the row at its next token."""
-        self._cancelled.set()
-        self.fail(CancelledError("The call was cancelled."))
-
-    def stopped(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self._cancelled.is_set() or self.overdue()
-
-    def overdue(self) -> bool:
-        """Whether the deadline has passed."""
-        return self._deadline is not None and time.monotonic() >= self._deadline
-
-    def answer(self, value: Any) -> bool:
-        """Deliver the answer unless the job has already ended."""
-        return self._settle(lambda: self.future.set_result(value))
-
-    def fail(self, error: VisionError) -> bool:
-        """Deliver an error unless the job has already ended."""
-        return self._settle(lambda: self.future.set_exception(error))
-
-    def _settle(self, deliver: Callable[[], None]) -> bool:
-        # Two threads may end a job: the worker and the one that cancels. The future lets exactly one of them win.
-        try:
-            deliver()
-        except InvalidStateError:
-            return False
-        return True
-
-
-class Engine(Protocol):
-    """Whatever answers requests about pictures: this process's device, a remote one, or a group."""
-
-    def submit(self, request: Request, *, deadline: float | None) -> Job:
-        """Queue a request.
-
-        Args:
-            deadline: on `time.monotonic()`'s clock; None waits for ever.
-
-        Raises:
-            BusyError: the queue is full; nothing was started.
-            CancelledError: the engine is closed.
-        """
-        ...
-
-    def status(self) -> EngineStatus:
-        """What is loaded and how busy it is."""
-        ...
-
-    def close(self) -> None:
-        """End: waiting and running requests fail with `cancelled`, memory is given back. May be called twice."""
-        ...
 
 
 class LocalEngine:
@@ -259,44 +94,85 @@ class LocalEngine:
         load: loads the checkpoint; gets a function to report progress to (what, share 0-1 or None) and runs in the
             worker at the first request. After a failure the next request tries again.
         max_queue: requests that may wait.
+        max_batch: decoder rows of one batch; a request takes as many as it has beams.
         cache_bytes: budget of the feature cache.
+        kept_answers: answers kept for repeated requests; 0 keeps none.
+        idle_unload_s: seconds without a request after which the model's memory is given back; 0 is never.
     """
 
-    def __init__(self, load: Callable[[Progress], Loaded], *, max_queue: int, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        load: Callable[[Progress], Loaded],
+        *,
+        max_queue: int,
+        cache_bytes: int,
+        max_batch: int = 32,
+        kept_answers: int = 0,
+        idle_unload_s: float = 0,
+    ) -> None:
         self._load = load
         self._max_queue = max_queue
+        self._max_batch = max_batch
+        self._kept_answers = kept_answers
+        self._idle_unload_s = idle_unload_s
         self._cache: FeatureCache[Tensor] = FeatureCache(cache_bytes)
+        self._metrics = Metrics()
         self._wake = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._line = Line()
+        self._running: list[Work] = []
+        self._expected = 0
+        self._under_way: dict[Request, Work] = {}
+        self._answers: OrderedDict[Request, object] = OrderedDict()
         self._loaded: Loaded | None = None
         self._loading = False
         self._state = "not loaded"
         self._closed = False
         self._worker: threading.Thread | None = None
-        self._completed = self._failed = self._cancelled = 0
 
-    def submit(self, request: Request, *, deadline: float | None) -> Job:
+    # ---- the callers' side ----
+
+    def prepare(self, sight: Sight) -> Sight:
+        """See `Engine.prepare`: resize for the vision towers, so that the worker need not and the picture can go."""
+        loaded = self._loaded
+        if loaded is None or sight.image is None:
+            return sight
+        from blip2tools.stages import prepared
+
+        wanted = [loaded.pixels] + ([loaded.matcher_pixels] if loaded.matcher_pixels else [])
+        return Sight(sight.key, None, {pixels.key: prepared(sight, pixels) for pixels in wanted})
+
+    def expect(self, change: int) -> None:
+        """See `Engine.expect`: the worker gives callers that are about to come a moment to join the first one's batch."""
+        with self._wake:
+            self._expected += change
+
+    def submit(self, request: Request, *, deadline: float | None, caller: str = "") -> Job:
         """See `Engine.submit`."""
-        job = Job(request, deadline)
+        job = Job(request, deadline, caller)
         with self._wake:
             if self._closed:
                 raise CancelledError("The vision engine is closed.")
-            while self._waiting and self._waiting[0].stopped():
-                self._drop(self._waiting.popleft())
-            if len(self._waiting) >= self._max_queue:
+            if self._join(job):
+                return job
+            for work in self._line.drop_stopped():
+                self._drop(work)
+            if len(self._line) >= self._max_queue:
                 raise BusyError(f"{self._max_queue} requests are waiting already; try again in a few seconds.")
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="blip2tools-engine", daemon=True)
                 self._worker.start()
-            self._waiting.append(job)
+            work = Work(job)
+            self._line.add(work)
+            if _repeatable(request):
+                self._under_way[request] = work
             self._wake.notify()
         return job
 
     def status(self) -> EngineStatus:
         """See `Engine.status`."""
+        memory = _device_memory(self._loaded)
         with self._wake:
-            loaded = self._loaded
+            loaded, metrics = self._loaded, self._metrics
             return EngineStatus(
                 model=loaded.model if loaded else None,
                 matcher=loaded.matcher_name if loaded else None,
@@ -306,81 +182,149 @@ class LocalEngine:
                 loading=self._loading,
                 loaded=loaded is not None,
                 notes=loaded.notes if loaded else (),
-                waiting=len(self._waiting),
-                running=0 if self._running is None else 1,
+                waiting=len(self._line),
+                running=len(self._running),
                 limit=self._max_queue,
-                completed=self._completed,
-                failed=self._failed,
-                cancelled=self._cancelled,
+                completed=metrics.completed,
+                failed=metrics.failed,
+                cancelled=metrics.cancelled,
+                joined=metrics.joined,
                 cache=self._cache.use(),
+                batches=dict(sorted(metrics.batches.items())),
+                tokens=metrics.tokens,
+                seconds=metrics.seconds(),
+                memory_bytes=memory,
             )
 
     def close(self) -> None:
         """See `Engine.close`."""
         with self._wake:
             self._closed = True
-            jobs = [*self._waiting, *([self._running] if self._running else [])]
-            self._waiting.clear()
+            works = [*self._line.clear(), *self._running]
             self._wake.notify_all()
-        for job in jobs:
-            job.cancel()
+        for work in works:
+            for job in work.jobs:
+                job.cancel()
         if self._worker is not None and self._worker is not threading.current_thread():
             self._worker.join(JOIN_SECONDS)
         with self._wake:
-            self._loaded = None
             self._state = "closed"
-        self._cache.clear()
+        self._unload()
+
+    def _join(self, job: Job) -> bool:
+        """Whether the job needs no work of its own. Called with the lock held."""
+        if job.request in self._answers:
+            self._answers.move_to_end(job.request)
+            job.answer(self._answers[job.request])
+        elif (work := self._under_way.get(job.request)) is not None and not work.stopped():
+            work.jobs.append(job)
+        else:
+            return False
+        self._metrics.joined += 1
+        return True
+
+    def _drop(self, work: Work) -> None:
+        for job in work.jobs:
+            job.fail(DeadlineError("The time for this call was over before it had an answer."))
+        self._metrics.cancelled += len(work.jobs)
+        self._forget(work)
+
+    def _forget(self, work: Work) -> None:
+        if self._under_way.get(work.request) is work:
+            del self._under_way[work.request]
+
+    # ---- the worker's side ----
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
+        while batch := self._next():
             try:
-                self._serve(job)
+                self._serve(batch)
             finally:
                 with self._wake:
-                    self._running = None
+                    for work in batch:
+                        self._forget(work)
+                    self._running = []
 
-    def _next(self) -> Job | None:
+    def _next(self) -> list[Work]:
+        """The next batch; empty when the engine closes."""
         with self._wake:
-            while not self._waiting:
+            while True:
+                for work in self._line.drop_stopped():
+                    self._drop(work)
+                if len(self._line) and not self._closed:
+                    moment = self._line.oldest() + GATHER_S - time.monotonic()
+                    if self._expected > 0 and moment > 0 and len(self._line) < self._max_batch:
+                        self._wake.wait(moment)
+                        continue
+                if len(self._line):
+                    self._running = self._line.take(self._max_batch)
+                    return self._running
                 if self._closed:
-                    return None
-                self._wake.wait()
-            self._running = self._waiting.popleft()
-            return self._running
+                    return []
+                patience = self._idle_unload_s if self._loaded is not None and self._idle_unload_s else None
+                if not self._wake.wait(patience) and not len(self._line) and not self._closed:
+                    self._state = "unloaded after a time without requests; the next one loads it again"
+                    self._unload()
 
-    def _serve(self, job: Job) -> None:
-        if job.stopped():
-            self._drop(job)
-            return
+    def _serve(self, batch: list[Work]) -> None:
         try:
-            answer = self._answer(job)
+            loaded = self._ensure_loaded()
+        except VisionError as error:
+            for work in batch:
+                self._deliver(work, error)
+            return
+        from blip2tools.stages import Stages
+
+        stages = Stages(loaded, self._cache, self._metrics)
+        live = [work for work in batch if not work.stopped()]  # the others gave up while the model was being loaded
+        if live:
+            self._metrics.batches[len(live)] += 1
+            self._answer(stages, live, retry=True)
+        for work in batch:
+            if work not in live:
+                self._deliver(work, None)
+
+    def _answer(self, stages: Stages, batch: list[Work], *, retry: bool) -> None:
+        try:
+            answers = stages.answer(batch)
         except Exception as error:  # noqa: BLE001 - the worker must outlive every request
-            with self._wake:
-                self._failed += job.fail(_translate(error))
+            failure: BaseException = error
+        else:
+            for work, answer in zip(batch, answers, strict=True):
+                self._deliver(work, answer)
             return
+        short = _is_out_of_memory(failure)
+        if short:
+            self._cache.clear()
+            _free_device_memory()
+        if len(batch) > 1:
+            # Half the batch needs half the memory, and a request that no batch can hold must not take others with it.
+            logger.warning("a batch of %d failed (%s); trying its halves", len(batch), type(failure).__name__)
+            middle = len(batch) // 2
+            self._answer(stages, batch[:middle], retry=retry)
+            self._answer(stages, batch[middle:], retry=retry)
+        elif short and retry:
+            self._answer(stages, batch, retry=False)
+        else:
+            self._deliver(batch[0], _translate(failure))
+
+    def _deliver(self, work: Work, answer: object) -> None:
+        metrics = self._metrics
         with self._wake:
-            if job.stopped():
-                self._drop(job)
-            else:
-                self._completed += job.answer(answer)
-
-    def _drop(self, job: Job) -> None:
-        job.fail(DeadlineError("The time for this call was over before it had an answer."))
-        self._cancelled += 1
-
-    def _answer(self, job: Job) -> object:
-        eyes = Eyes(self._ensure_loaded(), self._cache)
-        if job.stopped():  # while the model was being loaded
-            return None
-        try:
-            return eyes.answer(job.request, job.stopped)
-        except Exception as error:
-            if not _is_out_of_memory(error):
-                raise
-            logger.warning("out of memory; trying once more with an empty feature cache")
-        self._cache.clear()
-        _free_device_memory()
-        return eyes.answer(job.request, job.stopped)
+            self._forget(work)
+            if work.stopped():
+                self._drop(work)
+                return
+            if isinstance(answer, VisionError):
+                metrics.failed += sum(job.fail(answer) for job in work.jobs)
+                return
+            if self._kept_answers and _repeatable(work.request):
+                self._answers[work.request] = answer
+                while len(self._answers) > self._kept_answers:
+                    self._answers.popitem(last=False)
+            delivered = sum(job.answer(answer) for job in work.jobs)
+            metrics.completed += delivered
+            metrics.cancelled += len(work.jobs) - delivered
 
     def _ensure_loaded(self) -> Loaded:
         if self._loaded is not None:
@@ -391,161 +335,40 @@ class LocalEngine:
             loaded = self._load(self._progress)
         except Exception as error:
             failure = _translate(error)
+            if isinstance(failure, OutOfMemoryError):
+                failure = ModelUnavailableError(
+                    "There is not enough memory to load the model; choose a smaller one or another device."
+                )
             with self._wake:
                 self._loading, self._state = False, f"unavailable: {failure.message}"
-            if isinstance(failure, OutOfMemoryError):
-                raise ModelUnavailableError(
-                    "There is not enough memory to load the model; choose a smaller one or another device."
-                ) from error
             raise failure from error
         with self._wake:
             self._loading, self._state, self._loaded = False, "ready", loaded
         return loaded
+
+    def _unload(self) -> None:
+        """Give the model's memory back. A `Loaded` that a caller's `prepare` still holds goes with that call."""
+        had = self._loaded is not None
+        self._loaded = None
+        self._answers.clear()
+        self._cache.clear()
+        if had:
+            gc.collect()
+            _free_device_memory()
 
     def _progress(self, what: str, share: float | None) -> None:
         with self._wake:
             self._state = what if share is None else f"{what} ({share:.0%})"
 
 
-class Eyes:
-    """A loaded model and the stages of an answer. Used by the worker thread alone."""
-
-    def __init__(self, loaded: Loaded, cache: FeatureCache[Tensor]) -> None:
-        self._loaded = loaded
-        self._cache = cache
-
-    def answer(self, request: Request, stopped: Callable[[], bool]) -> object:
-        """Serve one request; `stopped` is asked at every decoding step."""
-        match request:
-            case CaptionRequest():
-                return self._caption(request, stopped)
-            case AnswerRequest():
-                return self._ask(request, stopped)
-            case ChoiceRequest():
-                return self._choose(request)
-            case MatchRequest():
-                return self._match(request)
-            case FeatureRequest():
-                return self._image_features(request)
-            case TextFeatureRequest():
-                return self._text_features(request)
-            case WarmRequest():
-                return None
-
-    def _caption(self, request: CaptionRequest, stopped: Callable[[], bool]) -> list[Utterance]:
-        prompt = self._loaded.words.caption(request.prompt)
-        # The reference's captions: at most 30 tokens, no length penalty (LAVIS, `generate` of blip2_opt and blip2_t5).
-        return self._speak(request.sight, prompt.ids, request.generation, request.count, 30, 1.0, stopped)
-
-    def _ask(self, request: AnswerRequest, stopped: Callable[[], bool]) -> Utterance:
-        # The reference's answers: at most 10 tokens; OPT's beams compare by their sums, T5's favour short ones
-        # (LAVIS, `predict_answers` of blip2_opt and blip2_t5).
-        penalty = 0.0 if self._loaded.captioner.family == "opt" else -1.0
-        ids = self._question(request.question)
-        return self._speak(request.sight, ids, request.generation, 1, 10, penalty, stopped)[0]
-
-    def _choose(self, request: ChoiceRequest) -> list[float]:
-        text = self._loaded.words
-        candidates = [text.candidate(choice) for choice in request.choices]
-        if empty := [choice for choice, ids in zip(request.choices, candidates, strict=True) if not ids]:
-            raise InvalidInputError(f"The choice '{empty[0]}' holds nothing that the model can read.")
-        sums = [
-            total
-            for total, _ in self._loaded.captioner.rank(
-                self._tokens(request.sight), self._question(request.question), candidates
-            )
-        ]
-        best = max(sums)
-        shares = [math.exp(total - best) for total in sums]
-        return [share / sum(shares) for share in shares]
-
-    def _match(self, request: MatchRequest) -> list[TextScore] | None:
-        matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
-        if matcher is None or words is None or pixels is None:
-            return None
-        from blip2tools.model import cosine
-
-        prompts = [words(text) for text in request.texts]
-        ids = [prompt.ids for prompt in prompts]
-        states = self._states(matcher.trunk, pixels, request.sight)
-        probabilities = matcher.match(states, ids).softmax(-1)[:, 1].tolist()
-        cosines = (
-            cosine(self._features(matcher, states, request.sight), matcher.text_features(ids))[0].clamp(-1, 1).tolist()
-        )
-        return [
-            TextScore(probability, similarity, prompt.truncated)
-            for probability, similarity, prompt in zip(probabilities, cosines, prompts, strict=True)
-        ]
-
-    def _image_features(self, request: FeatureRequest) -> list[list[float]] | None:
-        matcher, pixels = self._loaded.matcher, self._loaded.matcher_pixels
-        if matcher is None or pixels is None:
-            return None
-        states = self._states(matcher.trunk, pixels, request.sight)
-        return cast("list[list[float]]", self._features(matcher, states, request.sight)[0].tolist())
-
-    def _text_features(self, request: TextFeatureRequest) -> list[list[float]] | None:
-        matcher, words = self._loaded.matcher, self._loaded.matcher_words
-        if matcher is None or words is None:
-            return None
-        return cast("list[list[float]]", matcher.text_features([words(text).ids for text in request.texts]).tolist())
-
-    def _question(self, question: Question) -> tuple[int, ...]:
-        return self._loaded.words.question(question.text, question.history, question.template).ids
-
-    def _speak(
-        self,
-        sight: Sight,
-        prompt: tuple[int, ...],
-        generation: Generation,
-        count: int,
-        longest: int,
-        length_penalty: float,
-        stopped: Callable[[], bool],
-    ) -> list[Utterance]:
-        from blip2tools.options import GenerationOptions
-
-        options = GenerationOptions(
-            num_beams=max(generation.num_beams, count),
-            min_new_tokens=generation.min_new_tokens,
-            length_penalty=length_penalty if generation.length_penalty is None else generation.length_penalty,
-            repetition_penalty=generation.repetition_penalty,
-            no_repeat_ngram_size=generation.no_repeat_ngram_size,
-            do_sample=generation.do_sample,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            num_return_sequences=count,
-            seed=generation.seed,
-        )
-        texts = self._loaded.captioner.speak(
-            self._tokens(sight),
-            [prompt],
-            options,
-            max_new_tokens=[generation.max_new_tokens or longest],
-            stop=lambda row: stopped(),
-        )
-        decode = self._loaded.words.decode
-        return [Utterance(decode(spoken.ids), spoken.logprob, spoken.finish) for spoken in texts[0]]
-
-    def _states(self, trunk: Trunk, pixels: Pixels, sight: Sight) -> Tensor:
-        key = (sight.key, pixels.key, trunk.fingerprint)
-        return self._cached(key, lambda: trunk.see(pixels(sight.image)))
-
-    def _tokens(self, sight: Sight) -> Tensor:
-        captioner, pixels = self._loaded.captioner, self._loaded.pixels
-        key = (sight.key, pixels.key, captioner.trunk.fingerprint, captioner.fingerprint)
-        return self._cached(key, lambda: captioner.query(self._states(captioner.trunk, pixels, sight)))
-
-    def _features(self, matcher: Matcher, states: Tensor, sight: Sight) -> Tensor:
-        key = (sight.key, matcher.trunk.fingerprint, matcher.fingerprint)
-        return self._cached(key, lambda: matcher.image_features(states))
-
-    def _cached(self, key: tuple[str, ...], compute: Callable[[], Tensor]) -> Tensor:
-        value = self._cache.get(key)
-        if value is None:
-            value = compute()
-            self._cache.put(key, value)
-        return value
+def _repeatable(request: Request) -> bool:
+    match request:
+        case CaptionRequest(generation=generation) | AnswerRequest(generation=generation):
+            return generation.repeatable
+        case WarmRequest():
+            return False
+        case _:
+            return True
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -561,6 +384,14 @@ def _free_device_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _device_memory(loaded: Loaded | None) -> int | None:
+    if loaded is None or not loaded.device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.memory_allocated(loaded.device))
 
 
 def _translate(error: BaseException) -> VisionError:

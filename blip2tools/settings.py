@@ -69,6 +69,13 @@ class Settings(BaseModel):
 
     # Engine
     max_queue: int = Field(256, ge=1, le=100_000, description="requests that may wait; one more is `busy`")
+    max_batch: int = Field(
+        32, ge=1, le=1024, description="decoder rows served together; a request takes as many as it has beams"
+    )
+    keep_answers: int = Field(1024, ge=0, le=1_000_000, description="answers kept for repeated requests; 0 is off")
+    idle_unload_s: float = Field(
+        0.0, ge=0, le=604_800, description="seconds without a request until the model's memory is given back; 0 is never"
+    )
     cache_mb: int = Field(256, ge=0, le=1_048_576, description="memory for vision features of pictures seen, MiB")
     deadline_s: float = Field(60.0, gt=0, le=86_400, description="longest time for one call, seconds")
 
@@ -198,6 +205,11 @@ def wants_colors(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def foreign_variable(name: str) -> str | None:
+    """A variable that belongs to the system or to another program, such as `APPDATA`; `None` where unset or empty."""
+    return os.environ.get(name) or None
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting: `max_queue` is `BLIP2TOOLS_MAX_QUEUE`."""
     return PREFIX + name.upper()
@@ -232,8 +244,3 @@ def _explain(error: ValidationError, from_environment: set[str]) -> str:
         if location
         else f"The settings are refused: {text}."
     )
-def foreign_variable(name: str) -> str | None:
-    """A variable that belongs to the system or to another program, such as `APPDATA`; `None` where unset or empty."""
-    return os.environ.get(name) or None
-
-

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from blip2tools import __version__, checkpoints, composed, progress, results
-from blip2tools.concurrency import Admission, LoopThread
+from blip2tools.concurrency import CALLER, Admission, LoopThread
 from blip2tools.engine import (
     AnswerRequest,
     CaptionRequest,
@@ -35,6 +35,7 @@ from blip2tools.engine import (
     WarmRequest,
 )
 from blip2tools.errors import CancelledError, DeadlineError, ModelUnavailableError, TooLargeError, VisionError
+from blip2tools.looking import ImageInput, Looking, Seen
 from blip2tools.schemas import (
     AnswerResult,
     AskArguments,
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image"
 ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
 
 DECODERS = 2  # decodes at a time: one hostile 1.6 kB WebP costs 600 MB while it is decoded
@@ -119,16 +119,6 @@ class SurveyOptions(_Generation, total=False):
 GENERATION_OPTIONS = tuple(_Generation.__annotations__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A picture that was loaded for a request."""
-
-    sight: Sight
-    info: ImageInfo
-    region: list[float] | None
-    warnings: tuple[str, ...]
-
-
 class Vision:
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
@@ -148,6 +138,7 @@ class Vision:
         self._owner: Self | None = None
         self._reveal_handles = True
         self._sources = Sources(settings, self._store, trusted=trusted)
+        self._looking = Looking(settings, engine, self._store)
         self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="blip2tools-decode")
         self._loop = LoopThread()
         self._admission = Admission(settings.max_queue)
@@ -172,6 +163,9 @@ class Vision:
         engine = LocalEngine(
             lambda progress: checkpoints.load(chosen, progress, download=download),
             max_queue=chosen.max_queue,
+            max_batch=chosen.max_batch,
+            kept_answers=chosen.keep_answers,
+            idle_unload_s=chosen.idle_unload_s,
             cache_bytes=chosen.cache_mb * 2**20,
         )
         vision = cls(chosen, engine, trusted=chosen.allowed_dirs is None)
@@ -476,9 +470,13 @@ class Vision:
         return_errors = options.pop("return_errors", False)
         if not isinstance(image, list | tuple):
             return await self._admitted(verb, image, options)
-        outcomes = await asyncio.gather(
-            *(self._admitted(verb, one, dict(options)) for one in image), return_exceptions=True
-        )
+        turn = CALLER.set(secrets.token_hex(8))  # a long list waits its turns beside single calls
+        try:
+            outcomes = await asyncio.gather(
+                *(self._admitted(verb, one, dict(options)) for one in image), return_exceptions=True
+            )
+        finally:
+            CALLER.reset(turn)
         # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard.
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not (return_errors and isinstance(outcome, VisionError)):
@@ -589,7 +587,7 @@ class Vision:
             )
         return found
 
-    def _context(self, seen: _Seen, *, matcher: bool = False) -> results.Context:
+    def _context(self, seen: Seen, *, matcher: bool = False) -> results.Context:
         status = self._engine.status()
         model = status.matcher if matcher else status.model
         return results.Context(seen.info, seen.region, model or "", (*status.notes, *seen.warnings))
@@ -600,45 +598,23 @@ class Vision:
         settings = Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
         return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
 
-    async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> _Seen:
+    async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:
         """Bytes, picture and region of an image, in the pool of decoders."""
         return (await self._look_at_parts(image, [region], deadline))[0]
 
     async def _look_at_parts(
         self, image: ImageInput, regions: Sequence[Sequence[float] | None], deadline: float
-    ) -> list[_Seen]:
+    ) -> list[Seen]:
         """Several regions of an image, which is read and decoded once."""
-        return await self._within(deadline, asyncio.wrap_future(self._pool.submit(self._see, image, regions)))
-
-    def _see(self, image: ImageInput, regions: Sequence[Sequence[float] | None]) -> list[_Seen]:
-        from blip2tools import images  # PIL: not before a picture is there
-
-        if isinstance(image, str):
-            source = self._sources.read(image)
-            data, label = source.data, source.label
-        elif isinstance(image, bytes):
-            data, label = image, "bytes"
-        elif isinstance(image, os.PathLike):
-            # Absolute, so that a file called `latest` or `img_...` is a file here.
-            source = self._sources.read(str(Path(image).absolute()))
-            data, label = source.data, str(image)
-        else:
-            data, label = images.encode_png(image), "PIL.Image"
-        picture = images.decode(data, self.settings)
-        self._store.put(data)
-        info = ImageInfo(handle=picture.handle, width=picture.width, height=picture.height, source=label)
-        warnings = ("this is the first frame of an animation",) if picture.animated else ()
-        seen = []
-        for region in regions:
-            pixels = picture.image if region is None else images.crop(picture.image, region)
-            where = "" if region is None else ",".join(f"{edge:.6f}" for edge in region)
-            key = f"{picture.digest}:{where}"
-            sight = Sight(pixels, key)
-            seen.append(_Seen(sight, info, None if region is None else [float(edge) for edge in region], warnings))
-        return seen
+        self._engine.expect(1)
+        try:
+            looked = self._pool.submit(self._looking.see, self._sources, image, regions)
+            return await self._within(deadline, asyncio.wrap_future(looked))
+        finally:
+            self._engine.expect(-1)
 
     async def _ask_engine(self, request: Request, deadline: float) -> Any:
-        job = self._engine.submit(request, deadline=deadline)
+        job = self._engine.submit(request, deadline=deadline, caller=CALLER.get())
         try:
             return await self._answer(job, deadline)
         except BaseException:

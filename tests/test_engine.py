@@ -13,6 +13,7 @@ from blip2tools.engine import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
+    FeatureRequest,
     Generation,
     LocalEngine,
     MatchRequest,
@@ -48,7 +49,7 @@ def engine(loaded):
 
 @pytest.fixture
 def sight(picture):
-    return Sight(Image.open(picture.path).convert("RGB"), "a")
+    return Sight("a", Image.open(picture.path).convert("RGB"))
 
 
 def caption(sight, **options):
@@ -169,12 +170,14 @@ def test_a_full_queue_is_busy_at_once_and_drains(loaded, sight):
     running = engine.submit(WarmRequest(), deadline=None)
     while not gate.calls:
         time.sleep(0.01)
-    waiting = [engine.submit(caption(sight), deadline=None) for _ in range(3)]
+    waiting = [engine.submit(caption(sight, max_new_tokens=number), deadline=None) for number in (5, 6, 7)]
     with pytest.raises(BusyError, match="3 requests"):
         engine.submit(caption(sight), deadline=None)
+    same = engine.submit(caption(sight, max_new_tokens=5), deadline=None)  # needs no place of its own
     gate.open.set()
     for job in (running, *waiting):
         answer(job)
+    assert answer(same) is answer(waiting[0])
     assert answer(engine.submit(caption(sight), deadline=None))
     engine.close()
 
@@ -308,6 +311,170 @@ def test_closing_ends_everything(loaded, sight):
     assert engine.status().state == "closed"
     with pytest.raises(CancelledError, match="closed"):
         engine.submit(caption(sight), deadline=None)
+
+
+class Held:
+    """An engine whose worker waits inside its first request until it is let go, so that a line can form."""
+
+    def __init__(self, loaded, **options):
+        self.gate = Gate(loaded)
+        self.engine = LocalEngine(self.gate, **{"max_queue": 256, "cache_bytes": 2**24, **options})
+        self.engine.submit(WarmRequest(), deadline=None)
+        while not self.gate.calls:
+            time.sleep(0.01)
+
+    def __enter__(self):
+        return self.engine, self.gate.open.set
+
+    def __exit__(self, *_):
+        self.gate.open.set()
+        self.engine.close()
+
+
+@pytest.fixture
+def sights(pictures):
+    return [Sight(str(number), Image.open(drawn.path).convert("RGB")) for number, drawn in enumerate(pictures)]
+
+
+def test_what_waits_is_served_together_and_says_the_same_as_alone(loaded, engine, sights, pictures):
+    question = Question("how many objects are there?", (), None)
+    requests = [CaptionRequest(sight, Generation(num_beams=beams)) for sight in sights for beams in (1, 3)]
+    requests += [AnswerRequest(sight, question, Generation(num_beams=1)) for sight in sights]
+    requests += [
+        MatchRequest(sight, (drawn.caption, "two stars")) for sight, drawn in zip(sights, pictures, strict=True)
+    ]
+    requests += [ChoiceRequest(sight, question, ("one", "two", "three")) for sight in sights]
+    requests += [FeatureRequest(sight) for sight in sights]
+    alone = [answer(engine.submit(request, deadline=None)) for request in requests]
+    with Held(loaded) as (busy, let_go):
+        jobs = [busy.submit(request, deadline=None) for request in requests]
+        let_go()
+        together = [answer(job) for job in jobs]
+        batches = busy.status().batches
+    for one, other in zip(alone, together, strict=True):
+        if isinstance(one, list) and hasattr(one[0], "text"):
+            assert [said.text for said in one] == [said.text for said in other]
+            assert [said.logprob for said in one] == pytest.approx([said.logprob for said in other], abs=1e-4)
+        elif hasattr(one, "text"):
+            assert one.text == other.text
+        elif hasattr(one[0], "probability"):
+            assert [score.probability for score in one] == pytest.approx(
+                [score.probability for score in other], abs=1e-5
+            )
+            assert [score.cosine for score in one] == pytest.approx([score.cosine for score in other], abs=1e-5)
+        elif isinstance(one[0], float):
+            assert one == pytest.approx(other, abs=1e-5)
+        else:
+            assert torch.tensor(one) == pytest.approx(torch.tensor(other), abs=1e-5)
+    assert sum(size * times for size, times in batches.items()) == len(requests) + 1
+    assert max(batches) >= 6
+    assert sum(batches.values()) < len(requests) / 3
+
+
+def test_identical_requests_are_done_once(loaded, sight):
+    with Held(loaded) as (engine, let_go):
+        jobs = [engine.submit(caption(sight), deadline=None) for _ in range(5)]
+        jobs[0].cancel()  # the others still wait for it
+        sampled = [engine.submit(caption(sight, do_sample=True), deadline=None) for _ in range(2)]
+        let_go()
+        assert len({id(answer(job)) for job in jobs[1:]}) == 1
+        assert answer(sampled[0]) is not answer(sampled[1])
+        status = engine.status()
+    assert status.joined == 4
+    assert status.cancelled == 1
+    assert status.completed == 1 + 4 + 2
+
+
+def test_kept_answers_need_no_model(loaded, sight, monkeypatch):
+    engine = LocalEngine(lambda progress: loaded, max_queue=8, cache_bytes=2**20, kept_answers=2)
+    first = answer(engine.submit(caption(sight), deadline=None))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(loaded.captioner), "speak", lambda *_, **__: 1 / 0)
+        assert answer(engine.submit(caption(sight), deadline=None)) is first
+    for tokens in (3, 4):
+        answer(engine.submit(caption(sight, max_new_tokens=tokens), deadline=None))
+    assert answer(engine.submit(caption(sight), deadline=None)) is not first  # the oldest had to go
+    engine.close()
+
+
+def test_only_the_failing_request_of_a_batch_fails(loaded, sights, pictures, monkeypatch):
+    speak = type(loaded.captioner).speak
+
+    def fragile(captioner, tokens, prompts, options, *, max_new_tokens, stop):
+        if 7 in max_new_tokens:
+            raise RuntimeError("device-side assert at 0x7f")
+        return speak(captioner, tokens, prompts, options, max_new_tokens=max_new_tokens, stop=stop)
+
+    monkeypatch.setattr(type(loaded.captioner), "speak", fragile)
+    with Held(loaded) as (engine, let_go):
+        bad = 7
+        lengths = [16, 16, bad, 16, 16, 16]
+        jobs = [
+            engine.submit(caption(s, num_beams=1, max_new_tokens=n), deadline=None)
+            for s, n in zip(sights, lengths, strict=True)
+        ]
+        let_go()
+        for job, length, drawn in zip(jobs, lengths, pictures, strict=True):
+            if length == bad:
+                with pytest.raises(InternalError):
+                    answer(job)
+            else:
+                assert drawn.caption.startswith(answer(job)[0].text[:20])
+        assert engine.status().failed == 1
+
+
+def test_out_of_memory_halves_the_batch(loaded, sights, monkeypatch):
+    speak = type(loaded.captioner).speak
+    sizes = []
+
+    def small_device(captioner, tokens, prompts, *arguments, **options):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError
+        return speak(captioner, tokens, prompts, *arguments, **options)
+
+    monkeypatch.setattr(type(loaded.captioner), "speak", small_device)
+    with Held(loaded) as (engine, let_go):
+        jobs = [engine.submit(caption(sight), deadline=None) for sight in sights]
+        let_go()
+        assert all(answer(job) for job in jobs)
+    assert sizes[0] == 6
+    assert sorted(set(sizes[1:])) == [1, 2, 3]
+
+
+def test_an_idle_model_is_unloaded_and_comes_back(loaded, sight, picture):
+    loads = []
+    engine = LocalEngine(lambda progress: loads.append(1) or loaded, max_queue=8, cache_bytes=2**20, idle_unload_s=0.1)
+    assert answer(engine.submit(caption(sight), deadline=None))[0].text == picture.caption
+    limit = time.monotonic() + 10
+    while engine.status().loaded and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert "unloaded" in engine.status().state
+    assert engine.status().cache.entries == 0
+    assert answer(engine.submit(caption(sight), deadline=None))[0].text == picture.caption
+    assert len(loads) == 2
+    engine.close()
+
+
+def test_a_prepared_sight_needs_no_image(engine, sight, picture):
+    assert engine.prepare(sight) is sight  # nothing is loaded yet
+    first = answer(engine.submit(caption(sight), deadline=None))
+    ready = engine.prepare(Sight("another key", sight.image))
+    assert ready.image is None
+    assert answer(engine.submit(caption(ready), deadline=None)) == first
+
+
+def test_statistics_add_up(engine, sights):
+    for sight in sights:
+        answer(engine.submit(caption(sight), deadline=None))
+    status = engine.status()
+    assert status.completed == len(sights)
+    assert status.batches == {1: len(sights)}
+    assert status.tokens > 6 * len(sights)
+    assert set(status.seconds) == {"see", "query", "speak"}
+    count, total, median, worst = status.seconds["speak"]
+    assert count == len(sights)
+    assert 0 < median <= worst <= total
 
 
 def test_an_answer_that_comes_after_the_end_is_dropped(engine):

@@ -192,7 +192,7 @@ def test_from_many_threads(vision, pictures):
 
 
 async def test_a_cancelled_call_leaves_nothing_behind(vision, picture):
-    task = asyncio.ensure_future(vision.acaption(picture.path))
+    task = asyncio.ensure_future(vision.acaption(picture.path, min_new_tokens=90, max_new_tokens=90))
     await asyncio.sleep(0.02)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

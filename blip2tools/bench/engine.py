@@ -1,0 +1,267 @@
+"""The engine against stock transformers, interleaved in one run: `blip2tools bench engine`.
+
+Stock is the usual way: `processor(...)` and `model.generate(...)` (or the matcher's forward) for one picture and one text per
+call. Ours is `Vision` end to end, files and decoding included. Each row is the ratio of stock's time to ours in the same
+round; a busy machine slows both. All requests of a run are distinct and no answer is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from blip2tools.bench.random_models import Pair
+    from blip2tools.vision import Vision
+
+Clock = Literal["cpu", "wall"]
+NEW_TOKENS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One case: how many times faster than stock, over the rounds."""
+
+    case: str
+    median: float
+    lowest: float
+    highest: float
+    stock_ms: float  # median of a round
+    ours_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The same work for both sides; `warm` keeps the features of the pictures of a first, untimed pass."""
+
+    name: str
+    stock: Callable[[Stock, Sequence[bytes]], None]
+    ours: Callable[[Vision, Sequence[bytes]], Any]
+    pictures: int
+    warm: bool = False
+
+
+class Stock:
+    """The library's own classes, one call at a time."""
+
+    def __init__(self, pair: Pair, beams: int) -> None:
+        self._pair = pair
+        self._beams = beams
+
+    def generate(self, data: bytes, text: str | None) -> None:
+        """A caption, or an answer to a prompt."""
+        import torch
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        words = {} if text is None else {"text": text}
+        inputs = self._pair.captioner_processor(images=image, return_tensors="pt", **words)
+        with torch.inference_mode():
+            self._pair.captioner.generate(
+                **inputs,
+                do_sample=False,
+                num_beams=self._beams,
+                min_new_tokens=NEW_TOKENS,
+                max_new_tokens=NEW_TOKENS,
+            )
+
+    def match(self, data: bytes, text: str) -> None:
+        """One picture, one text."""
+        import torch
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        inputs = self._pair.matcher_processor(images=image, text=text, return_tensors="pt")
+        with torch.inference_mode():
+            self._pair.matcher(**inputs, use_image_text_matching_head=True)
+
+
+def questions(count: int) -> list[str]:
+    """Different short questions."""
+    from blip2tools.bench.random_models import WORDS
+
+    return [f"what is the {WORDS[2 + number % 9]} {WORDS[6 + number % 5]} with {number}?" for number in range(count)]
+
+
+def statements(count: int) -> list[str]:
+    """Different short statements."""
+    from blip2tools.bench.random_models import WORDS
+
+    return [
+        f"a {WORDS[2 + n % 4]} {WORDS[6 + n % 5]} and a {WORDS[2 + n // 4 % 4]} {WORDS[7 + n % 4]}"
+        for n in range(count)
+    ]
+
+
+def _asked(number: int) -> str:
+    return f"Question: {questions(4)[number]} Short answer:"
+
+
+def _stock_ask(stock: Stock, data: Sequence[bytes]) -> None:
+    for number in range(4):
+        stock.generate(data[0], _asked(number))
+
+
+async def _ask(vision: Vision, data: Sequence[bytes]) -> None:
+    await asyncio.gather(*(vision.aask(data[0], question) for question in questions(4)))
+
+
+def _stock_match(stock: Stock, data: Sequence[bytes]) -> None:
+    for text in statements(32):
+        stock.match(data[0], text)
+
+
+async def _match(vision: Vision, data: Sequence[bytes]) -> None:
+    await vision.amatch(data[0], statements(32))
+
+
+def _stock_captions(stock: Stock, data: Sequence[bytes]) -> None:
+    for one in data:
+        stock.generate(one, None)
+
+
+async def _captions(vision: Vision, data: Sequence[bytes]) -> None:
+    await vision.acaption(list(data))
+
+
+def _stock_mixed(stock: Stock, data: Sequence[bytes]) -> None:
+    for one in data:
+        stock.generate(one, None)
+        stock.generate(one, _asked(0))
+        stock.generate(one, _asked(1))
+        stock.match(one, statements(1)[0])
+
+
+async def _mixed(vision: Vision, data: Sequence[bytes]) -> None:
+    calls: list[Any] = []
+    for one in data:
+        calls += [vision.acaption(one), *(vision.aask(one, question) for question in questions(2))]
+        calls.append(vision.amatch(one, statements(1)))
+    await asyncio.gather(*calls)
+
+
+CASES = [
+    Case("32 mixed requests about 8 pictures, cold", _stock_mixed, _mixed, 8),
+    Case("32 mixed requests about 8 pictures, warm", _stock_mixed, _mixed, 8, warm=True),
+    Case("4 questions on one picture, cold", _stock_ask, _ask, 1),
+    Case("4 questions on one picture, warm", _stock_ask, _ask, 1, warm=True),
+    Case("match, 1 picture x 32 texts, cold", _stock_match, _match, 1),
+    Case("match, 1 picture x 32 texts, warm", _stock_match, _match, 1, warm=True),
+    Case("16 captions of 16 pictures", _stock_captions, _captions, 16),
+]
+
+
+def make_pictures(count: int, seed: int) -> list[bytes]:
+    """Different pictures of a usual size, as PNG."""
+    import random
+
+    from PIL import Image
+
+    chance = random.Random(seed)
+    made = []
+    for _ in range(count):
+        small = Image.frombytes("RGB", (16, 12), chance.randbytes(16 * 12 * 3))
+        buffer = io.BytesIO()
+        small.resize((320, 240), Image.Resampling.BILINEAR).save(buffer, "PNG")
+        made.append(buffer.getvalue())
+    return made
+
+
+def open_eyes(pair: Pair, beams: int, cache_mb: int = 256) -> Vision:
+    """`Vision` over a random pair, no answers kept."""
+    from blip2tools.engine import LocalEngine
+    from blip2tools.settings import Settings
+    from blip2tools.vision import Vision
+
+    settings = Settings.check(
+        {"num_beams": beams, "min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "deadline_s": 600}
+    )
+    engine = LocalEngine(
+        lambda progress: pair.loaded,
+        max_queue=settings.max_queue,
+        max_batch=settings.max_batch * beams,
+        cache_bytes=cache_mb * 2**20,
+    )
+    return Vision(settings, engine, trusted=True)
+
+
+def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) -> Row:
+    """Stock and ours in turns; fresh pictures every round."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    stock = Stock(pair, beams)
+    pairs: list[tuple[float, float]] = []
+    with open_eyes(pair, beams) as vision:
+        for number in range(rounds + 1):
+            pictures = make_pictures(case.pictures, seed=1000 + number)
+            if case.warm:
+                vision.run(_see(vision, pictures))
+            started = now()
+            case.stock(stock, pictures)
+            middle = now()
+            vision.run(case.ours(vision, pictures))
+            pairs.append((middle - started, now() - middle))
+    pairs = pairs[1:]  # the first warms up code paths and allocators
+    ratios = [theirs / ours for theirs, ours in pairs]
+    return Row(
+        case.name,
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        1000 * statistics.median(theirs for theirs, _ in pairs),
+        1000 * statistics.median(ours for _, ours in pairs),
+    )
+
+
+async def _see(vision: Vision, pictures: Sequence[bytes]) -> None:
+    """Put the pictures' features into the cache, with requests that the measured ones do not repeat."""
+    await asyncio.gather(*(vision.aask(one, "and now?") for one in pictures))
+    await asyncio.gather(*(vision.amatch(one, ["nothing"]) for one in pictures))
+
+
+def run(
+    *,
+    model: str = "mid",
+    families: Sequence[str] = ("opt", "t5"),
+    beams: int = 1,
+    rounds: int = 5,
+    clock: Clock = "cpu",
+    threads: int = 1,
+    only: str = "",
+    output: Path | None = None,
+    tell: Callable[[str], None] = print,
+) -> list[Row]:
+    """Measure every case for each family, tell each row as it comes, and write them as JSON if asked.
+
+    Args:
+        model: a size of `random_models.SIZES`.
+        beams: 1 is greedy.
+        rounds: timed rounds of each case.
+        clock: CPU time of this process, which other load disturbs less, or wall-clock time.
+        only: part of the names of the cases to run.
+    """
+    import torch
+
+    from blip2tools.bench.random_models import SIZES, build
+
+    torch.set_num_threads(threads)
+    tell(f"{'case':60}  stock / ours: median (lowest-highest)   {clock} ms per round")
+    rows: list[Row] = []
+    for family in families:
+        pair = build(SIZES[model], "opt" if family == "opt" else "t5")
+        for case in CASES:
+            if only not in case.name:
+                continue
+            row = measure(case, pair, beams=beams, rounds=rounds, clock=clock)
+            rows.append(Row(f"{family}: {row.case}", *list(asdict(row).values())[1:]))
+            spread = f"{row.median:5.2f}x ({row.lowest:.2f}-{row.highest:.2f})"
+            tell(f"{family + ': ' + row.case:60}  {spread:>24}   {row.stock_ms:8.0f} -> {row.ours_ms:.0f}")
+    if output is not None:
+        output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    return rows

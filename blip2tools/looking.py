@@ -1,0 +1,116 @@
+"""From whatever a caller calls an image to pixels that the engine can use. Runs in the small pool of decoders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from blip2tools.requests import Engine, Sight
+from blip2tools.schemas import ImageInfo
+from blip2tools.settings import Settings
+from blip2tools.sources import Sources
+from blip2tools.store import Store
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image"
+
+KEPT = 32  # sights that are ready for the model, about 0.6 MB each at 224 pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture, or a part of one, that was loaded for a request."""
+
+    sight: Sight
+    info: ImageInfo
+    region: list[float] | None
+    warnings: tuple[str, ...]
+
+
+class Looking:
+    """Decodes pictures, crops regions, and keeps the last few that are ready, for questions that follow each other.
+
+    Args:
+        settings: limits on pictures.
+        engine: prepares pixels for its model.
+        store: keeps the encoded bytes behind the handles.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, store: Store) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._store = store
+        self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def see(self, sources: Sources, image: ImageInput, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
+        """Several regions of an image (None is all of it), which is read and decoded once.
+
+        Raises:
+            VisionError: it cannot be read, or is no picture that may be.
+        """
+        data, label = _read(sources, image)
+        digest = hashlib.sha256(data).hexdigest()
+        kept = [self._find(digest, region) for region in regions]
+        seen = [one for one in kept if one is not None]
+        if len(seen) < len(kept):
+            seen = self._decode(data, digest, regions)
+        self._store.put(data)
+        return [replace(one, info=one.info.model_copy(update={"source": label})) for one in seen]
+
+    def _decode(self, data: bytes, digest: str, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
+        from blip2tools import images  # PIL: not before a picture is there
+
+        picture = images.decode(data, self._settings)
+        info = ImageInfo(handle=picture.handle, width=picture.width, height=picture.height, source="")
+        warnings = ("this is the first frame of an animation",) if picture.animated else ()
+        seen = []
+        for region in regions:
+            pixels = picture.image if region is None else images.crop(picture.image, region)
+            sight = self._engine.prepare(Sight(f"{digest}:{_where(region)}", pixels))
+            one = Seen(sight, info, None if region is None else [float(edge) for edge in region], warnings)
+            self._keep(digest, one)
+            seen.append(one)
+        return seen
+
+    def _find(self, digest: str, region: Sequence[float] | None) -> Seen | None:
+        with self._lock:
+            key = (digest, _where(region))
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _keep(self, digest: str, seen: Seen) -> None:
+        if seen.sight.image is not None:
+            return  # not prepared: the whole picture hangs on it
+        with self._lock:
+            self._kept[digest, _where(seen.region)] = seen
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+
+
+def _read(sources: Sources, image: ImageInput) -> tuple[bytes, str]:
+    """The encoded bytes, and how the result may call where they come from."""
+    if isinstance(image, str):
+        source = sources.read(image)
+        return source.data, source.label
+    if isinstance(image, bytes):
+        return image, "bytes"
+    if isinstance(image, os.PathLike):
+        # Absolute, so that a file called `latest` or `img_...` is a file here.
+        return sources.read(str(Path(image).absolute())).data, str(image)
+    from blip2tools import images
+
+    return images.encode_png(image), "PIL.Image"
+
+
+def _where(region: Sequence[float] | None) -> str:
+    return "" if region is None else ",".join(f"{edge:.6f}" for edge in region)
