@@ -215,6 +215,7 @@ def queue(status: EngineStatus) -> QueueStatus:
         completed=status.completed,
         failed=status.failed,
         cancelled=status.cancelled,
+        tokens=status.tokens,
     )
 
 

@@ -279,3 +279,42 @@ async def test_progress_of_loading_and_of_a_survey(folder, picture):
         assert heard[0][0] < 1
         assert heard[0][1] is None
         assert heard[-5:] == [(done, 5, f"captions: {done} of 5") for done in range(1, 6)]
+
+
+LONG = ("--min-new-tokens", "90", "--max-new-tokens", "90", "--threads", "1")
+
+
+def queue_of(server):
+    return server.call("vision_status")["structuredContent"]["queue"]
+
+
+def test_a_cancelled_long_caption_stops_its_row(start_server, folder, pictures):
+    """Counted in words' pieces, not in time: a row that stops has fewer than it was told to make."""
+    server = start_server("--model", "demo", "--allow-dir", str(folder), *LONG)
+    server.initialize()
+    server.call("caption_image", image=pictures[0].path.name, num_captions=5)
+    whole = queue_of(server)
+    assert whole["tokens"] >= 5 * 90
+    stopped = 0
+    for number, drawn in enumerate(pictures[1:], start=900):
+        before = queue_of(server)
+        arguments = {"image": drawn.path.name, "num_captions": 5}
+        server.send(
+            {
+                "jsonrpc": "2.0",
+                "id": number,
+                "method": "tools/call",
+                "params": {"name": "caption_image", "arguments": arguments},
+            }
+        )
+        while queue_of(server)["running"] == 0 and queue_of(server)["completed"] == before["completed"]:
+            pass
+        server.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}})
+        after = queue_of(server)
+        while after["running"] or after["waiting"]:
+            after = queue_of(server)
+        assert after["failed"] == before["failed"]
+        if after["cancelled"] > before["cancelled"]:
+            stopped += after["tokens"] - before["tokens"] < whole["tokens"]
+    assert stopped, "not one of five was stopped on its way"
+    assert server.call("match_image_text", image=pictures[0].path.name, texts=["a ring"])["structuredContent"]

@@ -267,6 +267,7 @@ class QueueStatus(BaseModel):
     completed: int
     failed: int
     cancelled: int
+    tokens: int = Field(description="Pieces of words spoken so far, those of stopped rows included.")
 
 
 class CacheStatus(BaseModel):
