@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types readme check clean
+.PHONY: help demo test lint types readme clients mcpb tools check clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,14 @@ types: $(VENV)/.dev  ## strict type check
 
 readme: $(VENV)/.dev  ## write the generated tables of the README again
 	$(BIN)/python -m tests.readme
+
+clients: $(VENV)/.dev  ## real MCP clients, each in an environment of its own, against the real server
+	$(TEST_ENV) $(BIN)/python -m pytest -m clients tests/test_real_clients.py $(PYTEST_OPTIONS)
+
+mcpb:  ## build the bundle for clients that install .mcpb files, into dist
+	$(PYTHON) packaging/mcpb/build.py
+
+tools: $(VENV)/mcp-tools/.done  ## the official MCP test tools, for the tests marked `interop`
 
 check: lint types test  ## everything that a change must pass
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from blip2tools.clients import CLIENTS
 from blip2tools.family import FAMILY
 from blip2tools.settings import Settings, variable
 
@@ -38,9 +39,19 @@ def models_table() -> str:
     return "\n".join(rows)
 
 
+def install_table() -> str:
+    rows = ["| client | `install` | file in the project | file for the user |", "|---|---|---|---|"]
+    folders = {"home": "~", "config": "~/.config", "lmstudio": "~/.lmstudio"}
+    for client in CLIENTS.values():
+        user = f"`{client.user['linux'].format(**folders)}`" if client.user else ""
+        project = f"`{client.project}`" if client.project else ""
+        rows.append(f"| {client.title} | `{client.name}` | {project} | {user} |")
+    return "\n".join(rows)
+
+
 def filled(text: str) -> str:
     """The README with fresh tables."""
-    for name, table in (("settings", settings_table()), ("models", models_table())):
+    for name, table in (("settings", settings_table()), ("models", models_table()), ("install", install_table())):
         text = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
             lambda found, t=table: f"{found[1]}{t}\n{found[2]}",
