@@ -29,6 +29,7 @@ from blip2tools.page import Page
 logger = logging.getLogger(__name__)
 
 HEALTH = "/healthz"  # says nothing but "ok", to anybody
+PROBES = (HEALTH, "/readyz", "/metrics")  # asked every few seconds: they would drown the log
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 BODY_PATIENCE_S = 30.0  # for the next piece of a body
 BODIES_AT_ONCE = 8  # bodies of the largest size that may be in memory together
@@ -180,7 +181,8 @@ class Guard:
                 self.open -= 1
                 key = (exchange.route, exchange.status)
                 self.answered[key] = self.answered.get(key, 0) + 1
-                logger.info("%s", exchange)
+                probe = exchange.route in PROBES and exchange.status in (200, 503)
+                logger.log(logging.DEBUG if probe else logging.INFO, "%s", exchange)
 
     async def _serve(self, exchange: _Exchange, receive: Receive) -> None:
         try:

@@ -95,35 +95,41 @@ def serve_http(vision: Vision, listener: Listener, *, page: bool = True) -> None
         listener: where; its socket is closed at the end.
         page: serve the page at `/`.
     """
-    guard = build_app(vision, names=[listener.host], any_address=listener.any_address, page=page)
     _quiet_libraries()
+    settings = vision.settings
+    server = build_http_server(vision, listener, page=page)
+    logger.info("serving MCP at %s/mcp%s", listener.url, f" and a page at {listener.url}/" if page else "")
+    logger.info(
+        "bodies up to %s bytes to /mcp; %s; %s",
+        f"{body_limits(settings)['/mcp']:,}",
+        "a token is needed" if settings.token else "no token is needed",
+        f"{settings.rate_limit} requests a minute for each client" if settings.rate_limit else "no rate limit",
+    )
+    with _signals_end_quietly():
+        try:
+            server.run(sockets=[listener.socket])
+        finally:
+            vision.close()
+
+
+def build_http_server(vision: Vision, listener: Listener, *, page: bool = True) -> uvicorn.Server:
+    """The server, to be run with the listener's socket; it does not close `vision`."""
+    # At a signal sse-starlette would cut every stream, also that of a call which is about to be answered.
+    AppStatus.enable_automatic_graceful_drain = False
+    guard = build_app(vision, names=[listener.host], any_address=listener.any_address, page=page)
     config = uvicorn.Config(
         guard,
         http="h11",
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=False,  # it would log queries, and has no route, size or time
+        access_log=False,  # it would log queries, and knows no size or time
         proxy_headers=False,  # or a local client could choose its own address, and so escape the rate limit
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
-    url, limits = listener.url, body_limits(vision.settings)
-    logger.info("serving MCP at %s/mcp%s", url, f" and a page at {url}/" if page else "")
-    logger.info(
-        "pictures up to %.1f MiB; token %s; %s",
-        limits["/images"] / 2**20 - 1,
-        "needed" if vision.settings.token else "none",
-        f"{vision.settings.rate_limit} requests a minute for each client"
-        if vision.settings.rate_limit
-        else "no rate limit",
-    )
-    try:
-        with _signals_end_quietly():
-            _Server(config, guard).run(sockets=[listener.socket])
-    finally:
-        vision.close()
+    return _Server(config, guard)
 
 
 class _Server(uvicorn.Server):
@@ -156,8 +162,6 @@ def _signals_end_quietly() -> Iterator[None]:
 
 def _quiet_libraries() -> None:
     """Only our own lines in the log: session identifiers, tool arguments and foreign text stay out of it."""
-    # At the first signal sse-starlette would cut every stream, also that of a call which is about to be answered.
-    AppStatus.enable_automatic_graceful_drain = False
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for name in ("mcp", "sse_starlette", "python_multipart"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
