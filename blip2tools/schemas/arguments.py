@@ -78,8 +78,8 @@ class Arguments(BaseModel):
 class Turn(Arguments):
     """One earlier question about the picture and the answer that was given."""
 
-    question: Words = Field(description="What was asked.")
-    answer: Words = Field(description="What was answered.")
+    question: Words = Field(description="What was asked; at most 512 characters.")
+    answer: Words = Field(description="What was answered; at most 512 characters.")
 
 
 class CaptionArguments(Arguments):
@@ -89,7 +89,10 @@ class CaptionArguments(Arguments):
     region: Region = None
     prompt: Words | None = Field(
         None,
-        description="Beginning of the caption, which the model continues, e.g. 'a photo of'. Leave out in most cases.",
+        description=(
+            "Beginning of the caption, which the model continues, e.g. 'a photo of'; at most 512 characters. Leave out "
+            "in most cases."
+        ),
     )
     num_captions: int = Field(
         1, ge=1, le=5, description="How many different captions, 1 to 5. The first is the likeliest."
@@ -101,18 +104,23 @@ class AskArguments(Arguments):
 
     image: ImageReference
     question: Words = Field(
-        description="One short question in English about what can be seen, e.g. 'What color is the car?'"
+        description=(
+            "One short question in English about what can be seen, e.g. 'What color is the car?'; at most 512 characters."
+        )
     )
     choices: Annotated[list[Words], Field(min_length=2, max_length=20)] | None = Field(
         None,
         description=(
-            "2 to 20 possible answers. The model then scores exactly these and returns a probability for each; "
-            "use ['yes', 'no'] for a yes/no question."
+            "2 to 20 possible answers, each at most 512 characters. The model then scores exactly these and returns a "
+            "probability for each; e.g. ['yes', 'no'] for a yes/no question."
         ),
     )
     history: Annotated[list[Turn], Field(max_length=8)] | None = Field(
         None,
-        description="Up to 8 earlier questions and answers about this picture, oldest first, for follow-up questions.",
+        description=(
+            "Up to 8 earlier turns about this picture, oldest first, for follow-up questions, e.g. "
+            "[{'question': 'What animal is it?', 'answer': 'a dog'}]."
+        ),
     )
     region: Region = None
 
@@ -122,7 +130,10 @@ class MatchArguments(Arguments):
 
     image: ImageReference
     texts: Annotated[list[Words], Field(min_length=1, max_length=64)] = Field(
-        description="1 to 64 statements in plain English to check against the picture, e.g. 'a dog on a sofa'."
+        description=(
+            "1 to 64 statements in plain English to check against the picture, each at most 512 characters, e.g. "
+            "['a dog on a sofa', 'a cat on a sofa']."
+        )
     )
     region: Region = None
 
