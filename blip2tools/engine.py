@@ -39,19 +39,10 @@ from blip2tools.metrics import Metrics
 from blip2tools.requests import (
     AnswerRequest,
     CaptionRequest,
-    ChoiceRequest,
-    Engine,
     EngineStatus,
-    FeatureRequest,
-    Generation,
     Job,
-    MatchRequest,
-    Question,
     Request,
     Sight,
-    TextFeatureRequest,
-    TextScore,
-    Utterance,
     WarmRequest,
 )
 
@@ -60,26 +51,6 @@ if TYPE_CHECKING:
 
     from blip2tools.checkpoints import Loaded, Progress
     from blip2tools.stages import Stages
-
-__all__ = [
-    "AnswerRequest",
-    "CaptionRequest",
-    "ChoiceRequest",
-    "Engine",
-    "EngineStatus",
-    "FeatureRequest",
-    "Generation",
-    "Job",
-    "LocalEngine",
-    "MatchRequest",
-    "Question",
-    "Request",
-    "Sight",
-    "TextFeatureRequest",
-    "TextScore",
-    "Utterance",
-    "WarmRequest",
-]
 
 logger = logging.getLogger(__name__)
 

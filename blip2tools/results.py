@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from blip2tools.engine import EngineStatus, TextScore, Utterance
+from blip2tools.requests import EngineStatus, TextScore, Utterance
 from blip2tools.schemas import (
     MAX_OUTPUT,
     Alternative,

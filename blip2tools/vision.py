@@ -2,63 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import secrets
-import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from blip2tools import __version__, checkpoints, composed, progress, results
-from blip2tools.concurrency import CALLER, Admission, LoopThread
-from blip2tools.engine import (
-    AnswerRequest,
-    CaptionRequest,
-    ChoiceRequest,
-    Engine,
-    FeatureRequest,
-    Generation,
-    Job,
-    LocalEngine,
-    MatchRequest,
-    Question,
-    Request,
-    Sight,
-    TextFeatureRequest,
-    TextScore,
-    Utterance,
-    WarmRequest,
-)
-from blip2tools.errors import CancelledError, DeadlineError, ModelUnavailableError, TooLargeError, VisionError
-from blip2tools.looking import ImageInput, Looking, Seen
+from blip2tools import __version__, checkpoints, results
+from blip2tools.concurrency import LoopThread
+from blip2tools.engine import LocalEngine
+from blip2tools.looking import ImageInput
+from blip2tools.requests import Engine, WarmRequest
 from blip2tools.schemas import (
     AnswerResult,
-    AskArguments,
-    CaptionArguments,
     CaptionResult,
-    CompareArguments,
     CompareResult,
-    FeatureArguments,
     ImageFeatures,
     ImageInfo,
     Limits,
     ListArguments,
     ListResult,
-    MatchArguments,
     MatchResult,
     StatusResult,
-    SurveyArguments,
     SurveyResult,
     parse,
 )
 from blip2tools.settings import Settings
 from blip2tools.sources import Facts, Sources
 from blip2tools.store import Store
+from blip2tools.verbs import Verbs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +42,6 @@ T = TypeVar("T")
 ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
 
 DECODERS = 2  # decodes at a time: one hostile 1.6 kB WebP costs 600 MB while it is decoded
-LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
 
 
 class _Generation(TypedDict, total=False):
@@ -116,9 +90,6 @@ class SurveyOptions(_Generation, total=False):
     return_errors: bool
 
 
-GENERATION_OPTIONS = tuple(_Generation.__annotations__)
-
-
 class Vision:
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
@@ -138,12 +109,12 @@ class Vision:
         self._owner: Self | None = None
         self._reveal_handles = True
         self._sources = Sources(settings, self._store, trusted=trusted)
-        self._looking = Looking(settings, engine, self._store)
-        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="blip2tools-decode")
         self._loop = LoopThread()
-        self._admission = Admission(settings.max_queue)
+        pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="blip2tools-decode")
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
-        self._finalizer = weakref.finalize(self, _shut, self._engine, self._pool, self._loop)
+        self._finalizer = weakref.finalize(self, _shut, engine, pool, self._loop)
+        finalizer = self._finalizer
+        self._verbs = Verbs(settings, engine, self._sources, self._store, pool, closed=lambda: not finalizer.alive)
 
     @classmethod
     def load(cls, *, preload: bool = True, download: bool = False, **settings: Any) -> Self:
@@ -194,6 +165,7 @@ class Vision:
         eyes = copy(self)
         eyes._owner = self  # alive as long as its copies: at its end the engine closes
         eyes._sources = Sources(self.settings, self._store, reveal_folders=reveal_folders)
+        eyes._verbs = self._verbs.reading(eyes._sources)
         eyes._reveal_handles = reveal_handles
         return eyes
 
@@ -223,7 +195,7 @@ class Vision:
     async def acaption(self, image: ImageList, **options: Unpack[CaptionOptions]) -> list[CaptionResult]: ...
     async def acaption(self, image: Any, **options: Any) -> Any:
         """See `caption`."""
-        return await self._each(self._caption, image, options)
+        return await self._verbs.each(self._verbs.caption, image, options)
 
     @overload
     def caption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
@@ -251,7 +223,7 @@ class Vision:
     async def aask(self, image: ImageList, question: str, **options: Unpack[AskOptions]) -> list[AnswerResult]: ...
     async def aask(self, image: Any, question: str, **options: Any) -> Any:
         """See `ask`."""
-        return await self._each(self._ask, image, {"question": question, **options})
+        return await self._verbs.each(self._verbs.ask, image, {"question": question, **options})
 
     @overload
     def ask(self, image: ImageInput, question: str, **options: Unpack[AskOptions]) -> AnswerResult: ...
@@ -281,7 +253,7 @@ class Vision:
     ) -> list[MatchResult]: ...
     async def amatch(self, image: Any, texts: Sequence[str], **options: Any) -> Any:
         """See `match`."""
-        return await self._each(self._match, image, {"texts": texts, **options})
+        return await self._verbs.each(self._verbs.match, image, {"texts": texts, **options})
 
     @overload
     def match(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
@@ -306,7 +278,7 @@ class Vision:
     async def asurvey(self, image: ImageList, **options: Unpack[SurveyOptions]) -> list[SurveyResult]: ...
     async def asurvey(self, image: Any, **options: Any) -> Any:
         """See `survey`."""
-        return await self._each(self._survey, image, options)
+        return await self._verbs.each(self._verbs.survey, image, options)
 
     @overload
     def survey(self, image: ImageInput, **options: Unpack[SurveyOptions]) -> SurveyResult: ...
@@ -327,7 +299,7 @@ class Vision:
 
     async def acompare(self, images: ImageList, **options: Unpack[_Generation]) -> CompareResult:
         """See `compare`."""
-        return await self._admitted(self._compare, images, dict(options))
+        return await self._verbs.admitted(self._verbs.compare, images, dict(options))
 
     def compare(self, images: ImageList, **options: Unpack[_Generation]) -> CompareResult:
         """Look at 2 to 4 pictures side by side: their captions, how alike they are, and which caption fits which.
@@ -344,7 +316,7 @@ class Vision:
     async def alist_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
         """See `list_images`."""
         arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), "limit": limit})
-        found = await self._in_pool(lambda: self._sources.list_images(arguments.folder, arguments.limit))
+        found = await self._verbs.in_pool(lambda: self._sources.list_images(arguments.folder, arguments.limit))
         return results.listing(found)
 
     def list_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
@@ -361,7 +333,7 @@ class Vision:
     async def afeatures(self, image: ImageList, **options: Unpack[MatchOptions]) -> list[ImageFeatures]: ...
     async def afeatures(self, image: Any, **options: Any) -> Any:
         """See `features`."""
-        return await self._each(self._features, image, options)
+        return await self._verbs.each(self._verbs.features, image, options)
 
     @overload
     def features(self, image: ImageInput, **options: Unpack[MatchOptions]) -> ImageFeatures: ...
@@ -383,11 +355,7 @@ class Vision:
 
     async def atext_features(self, texts: Sequence[str]) -> list[list[float]]:
         """See `text_features`."""
-        arguments = parse(MatchArguments, {"image": "-", "texts": list(texts)})
-        deadline = time.monotonic() + self.settings.deadline_s
-        with self._admission.one():
-            found = await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline)
-        return self._matched(found)
+        return await self._verbs.text_features(texts)
 
     def text_features(self, texts: Sequence[str]) -> list[list[float]]:
         """One contrastive (ITC) vector of length 1 for each of 1 to 64 texts.
@@ -399,7 +367,7 @@ class Vision:
 
     async def akeep(self, image: ImageInput) -> ImageInfo:
         """See `keep`."""
-        return await self._admitted(self._keep, image, {})
+        return await self._verbs.admitted(self._verbs.keep, image, {})
 
     def keep(self, image: ImageInput) -> ImageInfo:
         """Check a picture and keep it for later calls under its handle, without a model looking at it.
@@ -419,19 +387,11 @@ class Vision:
         Raises:
             NotFoundError: it is no longer kept.
         """
-        return await self._in_pool(lambda: self._sources.about(handle))
+        return await self._verbs.in_pool(lambda: self._sources.about(handle))
 
     async def asuggest(self, begun: str, limit: int = 100) -> list[str]:
         """References of pictures in the allowed folders that go on from `begun`, newest first."""
-        return await self._in_pool(lambda: self._sources.suggest(begun, limit))
-
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        """Run something that reads files, within one deadline."""
-
-        async def verb(_: object, options: object, deadline: float) -> T:
-            return await self._within(deadline, asyncio.wrap_future(self._pool.submit(work)))
-
-        return await self._admitted(verb, None, {})
+        return await self._verbs.in_pool(lambda: self._sources.suggest(begun, limit))
 
     def status(self) -> StatusResult:
         """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
@@ -460,195 +420,6 @@ class Vision:
             cannot=results.CANNOT,
             warnings=list(plan.warnings),
         )
-
-    # ---- one image, one call ----
-
-    async def _each(
-        self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
-    ) -> T | list[T] | list[T | BaseException]:
-        """Run a verb on one image, or on each of a list, within one deadline each."""
-        return_errors = options.pop("return_errors", False)
-        if not isinstance(image, list | tuple):
-            return await self._admitted(verb, image, options)
-        turn = CALLER.set(secrets.token_hex(8))  # a long list waits its turns beside single calls
-        try:
-            outcomes = await asyncio.gather(
-                *(self._admitted(verb, one, dict(options)) for one in image), return_exceptions=True
-            )
-        finally:
-            CALLER.reset(turn)
-        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard.
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not (return_errors and isinstance(outcome, VisionError)):
-                raise outcome
-        return outcomes
-
-    async def _admitted(
-        self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
-    ) -> T:
-        if not self._finalizer.alive:
-            raise CancelledError("This Vision is closed.")
-        with self._admission.one():
-            return await verb(image, options, time.monotonic() + self.settings.deadline_s)
-
-    async def _caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
-        generation = self._generation(options)
-        arguments = parse(CaptionArguments, _plain_options(options))
-        seen = await self._look(image, arguments.region, deadline)
-        request = CaptionRequest(seen.sight, generation, arguments.prompt, arguments.num_captions)
-        spoken: list[Utterance] = await self._ask_engine(request, deadline)
-        texts = tuple(results.clean(one.text) for one in spoken)
-        # Its own words run past the matcher again: the reference's maintainers advise it as a check (BLIP issue 61).
-        scores = await self._ask_engine(MatchRequest(seen.sight, texts), deadline) if all(texts) else None
-        return results.caption(self._context(seen), spoken, scores)
-
-    async def _ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
-        generation = self._generation(options)
-        arguments = parse(AskArguments, _plain_options(options))
-        seen = await self._look(image, arguments.region, deadline)
-        question = Question(
-            text=arguments.question,
-            history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
-            template=self.settings.vqa_template,
-        )
-        if arguments.choices is None:
-            spoken: Utterance = await self._ask_engine(AnswerRequest(seen.sight, question, generation), deadline)
-            return results.answer(self._context(seen), spoken)
-        request = ChoiceRequest(seen.sight, question, tuple(arguments.choices))
-        shares: list[float] = await self._ask_engine(request, deadline)
-        return results.choice(self._context(seen), arguments.choices, shares)
-
-    async def _match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
-        arguments = parse(MatchArguments, _plain_options(options))
-        seen = await self._look(image, arguments.region, deadline)
-        scores: list[TextScore] = self._matched(
-            await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
-        )
-        return results.match(self._context(seen, matcher=True), arguments.texts, scores)
-
-    async def _keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
-        info = (await self._look(image, None, deadline)).info
-        if self._store.get(info.handle) is None:
-            raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
-        return info
-
-    async def _features(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageFeatures:
-        arguments = parse(FeatureArguments, _plain_options(options))
-        seen = await self._look(image, arguments.region, deadline)
-        vectors = self._matched(await self._ask_engine(FeatureRequest(seen.sight), deadline))
-        return ImageFeatures(image=seen.info, region=seen.region, vectors=vectors)
-
-    async def _survey(self, image: ImageInput, options: dict[str, Any], deadline: float) -> SurveyResult:
-        generation = self._generation(options)
-        arguments = parse(SurveyArguments, _plain_options(options))
-        boxes = composed.grid(arguments.rows, arguments.columns)
-        seen = await self._look_at_parts(image, [None, *boxes], deadline)
-        looks = [self._describe(one.sight, generation, deadline) for one in seen]
-        overall, *parts = await composed.together(looks, "captions:")
-        return results.survey(self._context(seen[0]), overall, boxes, parts)
-
-    async def _compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
-        generation = self._generation(options)
-        given = ["-" for _ in images] if isinstance(images, list | tuple) else images
-        parse(CompareArguments, {"images": given, **options})
-        seen = await composed.together([self._look(one, None, deadline) for one in images])
-        captions = await composed.together(
-            [self._describe(one.sight, generation, deadline) for one in seen], "captions:"
-        )
-        contexts = [self._context(one) for one in seen]
-        found = await composed.together([self._ask_engine(FeatureRequest(one.sight), deadline) for one in seen])
-        if any(vectors is None for vectors in found):
-            return results.compare(contexts, captions, None, None)
-        alike = [[composed.similarity(one, other) for other in found] for one in found]
-        # A caption without words cannot be matched.
-        texts = tuple(dict.fromkeys(caption.text for caption in captions if caption.text))
-        cross: list[list[TextScore | None]] = [[None] * len(seen) for _ in seen]
-        if texts:
-            fits = await composed.together([self._ask_engine(MatchRequest(one.sight, texts), deadline) for one in seen])
-            by_text = [dict(zip(texts, scores, strict=True)) for scores in fits]
-            cross = [[scores.get(caption.text) for caption in captions] for scores in by_text]
-        return results.compare(contexts, captions, alike, cross)
-
-    async def _describe(self, sight: Sight, generation: Generation, deadline: float) -> results.Described:
-        """One caption and its own match."""
-        spoken: list[Utterance] = await self._ask_engine(CaptionRequest(sight, generation), deadline)
-        text = results.clean(spoken[0].text)
-        scores: list[TextScore] | None = (
-            await self._ask_engine(MatchRequest(sight, (text,)), deadline) if text else None
-        )
-        return results.Described(spoken[0], scores[0] if scores else None)
-
-    def _matched(self, found: T | None) -> T:
-        """What the matcher found, if there is one."""
-        if found is None:
-            raise ModelUnavailableError(
-                "There is no image-text matcher beside this model. Use ask_image with choices ['yes', 'no'], "
-                "or have the operator name a matcher in the settings."
-            )
-        return found
-
-    def _context(self, seen: Seen, *, matcher: bool = False) -> results.Context:
-        status = self._engine.status()
-        model = status.matcher if matcher else status.model
-        return results.Context(seen.info, seen.region, model or "", (*status.notes, *seen.warnings))
-
-    def _generation(self, options: dict[str, Any]) -> Generation:
-        """Take the generation options out of `options`; what is not given comes from the settings."""
-        given = {name: options.pop(name) for name in GENERATION_OPTIONS if name in options}
-        settings = Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
-        return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
-
-    async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:
-        """Bytes, picture and region of an image, in the pool of decoders."""
-        return (await self._look_at_parts(image, [region], deadline))[0]
-
-    async def _look_at_parts(
-        self, image: ImageInput, regions: Sequence[Sequence[float] | None], deadline: float
-    ) -> list[Seen]:
-        """Several regions of an image, which is read and decoded once."""
-        self._engine.expect(1)
-        try:
-            looked = self._pool.submit(self._looking.see, self._sources, image, regions)
-            return await self._within(deadline, asyncio.wrap_future(looked))
-        finally:
-            self._engine.expect(-1)
-
-    async def _ask_engine(self, request: Request, deadline: float) -> Any:
-        job = self._engine.submit(request, deadline=deadline, caller=CALLER.get())
-        try:
-            return await self._answer(job, deadline)
-        except BaseException:
-            job.cancel()  # the caller has gone or the time is over: the row ends at its next token
-            raise
-
-    async def _answer(self, job: Job, deadline: float) -> Any:
-        answer = asyncio.wrap_future(job.future)
-        if not self._engine.status().loaded:
-            patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
-            await progress.wait(answer, lambda: self._engine.status().state, patience)
-            status = self._engine.status()
-            if not answer.done() and status.loading:
-                answer.cancel()
-                raise ModelUnavailableError(f"The model is not ready yet: {status.state}. Call again in a minute.")
-        return await self._within(deadline, answer)
-
-    async def _within(self, deadline: float, work: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await work
-        except TimeoutError as error:
-            raise DeadlineError(f"The call took longer than {self.settings.deadline_s:g} s and was stopped.") from error
-
-
-def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Keywords of a Python caller as the tools' schemas want them: arrays for sequences, objects for turns."""
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
-    if isinstance(plain.get("history"), list):
-        plain["history"] = [
-            {"question": turn[0], "answer": turn[1]} if isinstance(turn, tuple | list) and len(turn) == 2 else turn
-            for turn in plain["history"]
-        ]
-    return {"image": "-", **plain}
 
 
 def _shut(engine: Engine, pool: ThreadPoolExecutor, loop: LoopThread) -> None:

@@ -9,18 +9,7 @@ import torch
 from PIL import Image
 
 from blip2tools import checkpoints
-from blip2tools.engine import (
-    AnswerRequest,
-    CaptionRequest,
-    ChoiceRequest,
-    FeatureRequest,
-    Generation,
-    LocalEngine,
-    MatchRequest,
-    Question,
-    Sight,
-    WarmRequest,
-)
+from blip2tools.engine import LocalEngine
 from blip2tools.errors import (
     BusyError,
     CancelledError,
@@ -29,6 +18,17 @@ from blip2tools.errors import (
     InvalidInputError,
     ModelUnavailableError,
     OutOfMemoryError,
+)
+from blip2tools.requests import (
+    AnswerRequest,
+    CaptionRequest,
+    ChoiceRequest,
+    FeatureRequest,
+    Generation,
+    MatchRequest,
+    Question,
+    Sight,
+    WarmRequest,
 )
 from blip2tools.settings import Settings
 

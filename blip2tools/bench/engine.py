@@ -82,6 +82,34 @@ class Stock:
         with torch.inference_mode():
             self._pair.matcher(**inputs, use_image_text_matching_head=True)
 
+    def rank(self, data: bytes, prompt: str, choice: str) -> None:
+        """How likely one answer is: a pass over picture, prompt and answer."""
+        import torch
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        pair = self._pair
+        encoder = pair.captioner.language_model.config.is_encoder_decoder
+        text = prompt if encoder else f"{prompt} {choice}"
+        inputs = pair.captioner_processor(images=image, text=text, return_tensors="pt")
+        if encoder:
+            labels = pair.captioner_processor.tokenizer(choice, return_tensors="pt").input_ids
+            inputs["decoder_input_ids"] = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], 1)
+        with torch.inference_mode():
+            pair.captioner(**inputs)
+
+    def direct(self, data: bytes, question: str) -> None:
+        """Our own model code, called without queue, cache or threads."""
+        from PIL import Image
+
+        from blip2tools.options import GenerationOptions
+
+        loaded = self._pair.loaded
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        tokens = loaded.captioner.query(loaded.captioner.trunk.see(loaded.pixels(image)))
+        options = GenerationOptions(num_beams=self._beams, min_new_tokens=NEW_TOKENS, length_penalty=0.0)
+        loaded.captioner.speak(tokens, [loaded.words.question(question).ids], options, max_new_tokens=[NEW_TOKENS])
+
 
 def questions(count: int) -> list[str]:
     """Different short questions."""
@@ -147,6 +175,26 @@ async def _mixed(vision: Vision, data: Sequence[bytes]) -> None:
     await asyncio.gather(*calls)
 
 
+CHOICES = ("a red cat", "a blue dog", "the house", "what is under")
+
+
+def _stock_choose(stock: Stock, data: Sequence[bytes]) -> None:
+    for choice in CHOICES:
+        stock.rank(data[0], _asked(0), choice)
+
+
+async def _choose(vision: Vision, data: Sequence[bytes]) -> None:
+    await vision.aask(data[0], questions(1)[0], choices=CHOICES)
+
+
+def _direct(stock: Stock, data: Sequence[bytes]) -> None:
+    stock.direct(data[0], questions(1)[0])
+
+
+async def _lone(vision: Vision, data: Sequence[bytes]) -> None:
+    await vision.aask(data[0], questions(1)[0])
+
+
 CASES = [
     Case("32 mixed requests about 8 pictures, cold", _stock_mixed, _mixed, 8),
     Case("32 mixed requests about 8 pictures, warm", _stock_mixed, _mixed, 8, warm=True),
@@ -155,6 +203,8 @@ CASES = [
     Case("match, 1 picture x 32 texts, cold", _stock_match, _match, 1),
     Case("match, 1 picture x 32 texts, warm", _stock_match, _match, 1, warm=True),
     Case("16 captions of 16 pictures", _stock_captions, _captions, 16),
+    Case("4 choices ranked", _stock_choose, _choose, 1),
+    Case("one lone question, against a direct call of our model code", _direct, _lone, 1),
 ]
 
 

@@ -1,0 +1,303 @@
+"""How each verb is done: validate, look, ask the engine, build the result. One image, one deadline.
+
+Everything here is asynchronous and private to `Vision`, which gives it its public face.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import fields
+from typing import Any, Self, TypeVar
+
+from blip2tools import composed, progress, results
+from blip2tools.concurrency import CALLER, Admission
+from blip2tools.errors import CancelledError, DeadlineError, ModelUnavailableError, TooLargeError, VisionError
+from blip2tools.looking import ImageInput, Looking, Seen
+from blip2tools.requests import (
+    AnswerRequest,
+    CaptionRequest,
+    ChoiceRequest,
+    Engine,
+    FeatureRequest,
+    Generation,
+    Job,
+    MatchRequest,
+    Question,
+    Request,
+    Sight,
+    TextFeatureRequest,
+    TextScore,
+    Utterance,
+)
+from blip2tools.schemas import (
+    AnswerResult,
+    AskArguments,
+    CaptionArguments,
+    CaptionResult,
+    CompareArguments,
+    CompareResult,
+    FeatureArguments,
+    ImageFeatures,
+    ImageInfo,
+    MatchArguments,
+    MatchResult,
+    SurveyArguments,
+    SurveyResult,
+    parse,
+)
+from blip2tools.settings import Settings
+from blip2tools.sources import Sources
+from blip2tools.store import Store
+
+T = TypeVar("T")
+
+LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
+
+GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
+
+
+class Verbs:
+    """The verbs over one engine.
+
+    Args:
+        settings: limits, deadline and generation defaults.
+        engine: answers requests.
+        sources: what references may lead to.
+        store: keeps the encoded bytes behind the handles.
+        pool: reads and decodes pictures.
+        closed: whether the owner has been closed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        sources: Sources,
+        store: Store,
+        pool: ThreadPoolExecutor,
+        *,
+        closed: Callable[[], bool],
+    ) -> None:
+        self.settings = settings
+        self._engine = engine
+        self._sources = sources
+        self._store = store
+        self._pool = pool
+        self._closed = closed
+        self._looking = Looking(settings, engine, store)
+        self._admission = Admission(settings.max_queue)
+
+    def reading(self, sources: Sources) -> Self:
+        """The same verbs, with the same queue, over other sources."""
+        other = copy(self)
+        other._sources = sources
+        return other
+
+    async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
+        """See `Vision.text_features`."""
+        arguments = parse(MatchArguments, {"image": "-", "texts": list(texts)})
+
+        async def verb(_: object, options: object, deadline: float) -> list[list[float]]:
+            return self._matched(await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline))
+
+        return await self.admitted(verb, None, {})
+
+    async def in_pool(self, work: Callable[[], T]) -> T:
+        """Run something that reads files, within one deadline."""
+
+        async def verb(_: object, options: object, deadline: float) -> T:
+            return await self._within(deadline, asyncio.wrap_future(self._pool.submit(work)))
+
+        return await self.admitted(verb, None, {})
+
+    async def each(
+        self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
+    ) -> T | list[T] | list[T | BaseException]:
+        """Run a verb on one image, or on each of a list, within one deadline each."""
+        return_errors = options.pop("return_errors", False)
+        if not isinstance(image, list | tuple):
+            return await self.admitted(verb, image, options)
+        turn = CALLER.set(secrets.token_hex(8))  # a long list waits its turns beside single calls
+        try:
+            outcomes = await asyncio.gather(
+                *(self.admitted(verb, one, dict(options)) for one in image), return_exceptions=True
+            )
+        finally:
+            CALLER.reset(turn)
+        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard.
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not (return_errors and isinstance(outcome, VisionError)):
+                raise outcome
+        return outcomes
+
+    async def admitted(
+        self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
+    ) -> T:
+        if self._closed():
+            raise CancelledError("This Vision is closed.")
+        with self._admission.one():
+            return await verb(image, options, time.monotonic() + self.settings.deadline_s)
+
+    async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
+        generation = self._generation(options)
+        arguments = parse(CaptionArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        request = CaptionRequest(seen.sight, generation, arguments.prompt, arguments.num_captions)
+        spoken: list[Utterance] = await self._ask_engine(request, deadline)
+        texts = tuple(results.clean(one.text) for one in spoken)
+        # Its own words run past the matcher again: the reference's maintainers advise it as a check (BLIP issue 61).
+        scores = await self._ask_engine(MatchRequest(seen.sight, texts), deadline) if all(texts) else None
+        return results.caption(self._context(seen), spoken, scores)
+
+    async def ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
+        generation = self._generation(options)
+        arguments = parse(AskArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        question = Question(
+            text=arguments.question,
+            history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
+            template=self.settings.vqa_template,
+        )
+        if arguments.choices is None:
+            spoken: Utterance = await self._ask_engine(AnswerRequest(seen.sight, question, generation), deadline)
+            return results.answer(self._context(seen), spoken)
+        request = ChoiceRequest(seen.sight, question, tuple(arguments.choices))
+        shares: list[float] = await self._ask_engine(request, deadline)
+        return results.choice(self._context(seen), arguments.choices, shares)
+
+    async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
+        arguments = parse(MatchArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        scores: list[TextScore] = self._matched(
+            await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
+        )
+        return results.match(self._context(seen, matcher=True), arguments.texts, scores)
+
+    async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
+        info = (await self._look(image, None, deadline)).info
+        if self._store.get(info.handle) is None:
+            raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
+        return info
+
+    async def features(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageFeatures:
+        arguments = parse(FeatureArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        vectors = self._matched(await self._ask_engine(FeatureRequest(seen.sight), deadline))
+        return ImageFeatures(image=seen.info, region=seen.region, vectors=vectors)
+
+    async def survey(self, image: ImageInput, options: dict[str, Any], deadline: float) -> SurveyResult:
+        generation = self._generation(options)
+        arguments = parse(SurveyArguments, _plain_options(options))
+        boxes = composed.grid(arguments.rows, arguments.columns)
+        seen = await self._look_at_parts(image, [None, *boxes], deadline)
+        looks = [self._describe(one.sight, generation, deadline) for one in seen]
+        overall, *parts = await composed.together(looks, "captions:")
+        return results.survey(self._context(seen[0]), overall, boxes, parts)
+
+    async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
+        generation = self._generation(options)
+        given = ["-" for _ in images] if isinstance(images, list | tuple) else images
+        parse(CompareArguments, {"images": given, **options})
+        seen = await composed.together([self._look(one, None, deadline) for one in images])
+        captions = await composed.together(
+            [self._describe(one.sight, generation, deadline) for one in seen], "captions:"
+        )
+        contexts = [self._context(one) for one in seen]
+        found = await composed.together([self._ask_engine(FeatureRequest(one.sight), deadline) for one in seen])
+        if any(vectors is None for vectors in found):
+            return results.compare(contexts, captions, None, None)
+        alike = [[composed.similarity(one, other) for other in found] for one in found]
+        # A caption without words cannot be matched.
+        texts = tuple(dict.fromkeys(caption.text for caption in captions if caption.text))
+        cross: list[list[TextScore | None]] = [[None] * len(seen) for _ in seen]
+        if texts:
+            fits = await composed.together([self._ask_engine(MatchRequest(one.sight, texts), deadline) for one in seen])
+            by_text = [dict(zip(texts, scores, strict=True)) for scores in fits]
+            cross = [[scores.get(caption.text) for caption in captions] for scores in by_text]
+        return results.compare(contexts, captions, alike, cross)
+
+    async def _describe(self, sight: Sight, generation: Generation, deadline: float) -> results.Described:
+        """One caption and its own match."""
+        spoken: list[Utterance] = await self._ask_engine(CaptionRequest(sight, generation), deadline)
+        text = results.clean(spoken[0].text)
+        scores: list[TextScore] | None = (
+            await self._ask_engine(MatchRequest(sight, (text,)), deadline) if text else None
+        )
+        return results.Described(spoken[0], scores[0] if scores else None)
+
+    def _matched(self, found: T | None) -> T:
+        """What the matcher found, if there is one."""
+        if found is None:
+            raise ModelUnavailableError(
+                "There is no image-text matcher beside this model. Use ask_image with choices ['yes', 'no'], "
+                "or have the operator name a matcher in the settings."
+            )
+        return found
+
+    def _context(self, seen: Seen, *, matcher: bool = False) -> results.Context:
+        status = self._engine.status()
+        model = status.matcher if matcher else status.model
+        return results.Context(seen.info, seen.region, model or "", (*status.notes, *seen.warnings))
+
+    def _generation(self, options: dict[str, Any]) -> Generation:
+        """Take the generation options out of `options`; what is not given comes from the settings."""
+        given = {name: options.pop(name) for name in GENERATION_OPTIONS if name in options}
+        settings = Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
+        return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
+
+    async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:
+        """Bytes, picture and region of an image, in the pool of decoders."""
+        return (await self._look_at_parts(image, [region], deadline))[0]
+
+    async def _look_at_parts(
+        self, image: ImageInput, regions: Sequence[Sequence[float] | None], deadline: float
+    ) -> list[Seen]:
+        """Several regions of an image, which is read and decoded once."""
+        self._engine.expect(1)
+        try:
+            looked = self._pool.submit(self._looking.see, self._sources, image, regions)
+            return await self._within(deadline, asyncio.wrap_future(looked))
+        finally:
+            self._engine.expect(-1)
+
+    async def _ask_engine(self, request: Request, deadline: float) -> Any:
+        job = self._engine.submit(request, deadline=deadline, caller=CALLER.get())
+        try:
+            return await self._answer(job, deadline)
+        except BaseException:
+            job.cancel()  # the caller has gone or the time is over: the row ends at its next token
+            raise
+
+    async def _answer(self, job: Job, deadline: float) -> Any:
+        answer = asyncio.wrap_future(job.future)
+        if not self._engine.status().loaded:
+            patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
+            await progress.wait(answer, lambda: self._engine.status().state, patience)
+            status = self._engine.status()
+            if not answer.done() and status.loading:
+                answer.cancel()
+                raise ModelUnavailableError(f"The model is not ready yet: {status.state}. Call again in a minute.")
+        return await self._within(deadline, answer)
+
+    async def _within(self, deadline: float, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await work
+        except TimeoutError as error:
+            raise DeadlineError(f"The call took longer than {self.settings.deadline_s:g} s and was stopped.") from error
+
+
+def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of a Python caller as the tools' schemas want them: arrays for sequences, objects for turns."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    if isinstance(plain.get("history"), list):
+        plain["history"] = [
+            {"question": turn[0], "answer": turn[1]} if isinstance(turn, tuple | list) and len(turn) == 2 else turn
+            for turn in plain["history"]
+        ]
+    return {"image": "-", **plain}
