@@ -42,6 +42,30 @@ def engine(status: StatusResult) -> dict[str, Metric | Iterable[Metric]]:
             Metric("Requests since the start, by their end.", "counter", getattr(queue, end), {"end": end})
             for end in ("completed", "failed", "cancelled")
         ],
+        "blip2tools_requests_joined_total": Metric(
+            "Requests that shared the work of an identical one.", "counter", queue.joined
+        ),
+        "blip2tools_batches_total": [
+            Metric("Batches, by how many requests were in them.", "counter", batch.times, {"size": str(batch.size)})
+            for batch in queue.batches
+        ],
+        "blip2tools_tokens_total": Metric("Tokens generated.", "counter", queue.tokens),
+        "blip2tools_stage_seconds_total": [
+            Metric("Time spent in a stage.", "counter", stage.total_s, {"stage": stage.stage}) for stage in queue.stages
+        ],
+        "blip2tools_stage_runs_total": [
+            Metric("How often a stage ran.", "counter", stage.times, {"stage": stage.stage}) for stage in queue.stages
+        ],
+        "blip2tools_stage_seconds": [
+            Metric("Duration of a stage, of late.", "gauge", ms / 1000, {"stage": stage.stage, "quantile": quantile})
+            for stage in queue.stages
+            for quantile, ms in (("0.5", stage.median_ms), ("0.99", stage.p99_ms))
+        ],
+        **(
+            {}
+            if queue.memory_bytes is None
+            else {"blip2tools_device_memory_bytes": Metric("Memory taken on the device.", "gauge", queue.memory_bytes)}
+        ),
         "blip2tools_cache_features": Metric("Pictures with cached features.", "gauge", cache.features),
         "blip2tools_cache_bytes": Metric("Memory of cached features.", "gauge", cache.bytes_used),
         "blip2tools_cache_limit_bytes": Metric("Memory that cached features may take.", "gauge", cache.bytes_limit),

@@ -133,11 +133,20 @@ class Utterance:
     text: str
     logprob: float
     finish: str  # "eos", or "length" when it was cut
+    unread: bool = False  # the prompt was too long, and its beginning was left out
 
     @property
     def confidence(self) -> float:
         """exp of the mean token log-probability: 0 to 1."""
         return min(1.0, math.exp(self.logprob))
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The probability of each choice, in the order of the request; together 1."""
+
+    shares: tuple[float, ...]
+    unread: bool  # as in `Utterance`
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from blip2tools.requests import EngineStatus, TextScore, Utterance
+from blip2tools.requests import EngineStatus, Ranking, TextScore, Utterance
 from blip2tools.schemas import (
     MAX_OUTPUT,
     Alternative,
     AnswerResult,
+    BatchStatus,
     CacheStatus,
     CaptionResult,
     Choice,
@@ -21,6 +22,7 @@ from blip2tools.schemas import (
     Match,
     MatchResult,
     QueueStatus,
+    StageStatus,
     SurveyResult,
     TextMatch,
     Tile,
@@ -31,6 +33,8 @@ from blip2tools.sources import Listing
 LOW = 0.5  # below this, a confidence or the caption's own match is worth a warning
 
 NO_MATCHER = "there is no image-text matcher"
+
+UNREAD = "the words were too many for the model: the oldest turns, or their beginning, were left out"
 
 CANNOT = [
     "read text (no OCR)",
@@ -90,15 +94,16 @@ def answer(context: Context, spoken: Utterance) -> AnswerResult:
     )
 
 
-def choice(context: Context, texts: Sequence[str], shares: Sequence[float]) -> AnswerResult:
+def choice(context: Context, texts: Sequence[str], ranking: Ranking) -> AnswerResult:
     """The offered answers, best first."""
-    ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, shares)]
+    ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, ranking.shares)]
     best = ranked[0]
+    doubts = [_low("answer", best.probability)] if best.probability < LOW else []
     return AnswerResult(
         image=context.image,
         region=context.region,
         model=context.model,
-        warnings=[*context.warnings, *([_low("answer", best.probability)] if best.probability < LOW else [])],
+        warnings=[*context.warnings, *doubts, *([UNREAD] if ranking.unread else [])],
         answer=best.text,
         confidence=best.probability,
         choices=ranked,
@@ -216,6 +221,19 @@ def queue(status: EngineStatus) -> QueueStatus:
         failed=status.failed,
         cancelled=status.cancelled,
         tokens=status.tokens,
+        joined=status.joined,
+        batches=[BatchStatus(size=size, times=times) for size, times in status.batches.items()],
+        stages=[
+            StageStatus(
+                stage=stage,
+                times=times,
+                total_s=round(total, 6),
+                median_ms=round(1000 * median, 3),
+                p99_ms=round(1000 * worst, 3),
+            )
+            for stage, (times, total, median, worst) in sorted(status.seconds.items())
+        ],
+        memory_bytes=status.memory_bytes,
     )
 
 
@@ -275,6 +293,8 @@ def _doubts(what: str, text: str, spoken: Utterance) -> list[str]:
     if not text:
         return [f"the model gave an empty {what}; rephrase, or look at a region"]
     doubts = [_low(what, spoken.confidence)] if spoken.confidence < LOW else []
+    if spoken.unread:
+        doubts.append(UNREAD)
     return [*doubts, f"the {what} was cut at the length limit"] if spoken.finish == "length" else doubts
 
 

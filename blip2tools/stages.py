@@ -29,6 +29,7 @@ from blip2tools.requests import (
     Generation,
     MatchRequest,
     Question,
+    Ranking,
     Sight,
     TextFeatureRequest,
     TextScore,
@@ -85,13 +86,13 @@ class Stages:
             )
         self._metrics.tokens += sum(text.tokens for texts in spoken for text in texts)
         answers: list[object] = []
-        for request, texts in zip(requests, spoken, strict=True):
-            said = [self._utterance(text) for text in texts]
+        for request, texts, prompt in zip(requests, spoken, prompts, strict=True):
+            said = [self._utterance(text, unread=prompt.truncated) for text in texts]
             answers.append(said if isinstance(request, CaptionRequest) else said[0])
         return answers
 
-    def _utterance(self, spoken: Spoken) -> Utterance:
-        return Utterance(self._loaded.words.decode(spoken.ids), spoken.logprob, spoken.finish)
+    def _utterance(self, spoken: Spoken, *, unread: bool) -> Utterance:
+        return Utterance(self._loaded.words.decode(spoken.ids), spoken.logprob, spoken.finish, unread)
 
     def _prompt(self, request: CaptionRequest | AnswerRequest) -> Prompt:
         if isinstance(request, CaptionRequest):
@@ -127,17 +128,18 @@ class Stages:
             return 1.0
         return 0.0 if self._loaded.captioner.family == "opt" else -1.0
 
-    def _choose(self, asked: ChoiceRequest) -> list[float] | VisionError:
+    def _choose(self, asked: ChoiceRequest) -> Ranking | VisionError:
         words = self._loaded.words
         candidates = [words.candidate(choice) for choice in asked.choices]
         if empty := [choice for choice, ids in zip(asked.choices, candidates, strict=True) if not ids]:
             return InvalidInputError(f"The choice '{empty[0]}' holds nothing that the model can read.")
         tokens = self._tokens([asked.sight])[0]
+        prompt = self._question(asked.question)
         with self._metrics.timed("rank"):
-            scores = self._loaded.captioner.rank(tokens, self._question(asked.question).ids, candidates)
+            scores = self._loaded.captioner.rank(tokens, prompt.ids, candidates)
         best = max(total for total, _ in scores)
         shares = [math.exp(total - best) for total, _ in scores]
-        return [share / sum(shares) for share in shares]
+        return Ranking(tuple(share / sum(shares) for share in shares), prompt.truncated)
 
     # ---- matching ----
 

@@ -28,6 +28,7 @@ from blip2tools.requests import (
     Job,
     MatchRequest,
     Question,
+    Ranking,
     Request,
     Sight,
     TextFeatureRequest,
@@ -167,8 +168,8 @@ class Verbs:
             spoken: Utterance = await self._ask_engine(AnswerRequest(seen.sight, question, generation), deadline)
             return results.answer(self._context(seen), spoken)
         request = ChoiceRequest(seen.sight, question, tuple(arguments.choices))
-        shares: list[float] = await self._ask_engine(request, deadline)
-        return results.choice(self._context(seen), arguments.choices, shares)
+        ranking: Ranking = await self._ask_engine(request, deadline)
+        return results.choice(self._context(seen), arguments.choices, ranking)
 
     async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
         arguments = parse(MatchArguments, _plain_options(options))

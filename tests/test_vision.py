@@ -126,6 +126,23 @@ def test_a_text_too_long_for_the_matcher_is_named(vision, picture):
     assert any("only the first words were read of: a red circle" in warning for warning in result.warnings)
 
 
+def test_words_that_were_left_out_are_told(vision, picture):
+    history = [(f"is there a {'very ' * 40}red thing?", "no")] * 8
+    for options in ({}, {"choices": ["one", "two"]}):
+        result = vision.ask(picture.path, "how many objects are there?", history=history, **options)
+        assert any("left out" in warning for warning in result.warnings)
+        assert not any("left out" in warning for warning in vision.ask(picture.path, "what is it?", **options).warnings)
+
+
+def test_the_status_tells_how_work_was_done(vision, picture):
+    vision.caption(picture.path)
+    status = vision.status()
+    assert sum(batch.times for batch in status.queue.batches) > 0
+    assert {"see", "speak", "match"} <= {stage.stage for stage in status.queue.stages}
+    assert "so far: " in status.text_block()
+    assert "speak" in status.text_block()
+
+
 def test_features_are_those_behind_the_match(vision, picture):
     texts = [picture.caption, "two purple stars"]
     seen, vectors = vision.features(picture.path), vision.text_features(texts)

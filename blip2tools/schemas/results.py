@@ -256,6 +256,27 @@ class Limits(BaseModel):
     deadline_s: float
 
 
+class BatchStatus(BaseModel):
+    """How often so many requests were served together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int
+    times: int
+
+
+class StageStatus(BaseModel):
+    """How long one stage of an answer takes: the median and 99th percentile are those of the last few hundred."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    stage: str = Field(description="see, query, speak, rank or match.")
+    times: int
+    total_s: float
+    median_ms: float
+    p99_ms: float
+
+
 class QueueStatus(BaseModel):
     """Requests in the engine, now and since the start."""
 
@@ -268,6 +289,10 @@ class QueueStatus(BaseModel):
     failed: int
     cancelled: int
     tokens: int = Field(description="Pieces of words spoken so far, those of stopped rows included.")
+    joined: int = Field(description="Requests that shared the work, or the kept answer, of an identical one.")
+    batches: list[BatchStatus]
+    stages: list[StageStatus]
+    memory_bytes: int | None = Field(description="Memory taken on the device; null where it does not say.")
 
 
 class CacheStatus(BaseModel):
@@ -308,10 +333,22 @@ class StatusResult(Result):
             f"limits: {', '.join(self.limits.formats)}; {self.limits.max_image_bytes // 2**20} MiB, "
             f"{self.limits.max_pixels / 1e6:g} megapixels",
             f"queue: {self.queue.running} running, {self.queue.waiting} waiting of {self.queue.limit}",
+            *self._work_lines(),
             f"handles: {', '.join(self.handles) or 'none yet'}",
             "cannot: " + "; ".join(self.cannot),
         ]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+    def _work_lines(self) -> list[str]:
+        batches = sum(batch.times for batch in self.queue.batches)
+        if not batches:
+            return []
+        served = sum(batch.size * batch.times for batch in self.queue.batches)
+        stages = ", ".join(f"{stage.stage} {stage.median_ms:.0f} ms" for stage in self.queue.stages)
+        return [
+            f"so far: {served} requests in {batches} batches, {self.queue.joined} shared with another; {stages}",
+            f"features cached: {self.cache.features}, found {self.cache.hits} times of {self.cache.hits + self.cache.misses}",
+        ]
 
 
 def _confidence_line(confidence: float, match: Match | None) -> str:
