@@ -25,7 +25,12 @@ Scope = Literal["project", "user"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides where a configuration file lies."""
+    """What decides where a configuration file lies.
+
+    Attributes:
+        config: where applications keep their settings.
+        local_data: Windows' folder for what stays on this machine, if it is not in its usual place.
+    """
 
     platform: Platform
     home: Path
@@ -36,15 +41,14 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This machine, this user, and the working directory as the project."""
-        home = Path.home()
-        platform = platform_of(sys.platform)
+        home, platform = Path.home(), platform_of(sys.platform)
         local = foreign_variable("LOCALAPPDATA")
         return cls(
             platform,
             home,
-            Path.cwd(),
-            config_folder(platform, home, foreign_variable("APPDATA"), foreign_variable("XDG_CONFIG_HOME")),
-            Path(local) if local else home / "AppData" / "Local" if platform == "windows" else None,
+            project=Path.cwd(),
+            config=config_folder(platform, home, foreign_variable("APPDATA"), foreign_variable("XDG_CONFIG_HOME")),
+            local_data=Path(local) if local else None,
         )
 
 
@@ -200,9 +204,8 @@ def _packaged_claude(machine: Machine) -> Path | None:
     Windows shows such a program a private copy of AppData; a file in the documented place is never seen by it
     (anthropics/claude-code#26073).
     """
-    if machine.local_data is None:
-        return None
-    roaming = sorted((machine.local_data / "Packages").glob("Claude_*/LocalCache/Roaming"))
+    local = machine.local_data or machine.home / "AppData" / "Local"
+    roaming = sorted((local / "Packages").glob("Claude_*/LocalCache/Roaming"))
     files = [folder / "Claude" / "claude_desktop_config.json" for folder in roaming]
     found = [file for file in files if file.exists()] or files
     if len(found) > 1:

@@ -127,6 +127,24 @@ def test_the_image_starts_our_server_over_the_mounted_pictures():
     assert steps(final, "EXPOSE")[0].rest == str(DEFAULT_PORT)
 
 
+def test_the_readmes_container_commands_fit_the_image():
+    _, _, final = dockerfile()
+    cache = steps(final, "VOLUME")[0].rest
+    allowed = _parser().parse_args(steps(final, "CMD")[0].value).allowed_dirs
+    lines = re.findall(r"^docker run (.*)$", README.replace("\\\n", ""), flags=re.M)
+    assert len(lines) == 2
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        at = words.index("blip2tools")
+        assert f"blip2tools-models:{cache}" in words[:at]
+        parsed = _parser().parse_args(words[at + 1 :] or steps(final, "CMD")[0].value)
+        assert parsed.allowed_dirs == allowed
+        (pictures,) = [word for word in words[:at] if word.endswith(":ro")]
+        assert pictures.split(":")[1:-1] == allowed
+        port = f":{steps(final, 'EXPOSE')[0].rest}"
+        assert any(word.endswith(port) for word in words[:at]) == parsed.http
+
+
 def ignored(path):
     """Whether the builder never sees a path: the last rule that fits decides."""
     verdict = False
@@ -274,6 +292,7 @@ def test_the_bundle_is_whole_and_always_the_same(builder, bundle, tmp_path):
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(bundle.read_bytes()).digest()
 
 
+@pytest.mark.slow
 def test_the_unpacked_bundle_serves(bundle, tmp_path, picture, folder):
     """Started as a host would, but with this environment in place of the one that uv makes."""
     with zipfile.ZipFile(bundle) as archive:
