@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from PIL import Image
 
 from blip2tools import Vision
 from blip2tools.errors import ERROR_CODES, InvalidInputError, TooLargeError
@@ -26,7 +28,6 @@ from blip2tools.http_guard import RATE_KEYS, Guard, RateLimit, Rules
 from blip2tools.http_server import Listener
 from blip2tools.mcp_server import ERROR_CODE_KEY
 from blip2tools.settings import Settings
-from blip2tools.store import Store
 from tests.conftest import run_cli
 from tests.http_process import TOKEN, HttpProcess, HttpThread, memory_peak
 
@@ -363,7 +364,12 @@ def test_upload_and_use_over_mcp(server, picture):
             assert refused.meta[ERROR_CODE_KEY] == "not_allowed"
             said = " ".join([refused.content[0].text, client.instructions or ""])
             assert picture.path.parent.name in said
+            listed = await client.call_tool("list_images", {})
+            assert listed.structured_content["images"]
+            said += " ".join([listed.content[0].text, str(listed.structured_content), str(status.structured_content)])
+            said += str(await client.list_resources()) + str(await client.read_resource("blip2://status"))
             assert str(picture.path.parent) not in said
+            assert raw.json()["handle"] not in said
 
     for mode in ERAS:
         asyncio.run(look(mode))
@@ -394,12 +400,13 @@ def test_bad_uploads(server, body, kind, status, code):
 
 
 def test_a_picture_larger_than_the_store_is_no_handle(picture):
-    with Vision.load(model="demo", preload=False) as eyes:
+    noise = Image.frombytes("RGB", (700, 700), random.Random(1).randbytes(700 * 700 * 3))
+    with Vision.load(model="demo", preload=False, store_mb=1) as eyes:
         info = eyes.keep(picture.path)
         assert (info.width, info.height) == (224, 224)
-        eyes._store = Store(10)
-        with pytest.raises(TooLargeError):
-            eyes.keep(picture.path.read_bytes())
+        with pytest.raises(TooLargeError, match="1 MiB"):
+            eyes.keep(noise)
+        assert eyes.status().handles == [info.handle]
 
 
 def test_plain_json(server, picture):
