@@ -159,8 +159,9 @@ class _Suite:
     @property
     def tool_constructor(self):
         from blip2tools import Vision
+        from tests.conftest import REPOSITORY
 
-        vision = Vision.load(model="demo", preload=False)
+        vision = Vision.load(model="demo", allowed_dirs=(REPOSITORY,), preload=False)
         return next(tool for tool in Blip2Toolkit(vision).get_tools() if tool.name == self.tool_name)
 
     @property
@@ -173,6 +174,9 @@ class _Suite:
             "caption_image": {"image": image},
             "ask_image": {"image": image, "question": "how many objects are there?"},
             "match_image_text": {"image": image, "texts": ["a red circle"]},
+            "survey_image": {"image": image, "rows": 1, "columns": 2},
+            "compare_images": {"images": [image, image]},
+            "list_images": {"folder": "examples"},
             "vision_status": {},
         }[self.tool_name]
 
