@@ -74,7 +74,10 @@ class Settings(BaseModel):
     )
     keep_answers: int = Field(1024, ge=0, le=1_000_000, description="answers kept for repeated requests; 0 is off")
     idle_unload_s: float = Field(
-        0.0, ge=0, le=604_800, description="seconds without a request until the model's memory is given back; 0 is never"
+        0.0,
+        ge=0,
+        le=604_800,
+        description="seconds without a request until the model's memory is given back; 0 is never",
     )
     cache_mb: int = Field(256, ge=0, le=1_048_576, description="memory for vision features of pictures seen, MiB")
     deadline_s: float = Field(60.0, gt=0, le=86_400, description="longest time for one call, seconds")
