@@ -23,6 +23,7 @@ import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from blip2tools.concurrency import CALLER
 from blip2tools.errors import ErrorCode, to_vision_error
 from blip2tools.page import Page
 
@@ -174,6 +175,7 @@ class Guard:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             exchange = _Exchange(scope, send, self._routes)
+            CALLER.set(_caller(exchange))  # the engine lets clients take turns
             self.open += 1
             try:
                 await self._serve(exchange, receive)
