@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from blip2tools import __version__
+from blip2tools.bench import add_bench_command
 from blip2tools.cli_setup import add_setup_commands
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
 from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
@@ -443,6 +444,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write the HTML page (default: a temporary folder)"
     )
+    add_bench_command(command)
     add_setup_commands(command, parser)
     return parser
 

@@ -136,7 +136,7 @@ def test_an_agent_looks(vision, picture):
     """A text-only agent of langchain's own: its answer can only come from the picture."""
     from langchain.agents import create_agent
 
-    from tests.scripted import ScriptedChatModel, calls, says
+    from blip2tools.demo.scripted import ScriptedChatModel, calls, says
 
     def script(messages):
         last = messages[-1]
@@ -149,6 +149,77 @@ def test_an_agent_looks(vision, picture):
     agent = create_agent(ScriptedChatModel(script=script), Blip2Toolkit(vision).get_tools())
     answer = agent.invoke({"messages": [{"role": "user", "content": "what is in the picture?"}]})
     assert answer["messages"][-1].text == f"caption: {picture.caption}"
+
+
+def agent_that_looks(vision, *wanted):
+    """An agent that makes the given calls at once and then says how many went well."""
+    from langchain.agents import create_agent
+
+    from blip2tools.demo.scripted import ScriptedChatModel, calls_all, says
+
+    def script(messages):
+        if messages[-1].type == "human":
+            return calls_all(wanted)
+        replies = [message for message in messages if message.type == "tool"]
+        return says(f"{sum(reply.status == 'success' for reply in replies)} went well")
+
+    return create_agent(ScriptedChatModel(script=script), Blip2Toolkit(vision).get_tools())
+
+
+ASKED = {"messages": [{"role": "user", "content": "go"}]}
+
+
+async def test_progress_reaches_who_follows_the_graph(vision, picture):
+    """The runtime's channels: `custom` has the progress, `tools` the lines of the result; both name the call."""
+    agent = agent_that_looks(vision, ("survey_image", {"image": picture.path.name, "rows": 1, "columns": 2}))
+    heard, deltas = [], []
+    async for mode, chunk in agent.astream(ASKED, stream_mode=["custom", "tools"]):
+        (heard if mode == "custom" else deltas).append(chunk)
+    assert heard[0]["progress"] == "looking"
+    assert {one["tool"] for one in heard} == {"survey_image"}
+    assert len({one["tool_call_id"] for one in heard}) == 1
+    assert len(heard) > 1
+    assert heard[-1]["done"] == heard[-1]["total"]
+    events = [chunk["event"] for chunk in deltas]
+    assert (events[0], events[-1]) == ("tool-started", "tool-finished")
+    told = "".join(chunk["delta"] for chunk in deltas if chunk["event"] == "tool-output-delta")
+    assert told == deltas[-1]["output"].content
+
+
+def test_progress_in_synchronous_code(vision, picture):
+    agent = agent_that_looks(vision, ("caption_image", {"image": picture.path.name}))
+    chunks = list(agent.stream(ASKED, stream_mode=["custom", "tools"]))
+    assert next(chunk["progress"] for mode, chunk in chunks if mode == "custom") == "looking"
+    lines = [chunk["delta"] for mode, chunk in chunks if mode == "tools" and chunk["event"] == "tool-output-delta"]
+    assert lines[0] == f"caption: {picture.caption}\n"
+
+
+def test_nobody_listens(vision, picture):
+    agent = agent_that_looks(vision, ("caption_image", {"image": picture.path.name}))
+    assert agent.invoke(ASKED)["messages"][-1].text == "1 went well"
+
+
+async def test_cancelling_frees_the_row(folder, pictures):
+    """Whoever goes takes all calls along: nothing of theirs runs or waits, and the next call is served."""
+    from blip2tools import Vision
+
+    long = {"min_new_tokens": 120, "max_new_tokens": 128}  # so that nothing ends by itself
+    with Vision.load(model="demo", allowed_dirs=(folder,), threads=1, **long) as vision:
+        completed = vision.status().queue.completed
+        agent = agent_that_looks(vision, *(("caption_image", {"image": one.path.name}) for one in pictures))
+        run = asyncio.ensure_future(agent.ainvoke(ASKED))
+        while not (vision.status().queue.running or run.done()):
+            await asyncio.sleep(0.01)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        while (queue := vision.status().queue).running or queue.waiting:
+            await asyncio.sleep(0.01)
+        assert queue.completed == completed
+        assert queue.cancelled >= 1
+        match = next(tool for tool in Blip2Toolkit(vision).get_tools() if tool.name == "match_image_text")
+        message = await match.ainvoke(tool_call("match_image_text", image=pictures[0].path.name, texts=["a star"]))
+        assert message.status == "success"
 
 
 class _Suite:

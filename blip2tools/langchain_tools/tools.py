@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from langchain_core.tools import BaseTool, BaseToolkit, InjectedToolArg, StructuredTool, ToolException
 from pydantic import ConfigDict, PrivateAttr, ValidationError, create_model
 
 from blip2tools.errors import InvalidInputError, VisionError
+from blip2tools.progress import Listener, heard_by
 from blip2tools.schemas import Arguments, explain
 from blip2tools.toolset import TOOLS, ToolSpec, call
 from blip2tools.vision import Vision
-
-try:
-    from langchain_core.tools import BaseTool, BaseToolkit, InjectedToolArg, StructuredTool, ToolException
-except ImportError as error:  # pragma: no cover - an installation without the extra
-    raise ImportError("The LangChain tools need an extra: pip install 'blip2tools[langchain]'") from error
 
 
 class Blip2Toolkit(BaseToolkit):
@@ -22,7 +19,11 @@ class Blip2Toolkit(BaseToolkit):
 
     Paths come from a model here, so only the allowed folders of the settings are open, whatever `vision` itself may
     read. Each tool returns text for the model and the full result, as a dict, in the `ToolMessage`'s artifact. A failed
-    call is a `ToolMessage` of status "error" that says `code: sentence`; it never ends the run.
+    call is a `ToolMessage` of status "error" that says `code: sentence`; it never ends the run. A cancelled call frees
+    its place in the engine.
+
+    In a graph that streams, `stream_mode="custom"` tells how far a call is, as `{"tool", "tool_call_id", "progress",
+    "done", "total"}`, and `stream_mode="tools"` has the result's lines as output deltas.
 
     Args:
         vision: the model to look with. The toolkit does not close it.
@@ -53,15 +54,20 @@ def _schema(spec: ToolSpec) -> type[Arguments]:
 
 def _tool(eyes: Vision, spec: ToolSpec) -> BaseTool:
     async def look(**arguments: Any) -> tuple[str, dict[str, Any]]:
+        runtime = None
         # LangChain's own runtime object is no argument. Anything that JSON can carry came from the model: let it be refused.
         if not isinstance(arguments.get("runtime"), str | int | float | list | dict):
-            arguments.pop("runtime", None)
+            runtime = arguments.pop("runtime", None)
+        audience = _Audience(runtime, spec.name)
         try:
-            result = await call(eyes, spec.name, arguments)
+            with heard_by(audience.listener()):
+                result = await call(eyes, spec.name, arguments)
         except VisionError as error:
             # ToolException is the only error that LangChain shows to the model; any other would end the run.
             raise ToolException(str(error)) from error
-        return result.text_block(), result.model_dump(mode="json")
+        text = result.text_block()
+        audience.show(text)
+        return text, result.model_dump(mode="json")
 
     def look_sync(**arguments: Any) -> tuple[str, dict[str, Any]]:
         return eyes.run(look(**arguments))
@@ -80,3 +86,33 @@ def _tool(eyes: Vision, spec: ToolSpec) -> BaseTool:
         handle_validation_error=refuse,
         metadata={"title": spec.title},
     )
+
+
+class _Audience:
+    """Whoever follows one call through LangChain's `ToolRuntime`; nobody, where none was put in.
+
+    The runtime's two channels are themselves silent unless the graph is run with their stream mode.
+    """
+
+    def __init__(self, runtime: Any, tool: str) -> None:
+        self._write = getattr(runtime, "stream_writer", None)
+        self._emit = getattr(runtime, "emit_output_delta", None)
+        self._label = {"tool": tool, "tool_call_id": getattr(runtime, "tool_call_id", None)}
+
+    def listener(self) -> Listener | None:
+        """Passes on what the call tells of itself, after word that it has begun."""
+        write = self._write
+        if not callable(write):
+            return None
+
+        async def hear(what: str, done: float, total: float | None) -> None:
+            write({**self._label, "progress": what, "done": done, "total": total})
+
+        write({**self._label, "progress": "looking", "done": 0, "total": None})
+        return hear
+
+    def show(self, text: str) -> None:
+        """The result, line by line."""
+        if callable(self._emit):
+            for line in text.splitlines(keepends=True):
+                self._emit(line)

@@ -1,0 +1,65 @@
+"""Measurements, each under its name: `blip2tools bench NAME [options]`.
+
+sight.py           does what an agent says come from the pixels? (the games are in `demo`)
+engine.py          the engine against stock transformers
+random_models.py   models of any size without any knowledge, to measure speed with
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from blip2tools.bench import sight
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One measurement on the command line.
+
+    Attributes:
+        name: what it is called there.
+        summary: one line for the list.
+        text: what its own help begins with.
+        options: adds its options to its parser.
+        run: measures, prints, and returns the exit status. What it needs is imported here and not before.
+    """
+
+    name: str
+    summary: str
+    text: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+BENCHES: tuple[Bench, ...] = (Bench("sight", sight.SUMMARY, sight.TEXT, sight.add_options, sight.run),)
+
+
+class _AddCommand(Protocol):
+    def __call__(
+        self, name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
+    ) -> argparse.ArgumentParser: ...
+
+
+def add_bench_command(command: _AddCommand) -> None:
+    """Add `bench` with every measurement to the command line.
+
+    Args:
+        command: adds one command.
+    """
+    parser = command(
+        "bench", lambda arguments: int(arguments.bench(arguments)), "measure", "Measure something, by name."
+    )
+    names = parser.add_subparsers(title="measurements", required=True, metavar="NAME")
+    for bench in BENCHES:
+        sub = names.add_parser(
+            bench.name,
+            help=bench.summary,
+            description=bench.text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        bench.options(sub)
+        sub.set_defaults(bench=bench.run)

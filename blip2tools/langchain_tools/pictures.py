@@ -1,0 +1,183 @@
+"""Pictures in messages become words: `[image img_...: a caption]`, and a handle that every tool accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from langchain_core.messages import BaseMessage, convert_to_messages
+
+from blip2tools.errors import ErrorCode, InvalidInputError, NotFoundError, VisionError, to_vision_error
+from blip2tools.vision import Vision
+
+AT_ONCE: Final = 16  # pictures of one caller in the engine at a time: others want their turn too
+
+# What may go well the next time. All other failures are the picture's own.
+PASSING: Final[frozenset[ErrorCode]] = frozenset(
+    ("busy", "timeout", "cancelled", "out_of_memory", "model_unavailable", "fetch_failed")
+)
+_PICTURE_TYPES: Final = ("image", "image_url", "input_image")
+_FILE_TYPES: Final = ("file", "media")
+_MENTION: Final = re.compile(r"\[image img_[0-9a-f]{16}\b")
+_NO_DATA: Final = InvalidInputError("The message's picture holds no data that can be read; send it as base64.")
+_FOREIGN_FILE: Final = NotFoundError(
+    "The picture is only named by a file id, which nobody but its provider can open; send it as base64."
+)
+
+Reference = str | bytes
+
+
+async def aingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
+    """See `ingest`."""
+    converted = convert_to_messages(list(messages))
+    reader = PictureReader(vision.for_tools())
+    await reader.read(converted)
+    return [reader.rewritten(message) for message in converted]
+
+
+def ingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
+    """The messages with each picture replaced by `[image img_...: a caption]`, for use before `agent.invoke`.
+
+    This is the way to keep pictures out of a checkpointer altogether: what `ingest` returns holds no base64, so nothing
+    that is given these messages can store any. (`VisionMiddleware` comes too late for that: LangGraph saves the input
+    before any middleware runs.) It protects what passes through it, and nothing else: pictures that tools return during
+    a run are `VisionMiddleware`'s matter. The caption leaves the process with the message, of course, and the encoded
+    picture is kept in the memory of `vision`, so that its handle works in every tool.
+
+    All forms of LangChain are understood, in messages of every role: standard `image` blocks (base64, url, file_id) and
+    their older `source_type` form, `image_url`, `input_image`, Anthropic's `source`, and `file` or `media` blocks that
+    declare a picture. Addresses are held to the rules of the settings, as in a tool call. A picture that cannot be read
+    becomes `[image unreadable: code: sentence]`. Blocks of other kinds, texts and the messages' ids stay as they are; a
+    message of which only plain text is left becomes a plain string, because many text-only models take no list.
+
+    Args:
+        messages: messages in any form that LangChain takes; they are not changed.
+        vision: the model to look with.
+    """
+    return vision.run(aingest(messages, vision))
+
+
+def holds_pictures(message: BaseMessage) -> bool:
+    """Whether there is a picture in the message, readable or not."""
+    return isinstance(message.content, list) and any(picture_of(block) is not None for block in message.content)
+
+
+def mentions_picture(message: BaseMessage) -> bool:
+    """Whether words stand for a picture in the message."""
+    return _MENTION.search(message.text) is not None
+
+
+def picture_of(block: Any) -> Reference | VisionError | None:
+    """The picture in a content block as a reference; why there is none; or None for a block of another kind."""
+    if not isinstance(block, Mapping):
+        return None
+    source = block["source"] if isinstance(block.get("source"), Mapping) else block  # Anthropic's form nests
+    kind = next((source[key] for key in ("mime_type", "media_type") if isinstance(source.get(key), str)), "")
+    if block.get("type") not in _PICTURE_TYPES and not (
+        block.get("type") in _FILE_TYPES and kind.lower().startswith("image/")
+    ):
+        return None
+    for key in ("base64", "data"):
+        data = source.get(key)
+        if isinstance(data, bytes) and data:
+            return data
+        if isinstance(data, str) and data:
+            return data if data[:5].lower() == "data:" else f"data:{kind};base64,{''.join(data.split())}"
+    address = block.get("image_url", source.get("url"))
+    if isinstance(address, Mapping):
+        address = address.get("url")
+    if isinstance(address, str) and address:
+        return address
+    named = source.get("file_id") or (source.get("source_type") == "id" and source.get("id"))
+    return _FOREIGN_FILE if named else _NO_DATA
+
+
+class PictureReader:
+    """Reads the pictures in messages, each only once.
+
+    Args:
+        eyes: what to look with; its rules apply to addresses.
+        known: captions of pictures seen before, by handle.
+
+    Attributes:
+        captions: those and the new ones.
+    """
+
+    def __init__(self, eyes: Vision, known: Mapping[str, str] | None = None) -> None:
+        self._eyes = eyes
+        self._words: dict[Reference, str] = {}
+        self._passing: set[Reference] = set()
+        self._gate = asyncio.Semaphore(AT_ONCE)
+        self.captions: dict[str, str] = dict(known or {})
+
+    async def read(self, messages: Sequence[BaseMessage]) -> None:
+        """Look at every picture in the messages. Never raises because of a picture."""
+        found = (picture_of(block) for message in messages for block in _blocks(message))
+        fresh = dict.fromkeys(one for one in found if isinstance(one, str | bytes) and one not in self._words)
+        async with asyncio.TaskGroup() as group:
+            for reference in fresh:
+                group.create_task(self._look(reference))
+
+    def rewritten(self, message: BaseMessage) -> BaseMessage:
+        """The message with words for its pictures, which must have been read; itself if it has none."""
+        if not holds_pictures(message):
+            return message
+        blocks = [self._block(block) for block in _blocks(message)]
+        return message.model_copy(update={"content": _as_text(blocks)})
+
+    def settled(self, message: BaseMessage) -> bool:
+        """Whether its words are final: no picture in it failed for a reason that may pass."""
+        return not any(picture_of(block) in self._passing for block in _blocks(message))
+
+    async def _look(self, reference: Reference) -> None:
+        try:
+            async with self._gate:
+                image = await self._eyes.akeep(reference)
+                if image.handle not in self.captions:
+                    self.captions[image.handle] = (await self._eyes.acaption(image.handle)).text
+            self._words[reference] = placeholder(image.handle, self.captions[image.handle])
+        except Exception as error:  # noqa: BLE001 - no picture may end a conversation
+            failure = to_vision_error(error)
+            self._words[reference] = _unreadable(failure)
+            if failure.code in PASSING:
+                self._passing.add(reference)
+
+    def _block(self, block: Any) -> Any:
+        match picture_of(block):
+            case None:
+                return block
+            case VisionError() as failure:
+                return {"type": "text", "text": _unreadable(failure)}
+            case reference:
+                return {"type": "text", "text": self._words[reference]}
+
+
+def _blocks(message: BaseMessage) -> list[Any]:
+    return message.content if isinstance(message.content, list) else []
+
+
+def placeholder(handle: str, caption: str | None) -> str:
+    """What stands for a picture in a text; without a caption, its handle alone."""
+    if caption is None:
+        return f"[image {handle}]"
+    # The caption was read from a picture, which may have been made to close the bracket and go on as somebody else.
+    words = caption.translate(str.maketrans("[]", "()")) or "no caption"
+    return f"[image {handle}: {words}]"
+
+
+def _unreadable(failure: VisionError) -> str:
+    return f"[image unreadable: {failure}]"
+
+
+def _as_text(blocks: list[Any]) -> str | list[Any]:
+    """One string if that loses nothing, else the blocks."""
+    texts = [block if isinstance(block, str) else block.get("text") for block in blocks if _is_plain(block)]
+    return "\n".join(texts) if len(texts) == len(blocks) else blocks
+
+
+def _is_plain(block: Any) -> bool:
+    if isinstance(block, str):
+        return True
+    return isinstance(block, Mapping) and block.get("type") == "text" and not set(block) - {"type", "text", "id"}

@@ -1,0 +1,267 @@
+"""Search over pictures: ITC features as LangChain embeddings, and a retriever that checks its findings with ITM."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, Field, PrivateAttr
+
+from blip2tools.errors import InvalidInputError, NotFoundError, VisionError
+from blip2tools.langchain_tools.pictures import AT_ONCE, PASSING, placeholder
+from blip2tools.looking import ImageInput
+from blip2tools.schemas import MAX_TEXT, ImageInfo, TextMatch, plain
+from blip2tools.vision import Vision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.float32]
+
+TEXTS_AT_ONCE: Final = 64  # as many as the verb takes
+MAX_K: Final = 1000
+SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Blip2Embeddings(Embeddings):
+    """BLIP-2's contrastive (ITC) features as LangChain embeddings.
+
+    The interface wants one vector for each document, and so it fits only half of what ITC has: a text is one vector, but
+    a picture is many (32, the query tokens), and the similarity of the two is the *largest* dot product. Therefore:
+
+    - `embed_query`, and `embed_documents` as it stands, embed texts, exactly.
+    - With `documents="image"`, `embed_documents` takes references of pictures (paths, handles, `data:` URIs) and gives
+      the mean of each picture's vectors, at length 1: an approximation, for vector stores that know no other way.
+    - `embed_images` gives all vectors of each picture, for stores that can search many (MaxSim), exactly.
+
+    Two texts may be compared, but ITC was never trained for that. For search in pictures without a vector store,
+    `ImageRetriever` is exact and checks its findings. Texts may be of any length; only their first words are read.
+
+    Args:
+        vision: the model to embed with; it must have a matcher. The caller's own paths are read as its verbs read them.
+        documents: what `embed_documents` is given: texts, or references of pictures.
+    """
+
+    def __init__(self, vision: Vision, *, documents: Literal["text", "image"] = "text") -> None:
+        if documents not in ("text", "image"):
+            raise InvalidInputError("The argument 'documents' must be 'text' or 'image'.")
+        self._vision = vision
+        self._documents = documents
+
+    def embed_query(self, text: str) -> list[float]:
+        """The text's vector, of length 1."""
+        return self._vision.run(self.aembed_query(text))
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """One vector of length 1 for each text, or for each picture named."""
+        return self._vision.run(self.aembed_documents(texts))
+
+    def embed_images(self, images: Sequence[ImageInput]) -> list[list[list[float]]]:
+        """All vectors of each picture: query tokens x dimensions."""
+        return self._vision.run(self.aembed_images(images))
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """See `embed_query`."""
+        return (await self._texts([text]))[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """See `embed_documents`."""
+        if self._documents == "text":
+            return await self._texts(texts)
+        return [_pooled(vectors) for vectors in await self.aembed_images(texts)]
+
+    async def aembed_images(self, images: Sequence[ImageInput]) -> list[list[list[float]]]:
+        """See `embed_images`."""
+        return [seen.vectors for seen in await _each(self._vision.afeatures, images)]
+
+    async def _texts(self, texts: Sequence[str]) -> list[list[float]]:
+        # Documents are longer than the questions of a tool; what the matcher would not read anyway need not be refused.
+        short = [text[:MAX_TEXT] for text in texts]
+        groups = [short[start : start + TEXTS_AT_ONCE] for start in range(0, len(short), TEXTS_AT_ONCE)]
+        return [vector for group in groups for vector in await self._vision.atext_features(group)]
+
+
+class ImageRetriever(BaseRetriever):
+    """Finds pictures by what they show, in a list or a folder, in memory.
+
+        retriever = ImageRetriever.from_folder(vision, "photos", k=3)
+        retriever.invoke("a dog on a beach")
+
+    Every picture's ITC features are computed once, at the first query; each query ranks all pictures by them, and the
+    best `shortlist` are checked by the slower and stricter matching head (ITM), whose probability decides the order.
+
+    A document's text is `[image img_...: a caption]`, as in a conversation with `VisionMiddleware`, so that a text-only
+    model can go on asking about the handle. Its metadata are `handle`, `source`, `width`, `height`, `probability` (ITM) and
+    `cosine` (ITC). Always k documents are returned where there are so many pictures: a low probability means "no".
+
+    The pictures are the program's own choice, read as the verbs of `vision` read them; the query may come from a model.
+    One that cannot be read is left out and listed in `unreadable`.
+
+    Attributes:
+        vision: the model to look with; it must have a matcher. Not closed by the retriever.
+        images: what is searched: references, paths, bytes or `PIL.Image`s.
+        k: how many documents are returned; `invoke(query, k=...)` overrides it.
+        shortlist: how many pictures ITM checks for a query; never fewer than k.
+        captions: whether documents have captions; without, a query is faster and a document says its handle alone.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    vision: Vision = Field(exclude=True, repr=False)
+    images: list[Any] = Field(default_factory=list, exclude=True, repr=False)
+    k: int = Field(default=4, ge=1, le=MAX_K)
+    shortlist: int = Field(default=16, ge=1, le=MAX_K)
+    captions: bool = True
+
+    _shelf: dict[int, _Shelved] = PrivateAttr(default_factory=dict)
+    _unreadable: dict[int, VisionError] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def from_folder(cls, vision: Vision, folder: str | Path, *, recursive: bool = True, **options: Any) -> Self:
+        """A retriever over the pictures in a folder, by file suffix.
+
+        Args:
+            vision: the model to look with.
+            folder: the folder.
+            recursive: with its subfolders.
+            **options: `k`, `shortlist`, `captions`, and what every LangChain retriever takes.
+
+        Raises:
+            NotFoundError: there is no such folder.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise NotFoundError("There is no such folder.")
+        found = root.rglob("*") if recursive else root.iterdir()
+        paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
+        return cls(vision=vision, images=paths, **options)
+
+    @property
+    def unreadable(self) -> list[tuple[str, VisionError]]:
+        """The pictures that were left out, and why; filled when they are first read."""
+        return [(_label(self.images[index]), error) for index, error in sorted(self._unreadable.items())]
+
+    def add(self, images: Sequence[ImageInput]) -> None:
+        """Search in these, too."""
+        self.images.extend(images)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        return self.vision.run(self._search(query, k))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        return await self._search(query, k)
+
+    async def _search(self, query: str, k: int | None) -> list[Document]:
+        wanted = self.k if k is None else k
+        if not 1 <= wanted <= MAX_K:
+            raise InvalidInputError(f"The argument 'k' must be from 1 to {MAX_K}.")
+        await self._read_new()
+        shelf = [self._shelf[index] for index in sorted(self._shelf)]
+        statement = query[:MAX_TEXT]
+        text = (await self.vision.atext_features([statement]))[0]
+        if not shelf:
+            return []
+        near = _nearest(text, [shelved.rows for shelved in shelf], max(wanted, self.shortlist))
+
+        async def checked(shelved: _Shelved) -> tuple[_Shelved, TextMatch]:
+            return shelved, (await self.vision.amatch(shelved.image, [statement])).matches[0]
+
+        checks = await _each(checked, [shelf[index] for index in near])
+        # Probabilities saturate at 1, then the cosine decides.
+        checks.sort(key=lambda check: (check[1].probability, check[1].cosine), reverse=True)
+        return await _each(self._document, checks[:wanted])
+
+    async def _read_new(self) -> None:
+        """Features of the pictures that have none yet. Two queries that do this at once do it twice, harmlessly."""
+
+        async def shelve(index: int) -> None:
+            image = self.images[index]
+            try:
+                seen = await self.vision.afeatures(image)
+            except VisionError as error:
+                if error.code in PASSING:  # the engine's fault, not the picture's: the next query tries again
+                    raise
+                self._unreadable[index] = error
+            else:
+                self._shelf[index] = _Shelved(image, seen.image, _rows(seen.vectors))
+
+        done = {*self._shelf, *self._unreadable}
+        await _each(shelve, [index for index in range(len(self.images)) if index not in done])
+
+    async def _document(self, check: tuple[_Shelved, TextMatch]) -> Document:
+        shelved, match = check
+        if self.captions and shelved.caption is None:
+            shelved.caption = (await self.vision.acaption(shelved.image)).text
+        return Document(
+            id=shelved.info.handle,
+            page_content=placeholder(shelved.info.handle, shelved.caption),
+            metadata={**shelved.info.model_dump(), "probability": match.probability, "cosine": match.cosine},
+        )
+
+
+@dataclass(slots=True)
+class _Shelved:
+    """A picture that can be found."""
+
+    image: Any
+    info: ImageInfo
+    rows: Rows
+    caption: str | None = None
+
+
+def _rows(vectors: list[list[float]]) -> Rows:
+    import numpy as np
+
+    return np.asarray(vectors, dtype=np.float32)
+
+
+def _nearest(text: list[float], pictures: list[Rows], number: int) -> list[int]:
+    """Indices of the pictures whose best vector is nearest to the text's, nearest first."""
+    import numpy as np
+
+    scores = (np.stack(pictures) @ np.asarray(text, dtype=np.float32)).max(axis=1)
+    return [int(index) for index in np.argsort(-scores, kind="stable")[:number]]
+
+
+def _pooled(vectors: list[list[float]]) -> list[float]:
+    """The direction of the vectors' mean."""
+    mean = [math.fsum(column) for column in zip(*vectors, strict=True)]
+    length = math.hypot(*mean) or 1.0
+    return [value / length for value in mean]
+
+
+async def _each(verb: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
+    """The verb's results in order, a few at a time; the first failure ends them all."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: T) -> R:
+        async with gate:
+            return await verb(item)
+
+    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _label(image: Any) -> str:
+    return plain(str(image))[:200] if isinstance(image, str | os.PathLike) else type(image).__name__
