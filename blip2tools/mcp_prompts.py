@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, GetPromptResult, Prompt, PromptArgument, PromptMessage, TextContent
+from mcp.types import (
+    INVALID_PARAMS,
+    GetPromptRequestParams,
+    GetPromptResult,
+    ListPromptsResult,
+    PaginatedRequestParams,
+    Prompt,
+    PromptArgument,
+    PromptMessage,
+    TextContent,
+)
 
 from blip2tools.schemas import MAX_TEXT, plain
 
@@ -101,6 +111,16 @@ _ENTRIES = {
 def prompts() -> list[Prompt]:
     """Every prompt, as clients list them."""
     return [entry.prompt for entry in _ENTRIES.values()]
+
+
+async def on_list(context: object, params: PaginatedRequestParams | None) -> ListPromptsResult:
+    """Answer `prompts/list`."""
+    return ListPromptsResult(prompts=prompts())
+
+
+async def on_get(context: object, params: GetPromptRequestParams) -> GetPromptResult:
+    """Answer `prompts/get`."""
+    return prompt(params.name, params.arguments)
 
 
 def takes(name: str, argument: str) -> bool:

@@ -15,8 +15,14 @@ from collections import OrderedDict, deque
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
     INVALID_PARAMS,
+    CompleteRequestParams,
+    CompleteResult,
     Completion,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    PaginatedRequestParams,
     PromptReference,
+    ReadResourceRequestParams,
     ReadResourceResult,
     Resource,
     ResourceTemplate,
@@ -25,7 +31,7 @@ from mcp.types import (
 )
 
 from blip2tools import mcp_prompts
-from blip2tools.errors import VisionError
+from blip2tools.errors import NotFoundError
 from blip2tools.schemas import ImageResult, Result
 from blip2tools.vision import Vision
 
@@ -86,6 +92,22 @@ class Resources:
         """Take note of what a call found."""
         if self._findings is not None:
             self._findings.add(tool, result)
+
+    async def on_list(self, context: object, params: PaginatedRequestParams | None) -> ListResourcesResult:
+        """Answer `resources/list`."""
+        return ListResourcesResult(resources=self.listed())
+
+    async def on_templates(self, context: object, params: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
+        """Answer `resources/templates/list`."""
+        return ListResourceTemplatesResult(resource_templates=self.templates())
+
+    async def on_read(self, context: object, params: ReadResourceRequestParams) -> ReadResourceResult:
+        """Answer `resources/read`."""
+        return await self.read(str(params.uri))
+
+    async def on_complete(self, context: object, params: CompleteRequestParams) -> CompleteResult:
+        """Answer `completion/complete`."""
+        return CompleteResult(completion=await self.complete(params.ref, params.argument.name, params.argument.value))
 
     def listed(self) -> list[Resource]:
         """The status and the pictures seen, newest first."""
@@ -156,7 +178,7 @@ class Resources:
     async def _about(self, handle: str, uri: str) -> str:
         try:
             facts = await self._eyes.aabout(handle)
-        except VisionError as error:
+        except NotFoundError as error:
             raise MCPError(INVALID_PARAMS, str(error), {"uri": uri}) from error
         lines = [
             f"picture {handle}: {facts.format}, {facts.width} x {facts.height} px, {facts.bytes:,} bytes",

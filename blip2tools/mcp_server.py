@@ -17,31 +17,25 @@ from typing import Any, BinaryIO
 
 import anyio
 from mcp.server.caching import CacheHint
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.shared.exceptions import MCPError
 from mcp.types import (
+    INTERNAL_ERROR,
     CallToolRequestParams,
     CallToolResult,
-    CompleteRequestParams,
-    CompleteResult,
-    GetPromptRequestParams,
-    GetPromptResult,
     Icon,
-    ListPromptsResult,
-    ListResourcesResult,
-    ListResourceTemplatesResult,
     ListToolsResult,
     PaginatedRequestParams,
-    ReadResourceRequestParams,
-    ReadResourceResult,
     TextContent,
     Tool,
     ToolAnnotations,
 )
+from pydantic import ValidationError
 
 from blip2tools import __version__, mcp_prompts
-from blip2tools.errors import VisionError
+from blip2tools.errors import VisionError, to_vision_error
 from blip2tools.mcp_resources import Resources
 from blip2tools.progress import Listener, heard_by
 from blip2tools.toolset import INSTRUCTIONS, TOOLS, ToolSpec, call
@@ -91,26 +85,7 @@ def build_server(vision: Vision, *, shared: bool = False) -> Server[Any]:
             structured_content=result.model_dump(mode="json"),
         )
 
-    async def list_prompts(context: object, params: PaginatedRequestParams | None) -> ListPromptsResult:
-        return ListPromptsResult(prompts=mcp_prompts.prompts())
-
-    async def get_prompt(context: object, params: GetPromptRequestParams) -> GetPromptResult:
-        return mcp_prompts.prompt(params.name, params.arguments)
-
-    async def list_resources(context: object, params: PaginatedRequestParams | None) -> ListResourcesResult:
-        return ListResourcesResult(resources=resources.listed())
-
-    async def list_templates(context: object, params: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
-        return ListResourceTemplatesResult(resource_templates=resources.templates())
-
-    async def read_resource(context: object, params: ReadResourceRequestParams) -> ReadResourceResult:
-        return await resources.read(str(params.uri))
-
-    async def complete(context: object, params: CompleteRequestParams) -> CompleteResult:
-        found = await resources.complete(params.ref, params.argument.name, params.argument.value)
-        return CompleteResult(completion=found)
-
-    return Server(
+    server: Server[Any] = Server(
         "blip2tools",
         version=__version__,
         title="blip2tools",
@@ -120,13 +95,25 @@ def build_server(vision: Vision, *, shared: bool = False) -> Server[Any]:
         cache_hints=dict.fromkeys(("tools/list", "prompts/list", "resources/templates/list"), UNCHANGING),
         on_list_tools=list_tools,
         on_call_tool=call_tool,
-        on_list_prompts=list_prompts,
-        on_get_prompt=get_prompt,
-        on_list_resources=list_resources,
-        on_list_resource_templates=list_templates,
-        on_read_resource=read_resource,
-        on_completion=complete,
+        on_list_prompts=mcp_prompts.on_list,
+        on_get_prompt=mcp_prompts.on_get,
+        on_list_resources=resources.on_list,
+        on_list_resource_templates=resources.on_templates,
+        on_read_resource=resources.on_read,
+        on_completion=resources.on_complete,
     )
+    server.middleware.append(_in_our_words)
+    return server
+
+
+async def _in_our_words(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Keep foreign text on this side: of an error that it does not know, the SDK sends the words (CVE-2026-22778)."""
+    try:
+        return await call_next(ctx)
+    except (MCPError, ValidationError):  # the second is the SDK's own check of a request, and has fixed words there
+        raise
+    except Exception as error:
+        raise MCPError(INTERNAL_ERROR, str(to_vision_error(error))) from error
 
 
 def _progress_of(context: ServerRequestContext[Any]) -> Listener:

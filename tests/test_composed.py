@@ -239,3 +239,21 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
         found = eyes.list_images()
     assert found.images == []
     assert "vision_status" in found.text_block()
+
+
+async def test_a_cancelled_survey_leaves_nothing_behind(vision, montage):
+    import asyncio
+
+    before = vision.status().queue
+    options = {"rows": 4, "columns": 4, "min_new_tokens": 60, "max_new_tokens": 60}
+    task = asyncio.ensure_future(vision.asurvey(montage.read_bytes(), **options))
+    while vision.status().queue.running == 0:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    while (after := vision.status().queue).running or after.waiting:
+        await asyncio.sleep(0.005)
+    assert after.completed - before.completed < 17
+    assert after.cancelled > before.cancelled
+    assert after.failed == before.failed

@@ -173,3 +173,17 @@ async def test_a_picture_that_is_no_longer_kept(tmp_path):
             said = (await client.call_tool("caption_image", {"image": "big.png"})).structured_content
             with pytest.raises(MCPError, match="no longer kept"):
                 await client.read_resource(TEMPLATE.format(handle=said["image"]["handle"]))
+
+
+async def test_foreign_text_stays_here(eyes, monkeypatch):
+    async def break_down(begun, limit):
+        raise RuntimeError("/secret/path of a foreign library")
+
+    monkeypatch.setattr(type(eyes), "asuggest", lambda self, begun, limit: break_down(begun, limit))
+    for mode in ("legacy", "2026-07-28"):
+        async with Client(build_server(eyes), mode=mode) as client:
+            with pytest.raises(MCPError, match=r"^internal: ") as refused:
+                await client.complete(LOOK, {"name": "image", "value": "a"})
+            assert "secret" not in str(refused.value)
+            assert refused.value.code == -32603
+            assert (await client.list_resources()).resources
