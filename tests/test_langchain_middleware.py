@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import random
+import subprocess
+import sys
 
 import pytest
 from langchain.agents import create_agent
@@ -361,3 +363,52 @@ def test_random_blocks_never_raise(vision, picture):
         assert isinstance(left, str) or left == [block]
         if block["type"] in ("image", "image_url", "input_image"):
             assert left.startswith("[image ")
+
+
+def run_without(package, code):
+    """Run code in a process where a package is not installed."""
+    block = f"import sys; sys.modules[{package!r}] = None\n"
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", block + code], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_without_langchain_only_the_middleware_is_missing():
+    code = (
+        "from blip2tools.langchain_tools import Blip2Embeddings, Blip2Toolkit, ImageRetriever, ingest\n"
+        "try:\n    from blip2tools.langchain_tools import VisionMiddleware\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    done = run_without("langchain", code)
+    assert done.stdout == "VisionMiddleware needs an extra: pip install 'blip2tools[langchain]'\n", done.stderr
+
+
+def test_without_langchain_core_the_extra_is_named():
+    done = run_without("langchain_core", "import blip2tools.langchain_tools")
+    assert done.stderr.endswith("ImportError: The LangChain tools need an extra: pip install 'blip2tools[langchain]'\n")
+
+
+def test_the_public_names():
+    from blip2tools import langchain_tools
+
+    assert sorted(dir(langchain_tools)) == sorted(langchain_tools.__all__)
+    assert all(getattr(langchain_tools, name) for name in langchain_tools.__all__)
+    with pytest.raises(AttributeError):
+        _ = langchain_tools.no_such_name
+
+
+def test_ingested_pictures_keep_their_tools(vision, picture):
+    """A model that sees needs the tools, too, once a picture is only words."""
+    bound = []
+
+    class Seeing(ScriptedChatModel):
+        def bind_tools(self, tools, **kwargs):
+            bound.extend(tools)
+            return super().bind_tools(tools, **kwargs)
+
+    model = Seeing(script=lambda messages: says("I see"), profile={"image_inputs": True})
+    agent = create_agent(model, middleware=[VisionMiddleware(vision)])
+    agent.invoke({"messages": [HumanMessage("hello")]})
+    assert bound == []
+    agent.invoke({"messages": ingest([human(as_block(picture))], vision)})
+    assert bound

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import random
 
 import pytest
 from langchain_core.messages import ToolMessage
@@ -220,6 +221,26 @@ async def test_cancelling_frees_the_row(folder, pictures):
         match = next(tool for tool in Blip2Toolkit(vision).get_tools() if tool.name == "match_image_text")
         message = await match.ainvoke(tool_call("match_image_text", image=pictures[0].path.name, texts=["a star"]))
         assert message.status == "success"
+
+
+async def test_parallel_calls_are_served_in_batches(tmp_path):
+    """32 calls in one message, all of different pictures and no answer kept: far fewer passes of the decoder than calls."""
+    from blip2tools import Vision
+    from blip2tools.demo.draw import draw
+    from blip2tools.demo.world import sample_scene
+
+    names = [f"{number}.png" for number in range(32)]
+    for number, name in enumerate(names):
+        draw(sample_scene(random.Random(number)), smoothing=1).save(tmp_path / name)
+    with Vision.load(model="demo", allowed_dirs=(tmp_path,), threads=1, keep_answers=0) as vision:
+        agent = agent_that_looks(vision, *(("caption_image", {"image": name}) for name in names))
+        state = await agent.ainvoke(ASKED)
+        assert state["messages"][-1].text == "32 went well"
+        queue = vision.status().queue
+    assert len({message.artifact["image"]["handle"] for message in state["messages"][2:-1]}) == 32
+    assert queue.joined == 0
+    assert next(stage.times for stage in queue.stages if stage.stage == "speak") <= 16
+    assert sum(batch.times for batch in queue.batches if batch.size > 1) > 1
 
 
 class _Suite:

