@@ -8,6 +8,10 @@ statements.py    scene → true statements, and false ones that are one edit awa
 quiz.py          pictures with all that is asked about them
 show.py          `blip2tools demo`: the quiz, put to a real server
 page.py          its outcome as one HTML page
+games.py         games about pictures that only looking wins
+player.py        a text-only player of the games
+scripted.py      a chat model that cannot see and follows a script
+sight.py         the sight test: the games with tools, with captions, and with the pictures exchanged
 captioner/       the weights: captions and questions (Blip2ForConditionalGeneration)
 matcher/         the weights: image-text matching (Blip2ForImageTextRetrieval)
 CARD.md          what the weights can do, measured

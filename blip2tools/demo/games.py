@@ -1,4 +1,4 @@
-"""Games about drawn pictures whose answers a caption does not hold: what it takes to win is looking.
+"""Games about drawn pictures whose answers a caption does not hold, or not all: what it takes to win is looking.
 
     which         which of six pictures shows one thing above another; all six have the same caption
     difference    what is true of the first picture and not of the second; both have the same caption
