@@ -65,7 +65,7 @@ class LocalEngine:
         load: loads the checkpoint; gets a function to report progress to (what, share 0-1 or None) and runs in the
             worker at the first request. After a failure the next request tries again.
         max_queue: requests that may wait.
-        max_batch: decoder rows of one batch; a request takes as many as it has beams.
+        max_batch: decoder rows of one batch; a request takes as many as it has beams. Out of memory halves it for good.
         cache_bytes: budget of the feature cache.
         kept_answers: answers kept for repeated requests; 0 keeps none.
         idle_unload_s: seconds without a request after which the model's memory is given back; 0 is never.
@@ -77,7 +77,7 @@ class LocalEngine:
         *,
         max_queue: int,
         cache_bytes: int,
-        max_batch: int = 32,
+        max_batch: int = 160,
         kept_answers: int = 0,
         idle_unload_s: float = 0,
     ) -> None:
@@ -272,6 +272,9 @@ class LocalEngine:
             # Half the batch needs half the memory, and a request that no batch can hold must not take others with it.
             logger.warning("a batch of %d failed (%s); trying its halves", len(batch), type(failure).__name__)
             middle = len(batch) // 2
+            if short:
+                # What did not fit once will not fit the next time, and every attempt costs the feature cache.
+                self._max_batch = max(1, min(self._max_batch, sum(work.rows for work in batch) // 2))
             self._answer(stages, batch[:middle], retry=retry)
             self._answer(stages, batch[middle:], retry=retry)
         elif short and retry:

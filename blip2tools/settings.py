@@ -70,7 +70,7 @@ class Settings(BaseModel):
     # Engine
     max_queue: int = Field(256, ge=1, le=100_000, description="requests that may wait; one more is `busy`")
     max_batch: int = Field(
-        32, ge=1, le=1024, description="decoder rows served together; a request takes as many as it has beams"
+        160, ge=1, le=1024, description="decoder rows served together; a request takes as many as it has beams"
     )
     keep_answers: int = Field(1024, ge=0, le=1_000_000, description="answers kept for repeated requests; 0 is off")
     idle_unload_s: float = Field(

@@ -440,6 +440,7 @@ def test_out_of_memory_halves_the_batch(loaded, sights, monkeypatch):
         assert all(answer(job) for job in jobs)
     assert sizes[0] == 6
     assert sorted(set(sizes[1:])) == [1, 2, 3]
+    assert engine._max_batch == 7  # rows: half of what three requests with five beams take
 
 
 def test_an_idle_model_is_unloaded_and_comes_back(loaded, sight, picture):

@@ -49,7 +49,7 @@ def test_the_python_runs(code):
 
 def test_the_configurations_start_a_server():
     found = [json.loads(block) for block in blocks("json")]
-    assert len(found) == 2
+    assert len(found) == 3
     for configuration in found:
         ((_, servers),) = configuration.items()
         server = servers["blip2tools"]

@@ -2,6 +2,9 @@
 
 sight.py           does what an agent says come from the pixels? (the games are in `demo`)
 engine.py          the engine against stock transformers
+latency.py         waiting times under load
+calls.py           tool calls at once, against one by one
+speed.py           the options of those three
 random_models.py   models of any size without any knowledge, to measure speed with
 """
 
@@ -12,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from blip2tools.bench import sight
+from blip2tools.bench import sight, speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,12 @@ class Bench:
     run: Callable[[argparse.Namespace], int]
 
 
-BENCHES: tuple[Bench, ...] = (Bench("sight", sight.SUMMARY, sight.TEXT, sight.add_options, sight.run),)
+BENCHES: tuple[Bench, ...] = (
+    Bench("sight", sight.SUMMARY, sight.TEXT, sight.add_options, sight.run),
+    Bench("engine", speed.ENGINE, speed.ENGINE_TEXT, speed.engine_options, speed.run_engine),
+    Bench("latency", speed.LATENCY, speed.LATENCY_TEXT, speed.latency_options, speed.run_latency),
+    Bench("calls", speed.CALLS, speed.CALLS_TEXT, speed.calls_options, speed.run_calls),
+)
 
 
 class _AddCommand(Protocol):
