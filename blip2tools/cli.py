@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from blip2tools import __version__
 from blip2tools.bench import add_bench_command
+from blip2tools.cli_pictures import INTERRUPTED, NO_MODEL, OK, SOME_FAILED, USAGE, Bar, fail, look, say, tell
 from blip2tools.cli_setup import add_setup_commands
-from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
+from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
 from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
 
 if TYPE_CHECKING:
-    from blip2tools.schemas import AnswerResult, CaptionResult, ImageResult, MatchResult, SurveyResult, Tile
+    from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, SurveyResult, Tile
     from blip2tools.vision import Vision
-
-OK, SOME_FAILED, USAGE, NO_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
-
-# Pictures in work at once: enough to keep the engine busy, few enough to keep memory small over a long list.
-IN_FLIGHT = 8
 
 DESCRIPTION = """\
 Sight for text-only agents: captions, answers and image-text match from a local BLIP-2 model.
@@ -48,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 all well, 1 some pictures failed, 2 usage, 3 model unavailable, 130 interrupted.
     """
     arguments = _parser().parse_args(argv)
+    # A person gets one sentence; what lies behind it is for who asks for it. The server turns its log on by itself.
+    level = logging.INFO if arguments.verbose else logging.CRITICAL
+    logging.basicConfig(stream=sys.stderr, level=level, format="blip2tools: %(message)s")
     try:
         return int(arguments.command(arguments))
     except KeyboardInterrupt:
@@ -57,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return SOME_FAILED
     except ModelUnavailableError as error:
-        return _fail(error, NO_MODEL)
+        return fail(error, NO_MODEL)
     except VisionError as error:
-        return _fail(error, USAGE)
+        return fail(error, USAGE)
 
 
 # ---- commands ----
@@ -76,7 +74,7 @@ def _caption(arguments: argparse.Namespace) -> int:
         others = [f"or: {other.text}  (confidence {other.confidence:.2f})" for other in result.alternatives]
         return "\n  ".join([f"{result.text}  (confidence {result.confidence:.2f}{match})", *others])
 
-    return _look(arguments, one, show)
+    return look(arguments, one, show, settings=_settings(arguments), download=_names_a_model(arguments))
 
 
 def _ask(arguments: argparse.Namespace) -> int:
@@ -87,7 +85,7 @@ def _ask(arguments: argparse.Namespace) -> int:
         choices = [f"{choice.probability:.2f}  {choice.text}" for choice in result.choices or []]
         return "\n  ".join([f"{result.answer}  (confidence {result.confidence:.2f})", *choices])
 
-    return _look(arguments, one, show)
+    return look(arguments, one, show, settings=_settings(arguments), download=_names_a_model(arguments))
 
 
 def _match(arguments: argparse.Namespace) -> int:
@@ -99,7 +97,7 @@ def _match(arguments: argparse.Namespace) -> int:
             ["", *(f"{match.probability:.2f}  (cosine {match.cosine:.2f})  {match.text}" for match in result.matches)]
         )
 
-    return _look(arguments, one, show)
+    return look(arguments, one, show, settings=_settings(arguments), download=_names_a_model(arguments))
 
 
 def _survey(arguments: argparse.Namespace) -> int:
@@ -109,7 +107,7 @@ def _survey(arguments: argparse.Namespace) -> int:
     def show(result: SurveyResult) -> str:
         return "\n  ".join([f"{result.overall}  (confidence {result.confidence:.2f})", *map(_tile, result.tiles)])
 
-    return _look(arguments, one, show)
+    return look(arguments, one, show, settings=_settings(arguments), download=_names_a_model(arguments))
 
 
 def _tile(tile: Tile) -> str:
@@ -124,12 +122,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("mcp", "starlette", "uvicorn"):
             raise
-        _say("The server needs an extra: pip install 'blip2tools[mcp]'")
+        say("The server needs an extra: pip install 'blip2tools[mcp]'")
         return USAGE
 
 
 def _serve_http(arguments: argparse.Namespace) -> int:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="blip2tools: %(message)s")
+    logging.getLogger().setLevel(logging.INFO)
     from blip2tools.http_server import DEFAULT_HOST, DEFAULT_PORT, Listener, serve_http
     from blip2tools.vision import Vision
 
@@ -154,7 +152,7 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
     from blip2tools.mcp_server import claim_stdout, serve_stdio
 
     wire = claim_stdout()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="blip2tools: %(message)s")
+    logging.getLogger().setLevel(logging.INFO)
     from blip2tools import checkpoints
     from blip2tools.vision import Vision
 
@@ -185,13 +183,13 @@ def _models(arguments: argparse.Namespace) -> int:
     ]
     if arguments.json:
         for row in rows:
-            _print(json.dumps(row))
+            tell(json.dumps(row))
         return OK
     titles = ("name", "kind", "parameters", "download", "memory 32/16 bit", "picture", "here", "note")
     cells = [titles, *(_model_cells(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     for line in cells:
-        _print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        tell("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     return OK
 
 
@@ -219,9 +217,9 @@ def _pull(arguments: argparse.Namespace) -> int:
     from blip2tools import checkpoints
 
     for name in arguments.model_name:
-        with _Bar(name) as bar:
+        with Bar(name) as bar:
             checkpoints.pull(name, bar)
-        _say(f"{name} is ready.")
+        say(f"{name} is ready.")
     return OK
 
 
@@ -229,118 +227,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     from blip2tools.demo.show import run_demo
 
     return run_demo(seed=arguments.seed, pictures=arguments.pictures, output=arguments.output)
-
-
-# ---- looking at many pictures ----
-
-
-def _look(
-    arguments: argparse.Namespace,
-    verb: Callable[[Vision, str], Awaitable[Any]],
-    show: Callable[[Any], str],
-) -> int:
-    from blip2tools.vision import Vision
-
-    with Vision.load(download=_names_a_model(arguments), **_settings(arguments)) as vision:
-        return vision.run(_look_at_all(vision, arguments, verb, show))
-
-
-async def _look_at_all(
-    vision: Vision,
-    arguments: argparse.Namespace,
-    verb: Callable[[Vision, str], Awaitable[Any]],
-    show: Callable[[Any], str],
-) -> int:
-    images: list[str] = arguments.image
-    gate = asyncio.Semaphore(IN_FLIGHT)
-
-    async def guarded(image: str) -> Any:
-        async with gate:
-            try:
-                return await verb(vision, image)
-            except Exception as error:  # noqa: BLE001 - one bad picture must not stop the list
-                return to_vision_error(error)
-
-    tasks = [asyncio.ensure_future(guarded(image)) for image in images]
-    report = _Report(arguments.json, show, several=len(images) > 1)
-    with _Bar("pictures", total=len(images), show=len(images) > 1) as bar:
-        try:
-            for image, task in zip(images, tasks, strict=True):
-                outcome = await task
-                bar.clear()
-                report.add(image, outcome)
-                bar.step()
-        finally:
-            for task in tasks:
-                task.cancel()
-    return report.exit_status
-
-
-class _Report:
-    """Results on standard output in the order of the pictures; errors and warnings on standard error, each once."""
-
-    def __init__(self, as_json: bool, show: Callable[[Any], str], *, several: bool) -> None:
-        self._json = as_json
-        self._show = show
-        self._several = several
-        self._warned: set[str] = set()
-        self._failed: list[VisionError] = []
-        self._count = 0
-
-    def add(self, image: str, outcome: ImageResult | VisionError) -> None:
-        self._count += 1
-        if isinstance(outcome, VisionError):
-            self._failed.append(outcome)
-            if self._json:
-                _print(json.dumps({"source": image, "error": {"code": outcome.code, "message": outcome.message}}))
-            else:
-                _say(f"{image}: {outcome}")
-            return
-        if self._json:
-            _print(json.dumps({"source": image, **outcome.model_dump(mode="json")}, ensure_ascii=False))
-            return
-        _print(f"{image}: {self._show(outcome)}" if self._several else self._show(outcome).lstrip("\n "))
-        for warning in outcome.warnings:
-            if warning not in self._warned:
-                self._warned.add(warning)
-                _say(f"warning: {warning}")
-
-    @property
-    def exit_status(self) -> int:
-        if not self._failed:
-            return OK
-        lost = all(isinstance(error, ModelUnavailableError) for error in self._failed)
-        return NO_MODEL if lost and len(self._failed) == self._count else SOME_FAILED
-
-
-class _Bar:
-    """A progress bar on standard error, where that is a terminal. Standard output stays clean for pipes."""
-
-    def __init__(self, what: str, total: int | None = None, *, show: bool = True) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            desc=what, total=total or 100, file=sys.stderr, leave=False, disable=not (show and sys.stderr.isatty())
-        )
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def clear(self) -> None:
-        self._bar.clear()
-
-    def step(self) -> None:
-        self._bar.update()
-
-    def __call__(self, what: str, share: float | None) -> None:
-        """Show a report of a long job."""
-        self._bar.set_description(what, refresh=False)
-        if share is not None:
-            self._bar.n = round(100 * share)
-        self._bar.refresh()
 
 
 # ---- options ----
@@ -355,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"blip2tools {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the log, with the causes of failures")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(
@@ -497,24 +384,3 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def _names_a_model(arguments: argparse.Namespace) -> bool:
     """Whether a model was named as an option: the user's consent to download it."""
     return any(getattr(arguments, name, None) not in (None, "auto", "none") for name in ("model", "matcher"))
-
-
-# ---- output ----
-
-
-def _fail(error: VisionError, status: int) -> int:
-    _say(str(error))
-    return status
-
-
-def _print(text: str) -> None:
-    _write(sys.stdout, text)
-
-
-def _say(text: str) -> None:
-    _write(sys.stderr, text)
-
-
-def _write(stream: TextIO, text: str) -> None:
-    stream.write(text + "\n")
-    stream.flush()

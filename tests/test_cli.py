@@ -107,6 +107,16 @@ def test_wrong_usage(words, status, sentence, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_the_causes_of_a_failure_are_for_who_asks():
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    words = ("pull", "opt-2.7b")
+    quiet = run_cli(*words, env=environment)
+    assert quiet.returncode == 3
+    assert quiet.stderr.startswith("model_unavailable: The download of opt-2.7b failed")
+    assert quiet.stderr.count("\n") == 1
+    assert "Traceback" in run_cli("--verbose", *words, env=environment).stderr
+
+
 def test_help_and_version():
     for words in ((), ("caption",), ("ask",), ("match",), ("serve",), ("models",), ("pull",), ("demo",)):
         done = run_cli(*words, "--help")

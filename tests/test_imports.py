@@ -16,7 +16,7 @@ PACKAGE = Path(blip2tools.__file__).parent
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["cli_setup"],
+    ["cli_setup", "cli_pictures"],
     ["bench"],
     ["demo"],
     ["clients", "jsonfile"],

@@ -254,6 +254,26 @@ def test_a_call_fails_clearly_while_the_model_is_not_here_and_the_next_one_too(p
         assert not eyes.status().loaded
 
 
+def test_while_the_model_is_loading_a_call_says_how_far_it_is(picture, monkeypatch):
+    from blip2tools import checkpoints, verbs
+
+    go_on, load = threading.Event(), checkpoints.load
+
+    def slow(settings, progress, *, download):
+        progress("downloading flan-t5-xl", 0.43)
+        assert go_on.wait(20)
+        return load(settings, progress, download=download)
+
+    monkeypatch.setattr(checkpoints, "load", slow)
+    monkeypatch.setattr(verbs, "LOAD_PATIENCE_S", 0.2)
+    with Vision.load(model="demo", preload=False) as eyes:
+        with pytest.raises(ModelUnavailableError, match=r"not ready yet: downloading flan-t5-xl \(43%\)"):
+            eyes.caption(picture.path)
+        monkeypatch.setattr(verbs, "LOAD_PATIENCE_S", 20)
+        go_on.set()
+        assert eyes.caption(picture.path).text == picture.caption
+
+
 def test_without_a_matcher(picture):
     with Vision.load(model="demo", matcher="none") as eyes:
         result = eyes.caption(picture.path)
