@@ -15,6 +15,7 @@ from blip2tools import __version__
 from blip2tools.bench import add_bench_command
 from blip2tools.cli_pictures import INTERRUPTED, NO_MODEL, OK, SOME_FAILED, USAGE, Bar, fail, look, say, tell
 from blip2tools.cli_setup import add_setup_commands
+from blip2tools.commands import AddCommand
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
 from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
 
@@ -232,12 +233,19 @@ def _demo(arguments: argparse.Namespace) -> int:
 # ---- options ----
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Wide enough for the longest command beside its summary."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="blip2tools",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"blip2tools {__version__}")
@@ -257,6 +265,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=run)
         return sub
 
+    _add_looking_commands(command)
+    _add_serve_command(command)
+    _add_model_commands(command)
+    add_bench_command(command)
+    add_setup_commands(command, parser)
+    return parser
+
+
+def _add_looking_commands(command: AddCommand) -> None:
     caption = command("caption", _caption, "say what is in pictures", "Say in one sentence what is in each picture.")
     _image_options(caption)
     caption.add_argument("--prompt", help="beginning of the caption, which the model continues")
@@ -287,6 +304,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _setting_options(survey)
 
+
+def _add_serve_command(command: AddCommand) -> None:
     serve = command(
         "serve",
         _serve,
@@ -302,6 +321,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--no-ui", action="store_true", help="no page at /")
     _setting_options(serve, http=True)
 
+
+def _add_model_commands(command: AddCommand) -> None:
     models = command(
         "models",
         _models,
@@ -331,9 +352,6 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write the HTML page (default: a temporary folder)"
     )
-    add_bench_command(command)
-    add_setup_commands(command, parser)
-    return parser
 
 
 def _image_options(parser: argparse.ArgumentParser, *, region: bool = True) -> None:

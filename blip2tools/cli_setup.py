@@ -7,9 +7,8 @@ import importlib.util
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from blip2tools.clients import (
     CLIENTS,
@@ -22,6 +21,7 @@ from blip2tools.clients import (
     scope_of,
     server_entry,
 )
+from blip2tools.commands import AddCommand
 from blip2tools.errors import InvalidInputError
 from blip2tools.jsonfile import CommentsError, Edit, nested, plan_member, write
 
@@ -41,13 +41,7 @@ Print a completion script. To switch it on:
   fish   blip2tools completion fish > ~/.config/fish/completions/blip2tools.fish     once"""
 
 
-class _AddCommand(Protocol):
-    def __call__(
-        self, name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
-    ) -> argparse.ArgumentParser: ...
-
-
-def add_setup_commands(command: _AddCommand, parser: argparse.ArgumentParser) -> None:
+def add_setup_commands(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     """Add `install` and `completion` to the command line.
 
     Args:

@@ -38,7 +38,7 @@ FLOORS = [
     ["images", "family"],
     ["schemas", "options", "formats"],
     ["settings"],
-    ["errors", "progress"],
+    ["errors", "progress", "commands"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

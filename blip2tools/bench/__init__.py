@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from blip2tools.bench import sight, speed
+from blip2tools.commands import AddCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,7 @@ BENCHES: tuple[Bench, ...] = (
 )
 
 
-class _AddCommand(Protocol):
-    def __call__(
-        self, name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
-    ) -> argparse.ArgumentParser: ...
-
-
-def add_bench_command(command: _AddCommand) -> None:
+def add_bench_command(command: AddCommand) -> None:
     """Add `bench` with every measurement to the command line.
 
     Args:

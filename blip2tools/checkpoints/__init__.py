@@ -44,8 +44,7 @@ def load(settings: Settings, progress: Progress | None = None, *, download: bool
         logger.error("loading failed", exc_info=error)
         _let_go(error)
         raise ModelUnavailableError(
-            f"The model {shown_name(settings.model)} could not be loaded; the log says why, "
-            "and `blip2tools doctor` checks the installation."
+            f"The model {shown_name(settings.model)} could not be loaded; the server's log, or --verbose, says why."
         ) from error
 
 
