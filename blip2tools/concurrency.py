@@ -6,13 +6,15 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from blip2tools.errors import BusyError
 
 T = TypeVar("T")
+
+END_SECONDS = 5.0  # for cancelled tasks to end
 
 CALLER: ContextVar[str] = ContextVar("blip2tools_caller", default="")
 """Whose calls these are: a face that serves several clients sets it, and the engine lets callers take turns."""
@@ -76,7 +78,19 @@ class LoopThread:
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
+        if thread is not threading.current_thread():
+            # What an interrupt left behind ends inside its loop: later it would reach for one that is closed.
+            with suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(_end_tasks(), loop).result(END_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():
             thread.join()
             loop.close()
+
+
+async def _end_tasks() -> None:
+    """Cancel every other task of this loop and wait for their ends."""
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
