@@ -22,6 +22,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blip2tools.cache import FeatureCache
@@ -43,6 +44,7 @@ from blip2tools.requests import (
     Job,
     Request,
     Sight,
+    TextFeatureRequest,
     WarmRequest,
 )
 
@@ -293,7 +295,7 @@ class LocalEngine:
                 metrics.failed += sum(job.fail(answer) for job in work.jobs)
                 return
             if self._kept_answers and _repeatable(work.request):
-                self._answers[work.request] = answer
+                self._answers[_without_pixels(work.request)] = answer
                 while len(self._answers) > self._kept_answers:
                     self._answers.popitem(last=False)
             delivered = sum(job.answer(answer) for job in work.jobs)
@@ -317,7 +319,10 @@ class LocalEngine:
                 self._loading, self._state = False, f"unavailable: {failure.message}"
             raise failure from error
         with self._wake:
-            self._loading, self._state, self._loaded = False, "ready", loaded
+            self._loading = False
+            if self._closed:  # while it was being loaded: nobody would ever free it
+                raise CancelledError("The vision engine is closed.")
+            self._state, self._loaded = "ready", loaded
         return loaded
 
     def _unload(self) -> None:
@@ -333,6 +338,13 @@ class LocalEngine:
     def _progress(self, what: str, share: float | None) -> None:
         with self._wake:
             self._state = what if share is None else f"{what} ({share:.0%})"
+
+
+def _without_pixels(request: Request) -> Request:
+    """An equal request that keeps no picture alive: a thousand kept answers would hold hundreds of megabytes."""
+    if isinstance(request, TextFeatureRequest | WarmRequest):
+        return request
+    return replace(request, sight=Sight(request.sight.key, None))
 
 
 def _repeatable(request: Request) -> bool:

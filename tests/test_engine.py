@@ -391,6 +391,8 @@ def test_kept_answers_need_no_model(loaded, sight, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(loaded.captioner), "speak", lambda *_, **__: 1 / 0)
         assert answer(engine.submit(caption(sight), deadline=None)) is first
+    # What is kept must not keep pictures: neither images nor the pixels made of them.
+    assert all(kept.sight.image is None and not kept.sight.pixels for kept in engine._answers)
     for tokens in (3, 4):
         answer(engine.submit(caption(sight, max_new_tokens=tokens), deadline=None))
     assert answer(engine.submit(caption(sight), deadline=None)) is not first  # the oldest had to go
@@ -476,6 +478,23 @@ def test_statistics_add_up(engine, sights):
     count, total, median, worst = status.seconds["speak"]
     assert count == len(sights)
     assert 0 < median <= worst <= total
+
+
+def test_a_model_that_arrives_after_the_end_is_let_go(loaded, monkeypatch):
+    monkeypatch.setattr("blip2tools.engine.JOIN_SECONDS", 0.05)
+    gate = Gate(loaded)
+    engine = LocalEngine(gate, max_queue=8, cache_bytes=2**20)
+    job = engine.submit(WarmRequest(), deadline=None)
+    while not gate.calls:
+        time.sleep(0.01)
+    engine.close()
+    gate.open.set()
+    with pytest.raises(CancelledError):
+        answer(job)
+    engine._worker.join(10)
+    assert not engine._worker.is_alive()
+    assert not engine.status().loaded
+    assert engine.status().state == "closed"
 
 
 def test_an_answer_that_comes_after_the_end_is_dropped(engine):
