@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 PIP_OPTIONS ?= -c constraints.txt
+# A process per core; a module's tests stay together, because they share its servers.
+PYTEST_OPTIONS ?= --numprocesses logical --maxprocesses 4 --dist loadfile
 BIN := $(VENV)/bin
 # One thread is faster than two fighting for the cores, and gives the same numbers everywhere.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
@@ -29,7 +31,7 @@ readme: $(VENV)/.dev  ## write the generated tables of the README again
 	$(BIN)/python -m tests.readme
 
 clients: $(VENV)/.dev  ## real MCP clients, each in an environment of its own, against the real server
-	$(TEST_ENV) $(BIN)/python -m pytest -m clients tests/test_real_clients.py $(PYTEST_OPTIONS)
+	$(TEST_ENV) $(BIN)/python -m pytest -m clients tests/test_real_clients.py
 
 mcpb:  ## build the bundle for clients that install .mcpb files, into dist
 	$(PYTHON) packaging/mcpb/build.py

@@ -320,6 +320,11 @@ def test_an_animation_says_that_its_first_frame_was_seen(vision, picture, pictur
     assert "this is the first frame of an animation" in result.warnings
 
 
+def alike(results):
+    """The results to five decimals: a row that another test had computed in a batch differs in its last bits."""
+    return json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 5))
+
+
 def test_every_face_says_the_same(vision, pictures, folder):
     """A caption, a question and a match: the same words and numbers in Python, over MCP, in LangChain, on the command line."""
     from blip2tools.langchain_tools import Blip2Toolkit
@@ -331,7 +336,7 @@ def test_every_face_says_the_same(vision, pictures, folder):
         vision.ask(name, "what is the background?"),
         vision.match(name, texts),
     ]
-    python = [result.model_dump(mode="json") for result in python]
+    python = alike([result.model_dump(mode="json") for result in python])
 
     arguments = {
         "caption_image": {"image": name},
@@ -343,13 +348,13 @@ def test_every_face_says_the_same(vision, pictures, folder):
         tools[tool].invoke({"type": "tool_call", "id": "1", "name": tool, "args": given}).artifact
         for tool, given in arguments.items()
     ]
-    assert langchain == python
+    assert alike(langchain) == python
 
     server = StdioServer("--model", "demo", "--allow-dir", str(folder), "--threads", "1")
     server.initialize()
     mcp = [server.call(tool, **given)["structuredContent"] for tool, given in arguments.items()]
     server.end()
-    assert mcp == python
+    assert alike(mcp) == python
 
     options = ["--json", "--model", "demo", "--threads", "1"]
     commands = [
@@ -362,4 +367,4 @@ def test_every_face_says_the_same(vision, pictures, folder):
         said = json.loads(run_cli(*words, *options, cwd=folder).stdout)
         assert said.pop("source") == name
         command_line.append(said)
-    assert command_line == python
+    assert alike(command_line) == python
