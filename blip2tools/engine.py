@@ -155,6 +155,7 @@ class LocalEngine:
                 loading=self._loading,
                 loaded=loaded is not None,
                 notes=loaded.notes if loaded else (),
+                self_test=loaded.self_test if loaded else None,
                 waiting=len(self._line),
                 running=len(self._running),
                 limit=self._max_queue,

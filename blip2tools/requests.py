@@ -170,6 +170,7 @@ class EngineStatus:
     loading: bool
     loaded: bool
     notes: tuple[str, ...]
+    self_test: str | None  # of the loaded model, in one line
     waiting: int
     running: int
     limit: int

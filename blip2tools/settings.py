@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from blip2tools.errors import InvalidInputError
@@ -48,6 +49,10 @@ class Settings(BaseModel):
         0, ge=0, le=256, description="CPU threads for the model; 0: one for the demo, torch's choice for the others"
     )
     offline: bool = Field(False, description="never reach for the model hub")
+    self_test: bool = Field(True, description="test a model at its first load and remember the verdict")
+    cache_dir: Path | None = Field(
+        None, description="folder for what is remembered about models; default: `blip2tools` in the user's cache folder"
+    )
 
     # What tools may read
     allowed_dirs: tuple[Path, ...] | None = Field(
@@ -162,6 +167,11 @@ class Settings(BaseModel):
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is above max_new_tokens")
         return self
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where this package may keep files of its own. It need not exist, nor be writable."""
+        return user_cache_path("blip2tools", appauthor=False) if self.cache_dir is None else self.cache_dir.expanduser()
 
     @classmethod
     def check(cls, values: Mapping[str, Any]) -> Settings:

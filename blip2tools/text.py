@@ -6,6 +6,7 @@ text.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,16 @@ class PlainEncoder:
         """Text of `ids`, special tokens left out, without space around it."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the tokenizer's whole definition."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()[:16]
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the largest id that a text can give."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -96,6 +107,16 @@ class CaptionerText:
         self.budget = budget
         self._special = special
         self._encode = PlainEncoder(tokenizer, {special, *reserved})
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the tokenizer."""
+        return self._encode.fingerprint
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the largest id that a text can give."""
+        return self._encode.vocabulary
 
     def caption(self, prompt: str | None = None) -> Prompt:
         """The row for a caption that continues `prompt`, or for a free one. A prompt too long loses its beginning."""
@@ -160,12 +181,26 @@ class MatcherText:
         self._encode = PlainEncoder(tokenizer, {cls, sep})
         self._cls, self._sep, self._limit = cls, sep, limit
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the tokenizer."""
+        return self._encode.fingerprint
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the largest id that a text can give."""
+        return self._encode.vocabulary
+
     def __call__(self, text: str) -> Prompt:
         """The row for one text. A text of punctuation alone keeps it."""
         lowered = _line(text.lower())
         ids = self._encode(_line(_PUNCTUATION.sub(" ", lowered)) or lowered)
         room = self._limit - 2
         return Prompt((self._cls, *ids[:room], self._sep), truncated=len(ids) > room)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+        return self._encode.decode(ids)
 
 
 def _line(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from blip2tools import __version__, checkpoints, results
+from blip2tools import __version__, checkpoints, results, selftest
 from blip2tools.concurrency import LoopThread
 from blip2tools.engine import LocalEngine
 from blip2tools.looking import ImageInput
@@ -132,7 +132,7 @@ class Vision:
         chosen = Settings.load(**settings)
         checkpoints.locate(chosen)  # a name that can never work is refused before anything starts
         engine = LocalEngine(
-            lambda progress: checkpoints.load(chosen, progress, download=download),
+            lambda progress: selftest.load(chosen, progress, download=download),
             max_queue=chosen.max_queue,
             max_batch=chosen.max_batch,
             kept_answers=chosen.keep_answers,
@@ -405,6 +405,7 @@ class Vision:
             dtype=engine.dtype,
             loaded=engine.loaded,
             state=engine.state,
+            self_test=engine.self_test,
             limits=Limits(
                 allowed_folders=self._sources.described_folders(),
                 urls=self.settings.allow_urls,
@@ -418,7 +419,7 @@ class Vision:
             cache=results.cache(engine),
             handles=self._store.known(10) if self._reveal_handles else [],
             cannot=results.CANNOT,
-            warnings=list(plan.warnings),
+            warnings=list(dict.fromkeys((*plan.warnings, *engine.notes))),
         )
 
 

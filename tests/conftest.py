@@ -9,6 +9,7 @@ import queue
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +18,16 @@ from typing import Any
 
 import pytest
 
+from blip2tools.settings import environment_without_settings
+
 REPOSITORY = Path(__file__).parent.parent
 
 # The tests decide what is set: a developer's own variables must not change an outcome.
 for _name in [name for name in os.environ if name.startswith("BLIP2TOOLS_")]:
     del os.environ[_name]
+# What is remembered about models is remembered for this run of the tests alone.
+_cache = tempfile.TemporaryDirectory(prefix="blip2tools-tests-")
+os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -83,7 +89,7 @@ class StdioServer:
     """A real server process, spoken to line by line."""
 
     def __init__(self, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("BLIP2TOOLS_")}
+        clean = environment_without_settings(keep=["cache_dir"])
         self.process = subprocess.Popen(
             [sys.executable, "-m", "blip2tools", "serve", *arguments],
             stdin=subprocess.PIPE,
@@ -175,7 +181,7 @@ def run_cli(
     *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """The real command line in a process of its own."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BLIP2TOOLS_")}
+    clean = environment_without_settings(keep=["cache_dir"])
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "blip2tools", *words],
         capture_output=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import httpx2
 
 from blip2tools import Vision
 from blip2tools.http_server import Listener, build_http_server
+from blip2tools.settings import environment_without_settings
 
 TOKEN = "a-token-for-tests-0123456789"
 
@@ -24,7 +24,7 @@ class HttpProcess:
     """`blip2tools serve --http`, its address, and what it writes to its log."""
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None, ready: bool = True) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("BLIP2TOOLS_")}
+        clean = environment_without_settings(keep=["cache_dir"])
         self.token = (env or {}).get("BLIP2TOOLS_TOKEN")
         self.process = subprocess.Popen(
             [

@@ -185,7 +185,7 @@ def test_settings_of_the_environment_do_not_reach_the_server(monkeypatch: pytest
     monkeypatch.setenv("BLIP2TOOLS_MATCHER", "none")
     monkeypatch.setenv("BLIP2TOOLS_DEVICE", "cpu")
     monkeypatch.setenv("SOMETHING_ELSE", "kept")
-    environment = environment_without_settings(keep=["device"])
+    environment = environment_without_settings(keep=["device", "cache_dir"])
     assert not {"BLIP2TOOLS_NUM_BEAMS", "BLIP2TOOLS_MATCHER"} & environment.keys()
     assert environment["BLIP2TOOLS_DEVICE"] == "cpu"
     assert environment["SOMETHING_ELSE"] == "kept"

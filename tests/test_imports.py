@@ -30,7 +30,7 @@ FLOORS = [
     ["vision"],
     ["verbs", "engine"],
     ["results", "concurrency", "composed", "looking"],
-    ["stages"],
+    ["stages", "selftest"],
     ["line", "metrics"],
     ["requests"],
     ["checkpoints", "sources"],
@@ -44,9 +44,9 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Foreign packages, and the only rooms that may import them anywhere but under TYPE_CHECKING.
 OWNERS = {
-    "torch": {"model", "checkpoints", "engine", "stages", "demo", "bench"},
+    "torch": {"selftest", "model", "checkpoints", "engine", "stages", "demo", "bench"},
     "transformers": {"model", "checkpoints", "demo", "bench"},
-    "PIL": {"images", "model", "demo", "bench"},
+    "PIL": {"selftest", "images", "model", "demo", "bench"},
     "mcp": {"mcp_server", "mcp_prompts", "mcp_resources", "demo", "http_app"},
     "starlette": {"http_app", "http_guard"},
     "uvicorn": {"http_server"},

@@ -95,6 +95,7 @@ class Loaded:
     device: str
     dtype: str
     notes: tuple[str, ...]  # what every result should say about this model
+    self_test: str | None = None  # its verdict in one line; None where it was not run
 
     @property
     def shared_trunk(self) -> bool:

@@ -173,7 +173,7 @@ async def _visit(
             *("--allow-dir", str(room)),
         ],
         # A user's settings could change what is measured. Which device to use is the machine's matter, and stays.
-        env=environment_without_settings(keep=["device"]),
+        env=environment_without_settings(keep=["device", "cache_dir"]),
     )
     started = time.perf_counter()
     async with Client(stdio_client(server, errlog=log), read_timeout_seconds=_TIMEOUT_S) as client:

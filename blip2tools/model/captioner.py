@@ -17,6 +17,7 @@ from blip2tools.options import GenerationOptions, Spoken
 
 Family = Literal["opt", "t5"]
 
+VISION_EPS = 1e-6  # of every LayerNorm in the vision tower
 RANK_CHUNK = 32  # candidates per forward pass
 
 
@@ -83,6 +84,32 @@ class Captioner:
             parts = {"layernorm": self._post_layernorm, "qformer": self._qformer, "projection": self._projection}
             self._fingerprint = fingerprint([*named(parts), ("query_tokens", self._query_tokens)])
         return self._fingerprint
+
+    @property
+    def language_fingerprint(self) -> str:
+        """Digest of the language model; computed anew each time, as only the self-test asks for it."""
+        return fingerprint(self._language_model.named_parameters())
+
+    def oddities(self) -> list[str]:
+        """In what the modules, as they stand, are not set up as the family was trained; empty if in nothing.
+
+        Each of these gives words that look right and are not: an overflowing Q-Former (LAVIS #267), another epsilon in the
+        vision LayerNorms (LAVIS #418), FLAN-T5 with the original T5's scaled or tied output layer, or in float16 (LAVIS
+        #206).
+        """
+        model, found = self._language_model, []
+        weights = [self._query_tokens, *self._qformer.parameters()]
+        if any(weight.dtype != torch.float32 for weight in weights):
+            found.append("the Q-Former is not float32")
+        layernorms = [self._post_layernorm, *(part for part in self.trunk.encoder.modules())]
+        if any(isinstance(part, nn.LayerNorm) and part.eps != VISION_EPS for part in layernorms):
+            found.append(f"the vision tower's layer_norm_eps is not {VISION_EPS}")
+        if self.family == "t5":
+            if model.config.scale_decoder_outputs or model.lm_head.weight is model.shared.weight:
+                found.append("FLAN-T5's output layer is scaled or tied")
+            if self.dtype == torch.float16:
+                found.append("FLAN-T5 is in float16")
+        return found
 
     @torch.inference_mode()
     def query(self, states: Tensor) -> Tensor:
@@ -223,6 +250,10 @@ class Captioner:
 
     def _right_padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         return right_padded(rows, self.pad, self.device)
+
+    def packed(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """What the language model is given for B rows: embeddings (B, W, D) and mask (B, W)."""
+        return self._pack(image_tokens, prompts)
 
     def _pack(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Embeddings (B, W, D) and mask (B, W) of image + prompt; whole rows are padded, OPT left, T5 right.

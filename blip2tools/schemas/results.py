@@ -317,6 +317,9 @@ class StatusResult(Result):
     dtype: str | None = Field(description="Number format of the weights; null until it is loaded.")
     loaded: bool
     state: str = Field(description="'not loaded', 'loading' with how far it is, 'ready', or why it is unavailable.")
+    self_test: str | None = Field(
+        description="Whether the loaded model passed its self-test, when, and which checks; null if there was none."
+    )
     limits: Limits
     queue: QueueStatus
     cache: CacheStatus
@@ -329,6 +332,7 @@ class StatusResult(Result):
         folders = ", ".join(self.limits.allowed_folders) or "none"
         lines = [
             f"model: {self.model}; matcher: {self.matcher or 'none'}; {self.state}{where}",
+            *([] if self.self_test is None else [f"self-test: {self.self_test}"]),
             f"pictures may come from: {folders}; http(s) URLs: {'yes' if self.limits.urls else 'no'}",
             f"limits: {', '.join(self.limits.formats)}; {self.limits.max_image_bytes // 2**20} MiB, "
             f"{self.limits.max_pixels / 1e6:g} megapixels",

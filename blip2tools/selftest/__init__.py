@@ -1,0 +1,87 @@
+"""The self-test of a loaded model on bundled pictures: is it what it claims to be, on this machine?
+
+findings.py   what a check found
+pictures.py   the bundled pictures and what is true of them
+checks.py     the checks
+remembered.py verdicts kept on disk, per weights, versions, device and dtype
+
+A model is tested when it is first loaded, before it answers anybody; that costs a fraction of what loading costs. A
+failure refuses nothing that was asked for by name, but every result then carries a warning.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from blip2tools import checkpoints
+from blip2tools.checkpoints import Loaded, Progress
+from blip2tools.family import find
+from blip2tools.selftest import remembered
+from blip2tools.selftest.findings import Finding, Status, Verdict
+from blip2tools.settings import Settings
+
+__all__ = ["Finding", "Status", "Verdict", "examine", "load", "verdict_on"]
+
+
+def load(settings: Settings, progress: Progress | None = None, *, download: bool = False) -> Loaded:
+    """Load what `settings` ask for, and test it unless that was done before or is switched off.
+
+    Args:
+        settings: as for `checkpoints.load`, `self_test`, and `cache_dir` for the verdicts.
+        progress: as for `checkpoints.load`.
+        download: as for `checkpoints.load`.
+
+    Raises:
+        ModelUnavailableError: with the model's name and the remedy.
+    """
+    loaded = checkpoints.load(settings, progress, download=download)
+    if not settings.self_test:
+        return loaded
+    verdict = verdict_on(loaded, settings, progress)
+    notes = loaded.notes
+    if verdict.failed:
+        notes += (
+            f"the self-test of this model failed ({', '.join(verdict.failed)}), its answers may be wrong; "
+            "`blip2tools doctor` says what to do",
+        )
+    return replace(loaded, notes=notes, self_test=verdict.summary)
+
+
+def verdict_on(loaded: Loaded, settings: Settings, progress: Progress | None = None, *, again: bool = False) -> Verdict:
+    """The verdict that is remembered for these weights, or a new one, which is remembered from then on.
+
+    Args:
+        loaded: the model.
+        settings: where verdicts are kept.
+        progress: told that a test is under way.
+        again: test even if there is a verdict.
+    """
+    folder = settings.cache_folder / "self-test"
+    key = remembered.key(loaded)
+    known = None if again else remembered.recall(folder, key)
+    if known is not None:
+        return known
+    if progress is not None:
+        progress("testing the model, once", None)
+    verdict = examine(loaded)
+    if verdict.complete:
+        remembered.keep(folder, key, verdict)
+    return verdict
+
+
+def examine(loaded: Loaded) -> Verdict:
+    """Run every check now."""
+    from blip2tools.selftest.checks import run
+
+    started = time.perf_counter()
+    findings, complete = run(loaded, named=find(loaded.model, "captioner"))
+    name = loaded.model if loaded.matcher_name is None else f"{loaded.model} + {loaded.matcher_name}"
+    return Verdict(
+        model=name,
+        tested=datetime.now(UTC).replace(microsecond=0),
+        seconds=round(time.perf_counter() - started, 3),
+        findings=tuple(findings),
+        complete=complete,
+    )
