@@ -167,7 +167,7 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
 
 def _models(arguments: argparse.Namespace) -> int:
     from blip2tools import checkpoints
-    from blip2tools.family import FAMILY
+    from blip2tools.family import FAMILY, memory_table
 
     rows = [
         {
@@ -175,7 +175,7 @@ def _models(arguments: argparse.Namespace) -> int:
             "kind": member.kind,
             "parameters": member.parameters,
             "download_bytes": member.download_bytes,
-            "memory_bytes": {"float32": member.parameters * 4, "float16": member.parameters * 2},
+            "memory_bytes": memory_table(member),
             "image_size": member.image_size,
             "here": checkpoints.is_cached(member.name),
             "note": member.note,
@@ -186,7 +186,7 @@ def _models(arguments: argparse.Namespace) -> int:
         for row in rows:
             tell(json.dumps(row))
         return OK
-    titles = ("name", "kind", "parameters", "download", "memory 32/16 bit", "picture", "here", "note")
+    titles = ("name", "kind", "parameters", "download", "memory 32/16/8/4 bit", "picture", "here", "note")
     cells = [titles, *(_model_cells(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     for line in cells:
@@ -201,7 +201,7 @@ def _model_cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["kind"],
         _amount(row["parameters"], ""),
         _amount(row["download_bytes"], "B") if row["download_bytes"] else "none",
-        f"{_amount(memory['float32'], 'B')} / {_amount(memory['float16'], 'B')}",
+        " / ".join("-" if size is None else _amount(size, "B") for size in memory.values()),
         f"{row['image_size']} px",
         "yes" if row["here"] else "no",
         row["note"],

@@ -48,7 +48,7 @@ def missing_from(folder: Path) -> str | None:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")):
         return "the tokenizer"
     try:
-        shards = _shards(folder)
+        shards = weight_files(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "a readable list of weight files"
     if not shards or not all((folder / name).is_file() for name in shards):
@@ -122,7 +122,12 @@ def _wanted(name: str) -> bool:
     return bool(_TEXT_FILES.fullmatch(name) or _WEIGHT_FILES.fullmatch(name))
 
 
-def _shards(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold a folder's weights; they need not be there.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError: the list of them cannot be read.
+    """
     index = folder / _INDEX
     if not index.is_file():
         return ["model.safetensors"]

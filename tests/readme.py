@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from blip2tools.clients import CLIENTS
-from blip2tools.family import FAMILY
+from blip2tools.family import FAMILY, memory_table
 from blip2tools.settings import Settings, variable
 
 README = Path(__file__).parent.parent / "README.md"
@@ -22,19 +22,24 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
+REDUCED = "its configuration, narrow and shallow, random weights: {what} equal to transformers'"
+TRAINED = "in full: trained for this package; every test runs it"
+
+
 def models_table() -> str:
     rows = [
-        "| name | kind | parameters | download | memory, 32 / 16 bits | picture | best at |",
-        "|---|---|---|---|---|---|---|",
+        "| name | kind | parameters | download | memory: 32, 16, 8, 4 bits | picture | best at | tested here |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for member in FAMILY:
         size = member.parameters
-        large = size >= 1e8
-        scale, unit, letter = (1e9, "GB", "G") if large else (1e6, "MB", "M")
+        scale, unit, letter = (1e9, "GB", "G") if size >= 1e8 else (1e6, "MB", "M")
         download = f"{member.download_bytes / 1e9:.1f} GB" if member.hub else "in the package"
+        memory = " / ".join("–" if each is None else f"{each / scale:.1f}" for each in memory_table(member).values())
+        what = "texts" if member.language_model else "scores"
         rows.append(
-            f"| `{member.name}` | {member.kind} | {size / scale:.1f} {letter} | {download} "
-            f"| {size * 4 / scale:.1f} / {size * 2 / scale:.1f} {unit} | {member.image_size} px | {member.note} |"
+            f"| `{member.name}` | {member.kind} | {size / scale:.1f} {letter} | {download} | {memory} {unit} "
+            f"| {member.image_size} px | {member.note} | {REDUCED.format(what=what) if member.hub else TRAINED} |"
         )
     return "\n".join(rows)
 

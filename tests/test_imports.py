@@ -36,7 +36,7 @@ FLOORS = [
     ["checkpoints", "sources"],
     ["model", "hub", "cache", "text", "fetch", "store", "paths"],
     ["images", "family"],
-    ["schemas", "options", "formats"],
+    ["schemas", "options", "formats", "published"],
     ["settings"],
     ["errors", "progress", "commands"],
 ]

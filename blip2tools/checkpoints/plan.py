@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blip2tools import hub
 from blip2tools.checkpoints.memory import free_memory
+from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.family import (
     CAPTIONERS,
     DEMO_CAPTIONER,
-    DEMO_MATCHER,
     FAMILY,
     SUGGESTED,
-    TRUNK_PARAMETERS,
     Kind,
     Member,
     demo_folder,
     find,
+    memory_bytes,
     partner,
 )
 from blip2tools.hub import Progress
@@ -169,7 +170,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 def _auto_captioner(budget: Budget) -> Located:
     for member in CAPTIONERS:
         located = _of_member(member)
-        if located.here and budget.fits(member.parameters * budget.bytes_each):
+        if located.here and budget.fits(_memory(located, budget)):
             return located
     return _of_member(DEMO_CAPTIONER)
 
@@ -180,12 +181,19 @@ def _auto_matcher(captioner: Located, budget: Budget) -> tuple[Located | None, s
     matcher = _of_member(partner(captioner.member))
     if matcher.member is None or not matcher.here:
         return None, f"there is no image-text matcher; `blip2tools pull {matcher.name}` fetches the one that fits"
-    # Its own tower is loaded before it can be compared and dropped; all behind the tower is float32.
-    tower = 0 if matcher.member is DEMO_MATCHER else TRUNK_PARAMETERS
-    behind = matcher.member.parameters - tower
-    if not budget.fits((captioner.member.parameters + tower) * budget.bytes_each + behind * 4):
+    # Its own tower is loaded before it can be compared and dropped.
+    if not budget.fits(_memory(captioner, budget) + _memory(matcher, budget)):
         return None, f"there is no image-text matcher: {matcher.name} does not fit in memory beside {captioner.name}"
     return matcher, None
+
+
+def _memory(located: Located, budget: Budget) -> int:
+    """Bytes of its weights: by its own files where they are here, else by the family's table, else 0."""
+    parts = located.member.weights if located.member is not None else None
+    if located.folder is not None:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # judged when it is loaded
+            parts = weights_of(located.folder)
+    return 0 if parts is None else memory_bytes(parts, budget.bytes_each)
 
 
 def _likely_budget(settings: Settings) -> Budget:
