@@ -1,10 +1,15 @@
-"""A byte-budgeted cache of vision features, so that a picture seen before costs the trunk nothing."""
+"""A byte-budgeted cache of vision features, so that a picture seen before costs the trunk nothing.
+
+Up to two tiers: the device's own memory, and, where that is separate, main memory behind it. What no longer fits in the
+first moves to the second, and comes back when it is asked for: copying features of a picture takes a small part of the
+time that computing them would.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -20,62 +25,174 @@ V = TypeVar("V", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True)
+class Spill(Generic[V]):
+    """The second tier.
+
+    Attributes:
+        budget_bytes: the most that the values in it may hold together.
+        away: an equal value in the second tier's memory.
+        back: an equal value in the first tier's memory.
+    """
+
+    budget_bytes: int
+    away: Callable[[V], V]
+    back: Callable[[V], V]
+
+
+@dataclass(frozen=True, slots=True)
 class CacheUse:
-    """A snapshot of the cache for statistics."""
+    """A snapshot of the cache for statistics: bytes and entries of each tier, and counts since the start."""
 
     entries: int
     bytes_used: int
     bytes_limit: int
-    hits: int
+    hits: int  # in either tier
     misses: int
+    spilled_entries: int = 0
+    spilled_bytes: int = 0
+    spilled_limit: int = 0  # 0: there is no second tier
+    returned: int = 0  # hits that came back from the second tier
+    evicted: int = 0  # values that neither tier had room for
 
 
 class FeatureCache(Generic[V]):
-    """Least recently used first out, whenever the budget would be passed. Safe to use from several threads.
+    """Least recently used first out, whenever the budget of a tier would be passed. Safe to use from several threads.
 
     Args:
-        budget_bytes: the most that the values may hold together; a single larger value is not kept at all.
+        budget_bytes: the most that the values of the first tier may hold together. A larger single value goes to the
+            second tier or, where that is too small as well, is not kept.
     """
 
     def __init__(self, budget_bytes: int) -> None:
-        self._budget = budget_bytes
-        self._entries: OrderedDict[Hashable, V] = OrderedDict()
-        self._used = 0
-        self._hits = 0
-        self._misses = 0
+        self._first: _Tier[V] = _Tier(budget_bytes)
+        self._second: _Tier[V] = _Tier(0)
+        self._spill: Spill[V] | None = None
+        self._hits = self._misses = self._returned = self._evicted = 0
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable) -> V | None:
-        """The value under `key`, now the most recently used, or None."""
+    def spill_to(self, spill: Spill[V] | None) -> None:
+        """Put a second tier behind the first, or none. What an earlier second tier held is dropped."""
         with self._lock:
-            value = self._entries.get(key)
+            self._spill = spill
+            self._second = _Tier(spill.budget_bytes if spill else 0)
+
+    def get(self, key: Hashable) -> V | None:
+        """The value under `key` in the first tier's memory, now the most recently used, or None."""
+        with self._lock:
+            value = self._first.pop(key)
+            if value is not None:
+                self._first.add(key, value)
+            elif self._spill is not None and (away := self._second.pop(key)) is not None:
+                value = self._bring_back(key, away, self._spill)
             if value is None:
                 self._misses += 1
-                return None
-            self._entries.move_to_end(key)
-            self._hits += 1
+            else:
+                self._hits += 1
             return value
 
     def put(self, key: Hashable, value: V) -> None:
-        """Keep `value`, dropping the least recently used ones to stay within the budget."""
+        """Keep `value`; the least recently used ones make room for it."""
         with self._lock:
-            if (old := self._entries.pop(key, None)) is not None:
-                self._used -= old.nbytes
-            if value.nbytes > self._budget:
-                return
-            self._entries[key] = value
-            self._used += value.nbytes
-            while self._used > self._budget:
-                _, dropped = self._entries.popitem(last=False)
-                self._used -= dropped.nbytes
+            self._first.pop(key)
+            self._second.pop(key)
+            if self._first.holds(value):
+                self._make_room(value)
+                self._first.add(key, value)
+            else:
+                self._retire(key, value)
+
+    def vacate(self) -> None:
+        """Give the first tier's memory back: its values go to the second tier, or are dropped where there is none."""
+        with self._lock:
+            while (oldest := self._first.pop_oldest()) is not None:
+                self._retire(*oldest)
 
     def clear(self) -> None:
-        """Drop every value; the counts of hits and misses stay."""
+        """Drop every value; the counts stay."""
         with self._lock:
-            self._entries.clear()
-            self._used = 0
+            self._first.clear()
+            self._second.clear()
 
     def use(self) -> CacheUse:
         """How full the cache is, and how often it helped."""
         with self._lock:
-            return CacheUse(len(self._entries), self._used, self._budget, self._hits, self._misses)
+            first, second = self._first, self._second
+            return CacheUse(
+                entries=len(first),
+                bytes_used=first.used,
+                bytes_limit=first.budget,
+                hits=self._hits,
+                misses=self._misses,
+                spilled_entries=len(second),
+                spilled_bytes=second.used,
+                spilled_limit=second.budget,
+                returned=self._returned,
+                evicted=self._evicted,
+            )
+
+    def _bring_back(self, key: Hashable, away: V, spill: Spill[V]) -> V:
+        self._returned += 1
+        if not self._first.holds(away):
+            self._second.add(key, away)
+            return spill.back(away)
+        # Room first: a device that is nearly full has none for one value more than the budget, not even for a moment.
+        self._make_room(away)
+        value = spill.back(away)
+        self._first.add(key, value)
+        return value
+
+    def _make_room(self, value: V) -> None:
+        while not self._first.fits(value) and (oldest := self._first.pop_oldest()) is not None:
+            self._retire(*oldest)
+
+    def _retire(self, key: Hashable, value: V) -> None:
+        if self._spill is None or not self._second.holds(value):
+            self._evicted += 1
+            return
+        while not self._second.fits(value) and self._second.pop_oldest() is not None:
+            self._evicted += 1
+        try:
+            self._second.add(key, self._spill.away(value))
+        except (MemoryError, RuntimeError):  # torch raises the latter: a cache without room is no reason to fail
+            self._evicted += 1
+
+
+class _Tier(Generic[V]):
+    """Values of one memory, oldest first, and what they hold together."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.used = 0
+        self._values: OrderedDict[Hashable, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def holds(self, value: V) -> bool:
+        """Whether it could be kept if there were nothing else."""
+        return value.nbytes <= self.budget
+
+    def fits(self, value: V) -> bool:
+        """Whether it can be kept beside all that is there."""
+        return self.used + value.nbytes <= self.budget
+
+    def add(self, key: Hashable, value: V) -> None:
+        self._values[key] = value
+        self.used += value.nbytes
+
+    def pop(self, key: Hashable) -> V | None:
+        value = self._values.pop(key, None)
+        if value is not None:
+            self.used -= value.nbytes
+        return value
+
+    def pop_oldest(self) -> tuple[Hashable, V] | None:
+        if not self._values:
+            return None
+        key, value = self._values.popitem(last=False)
+        self.used -= value.nbytes
+        return key, value
+
+    def clear(self) -> None:
+        self._values.clear()
+        self.used = 0

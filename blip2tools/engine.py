@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blip2tools.cache import FeatureCache
+from blip2tools.cache import FeatureCache, Spill
 from blip2tools.errors import (
     BusyError,
     CancelledError,
@@ -68,7 +68,8 @@ class LocalEngine:
             worker at the first request. After a failure the next request tries again.
         max_queue: requests that may wait.
         max_batch: decoder rows of one batch; a request takes as many as it has beams. Out of memory halves it for good.
-        cache_bytes: budget of the feature cache.
+        cache_bytes: budget of the feature cache on the device.
+        spill_bytes: budget of its second tier in main memory, where the device has memory of its own.
         kept_answers: answers kept for repeated requests; 0 keeps none.
         idle_unload_s: seconds without a request after which the model's memory is given back; 0 is never.
     """
@@ -79,6 +80,7 @@ class LocalEngine:
         *,
         max_queue: int,
         cache_bytes: int,
+        spill_bytes: int = 0,
         max_batch: int = 160,
         kept_answers: int = 0,
         idle_unload_s: float = 0,
@@ -89,6 +91,7 @@ class LocalEngine:
         self._kept_answers = kept_answers
         self._idle_unload_s = idle_unload_s
         self._cache: FeatureCache[Tensor] = FeatureCache(cache_bytes)
+        self._spill_bytes = spill_bytes
         self._metrics = Metrics()
         self._wake = threading.Condition()
         self._line = Line()
@@ -253,6 +256,8 @@ class LocalEngine:
         live = [work for work in batch if not work.stopped()]  # the others gave up while the model was being loaded
         if live:
             self._metrics.batches[len(live)] += 1
+            for work in live:
+                self._metrics.observe("wait", time.monotonic() - work.since)
             self._answer(stages, live, retry=True)
         for work in batch:
             if work not in live:
@@ -269,14 +274,17 @@ class LocalEngine:
             return
         short = _is_out_of_memory(failure)
         if short:
-            self._cache.clear()
+            if isinstance(failure, MemoryError):
+                self._cache.clear()  # main memory: there is nowhere to move anything to
+            else:
+                self._cache.vacate()
             _free_device_memory()
         if len(batch) > 1:
             # Half the batch needs half the memory, and a request that no batch can hold must not take others with it.
             logger.warning("a batch of %d failed (%s); trying its halves", len(batch), type(failure).__name__)
             middle = len(batch) // 2
             if short:
-                # What did not fit once will not fit the next time, and every attempt costs the feature cache.
+                # What did not fit once will not fit the next time, and every attempt empties the feature cache.
                 self._max_batch = max(1, min(self._max_batch, sum(work.rows for work in batch) // 2))
             self._answer(stages, batch[:middle], retry=retry)
             self._answer(stages, batch[middle:], retry=retry)
@@ -301,6 +309,7 @@ class LocalEngine:
                     self._answers.popitem(last=False)
             delivered = sum(job.answer(answer) for job in work.jobs)
             metrics.completed += delivered
+            metrics.observe("request", time.monotonic() - work.since)
             metrics.cancelled += len(work.jobs) - delivered
 
     def _ensure_loaded(self) -> Loaded:
@@ -324,6 +333,7 @@ class LocalEngine:
             if self._closed:  # while it was being loaded: nobody would ever free it
                 raise CancelledError("The vision engine is closed.")
             self._state, self._loaded = "ready", loaded
+            self._cache.spill_to(_second_tier(loaded.device, self._spill_bytes))
         return loaded
 
     def _unload(self) -> None:
@@ -364,6 +374,15 @@ def _is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError)
+
+
+def _second_tier(device: str, budget_bytes: int) -> Spill[Tensor] | None:
+    """Main memory behind a GPU's; None on a CPU and on Apple's chips, where it is the same memory."""
+    if not budget_bytes or not device.startswith("cuda"):
+        return None
+    # Pageable, not pinned: pinned blocks are rounded up to powers of two, which the budget would not know of, and a
+    # picture's states (0.7 MB) cross in a fraction of a millisecond either way.
+    return Spill(budget_bytes, away=lambda features: features.cpu(), back=lambda features: features.to(device))
 
 
 def _free_device_memory() -> None:

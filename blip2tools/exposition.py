@@ -66,9 +66,14 @@ def engine(status: StatusResult) -> dict[str, Metric | Iterable[Metric]]:
             if queue.memory_bytes is None
             else {"blip2tools_device_memory_bytes": Metric("Memory taken on the device.", "gauge", queue.memory_bytes)}
         ),
-        "blip2tools_cache_features": Metric("Pictures with cached features.", "gauge", cache.features),
+        "blip2tools_process_memory_bytes": Metric("Resident set of this process.", "gauge", queue.process_bytes),
+        "blip2tools_cache_features": Metric("Cached features on the device.", "gauge", cache.features),
         "blip2tools_cache_bytes": Metric("Memory of cached features.", "gauge", cache.bytes_used),
         "blip2tools_cache_limit_bytes": Metric("Memory that cached features may take.", "gauge", cache.bytes_limit),
+        "blip2tools_cache_spilled_features": Metric("Features moved to main memory.", "gauge", cache.spilled),
+        "blip2tools_cache_spilled_bytes": Metric("Main memory of those.", "gauge", cache.spilled_bytes),
+        "blip2tools_cache_spilled_limit_bytes": Metric("Main memory that they may take.", "gauge", cache.spilled_limit),
+        "blip2tools_cache_evictions_total": Metric("Features that made room for others.", "counter", cache.evicted),
         "blip2tools_cache_hits_total": Metric("Features found in the cache.", "counter", cache.hits),
         "blip2tools_cache_misses_total": Metric("Features computed.", "counter", cache.misses),
     }

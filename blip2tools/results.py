@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from blip2tools.checkpoints.memory import process_bytes
 from blip2tools.requests import EngineStatus, Ranking, TextScore, Utterance
 from blip2tools.schemas import (
     MAX_OUTPUT,
@@ -233,7 +234,9 @@ def queue(status: EngineStatus) -> QueueStatus:
             )
             for stage, (times, total, median, worst) in sorted(status.seconds.items())
         ],
+        tokens_per_s=_rate(status),
         memory_bytes=status.memory_bytes,
+        process_bytes=process_bytes(),
     )
 
 
@@ -244,9 +247,18 @@ def cache(status: EngineStatus) -> CacheStatus:
         features=use.entries,
         bytes_used=use.bytes_used,
         bytes_limit=use.bytes_limit,
+        spilled=use.spilled_entries,
+        spilled_bytes=use.spilled_bytes,
+        spilled_limit=use.spilled_limit,
         hits=use.hits,
         misses=use.misses,
+        evicted=use.evicted,
     )
+
+
+def _rate(status: EngineStatus) -> float | None:
+    _, seconds, _, _ = status.seconds.get("speak", (0, 0.0, 0.0, 0.0))
+    return round(status.tokens / seconds, 1) if seconds else None
 
 
 S = TypeVar("S", float, tuple[float, float])

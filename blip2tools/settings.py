@@ -84,7 +84,15 @@ class Settings(BaseModel):
         le=604_800,
         description="seconds without a request until the model's memory is given back; 0 is never",
     )
-    cache_mb: int = Field(256, ge=0, le=1_048_576, description="memory for vision features of pictures seen, MiB")
+    cache_mb: int = Field(
+        256, ge=0, le=1_048_576, description="memory on the device for vision features of pictures seen, MiB"
+    )
+    spill_mb: int = Field(
+        1024,
+        ge=0,
+        le=1_048_576,
+        description="main memory for features that no longer fit on a GPU, MiB; 0 is none; unused on a CPU",
+    )
     deadline_s: float = Field(60.0, gt=0, le=86_400, description="longest time for one call, seconds")
 
     # HTTP

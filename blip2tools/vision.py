@@ -138,6 +138,7 @@ class Vision:
             kept_answers=chosen.keep_answers,
             idle_unload_s=chosen.idle_unload_s,
             cache_bytes=chosen.cache_mb * 2**20,
+            spill_bytes=chosen.spill_mb * 2**20,
         )
         vision = cls(chosen, engine, trusted=chosen.allowed_dirs is None)
         if preload:

@@ -1,5 +1,6 @@
 """The engine with the real demo checkpoint: one load, one worker, and every way that a request can end."""
 
+import copy
 import dataclasses
 import threading
 import time
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 
 from blip2tools import checkpoints
-from blip2tools.engine import LocalEngine
+from blip2tools.cache import FeatureCache, Spill
+from blip2tools.engine import LocalEngine, _second_tier
 from blip2tools.errors import (
     BusyError,
     CancelledError,
@@ -19,18 +21,22 @@ from blip2tools.errors import (
     ModelUnavailableError,
     OutOfMemoryError,
 )
+from blip2tools.line import Work
+from blip2tools.metrics import Metrics
 from blip2tools.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
     FeatureRequest,
     Generation,
+    Job,
     MatchRequest,
     Question,
     Sight,
     WarmRequest,
 )
 from blip2tools.settings import Settings
+from blip2tools.stages import Stages
 
 TEMPLATE = "Question: {question} Answer:"
 
@@ -474,10 +480,12 @@ def test_statistics_add_up(engine, sights):
     assert status.completed == len(sights)
     assert status.batches == {1: len(sights)}
     assert status.tokens > 6 * len(sights)
-    assert set(status.seconds) == {"see", "query", "speak"}
-    count, total, median, worst = status.seconds["speak"]
-    assert count == len(sights)
-    assert 0 < median <= worst <= total
+    assert set(status.seconds) == {"wait", "see", "query", "speak", "request"}
+    for count, total, median, worst in status.seconds.values():
+        assert count == len(sights)
+        assert 0 < median <= worst <= total
+    waited, spoke, whole = (status.seconds[stage][1] for stage in ("wait", "speak", "request"))
+    assert waited + spoke < whole
 
 
 def test_a_model_that_arrives_after_the_end_is_let_go(loaded, monkeypatch):
@@ -502,3 +510,58 @@ def test_an_answer_that_comes_after_the_end_is_dropped(engine):
     answer(job)
     assert job.answer("again") is False
     assert job.fail(CancelledError("no")) is False
+
+
+def test_features_that_moved_to_main_memory_give_the_same_words(loaded, sights, pictures, monkeypatch):
+    """The first tier holds one picture, so that all others wait in the second, which a copy stands for on a CPU."""
+    monkeypatch.setattr(
+        "blip2tools.engine._second_tier", lambda device, budget: Spill(budget, torch.clone, torch.clone)
+    )
+    seen = []
+    see = type(loaded.captioner.trunk).see
+    monkeypatch.setattr(
+        type(loaded.captioner.trunk), "see", lambda trunk, pixels: seen.append(len(pixels)) or see(trunk, pixels)
+    )
+    engine = LocalEngine(lambda progress: loaded, max_queue=8, cache_bytes=2**15, spill_bytes=2**24)
+    for beams in (1, 5):
+        for sight, drawn in zip(sights, pictures, strict=True):
+            assert answer(engine.submit(caption(sight, num_beams=beams), deadline=None))[0].text == drawn.caption
+    use = engine.status().cache
+    assert sum(seen) == len(sights)
+    assert use.returned >= len(sights) - 1
+    assert 0 < use.spilled_bytes <= use.spilled_limit == 2**24
+    assert use.bytes_used <= use.bytes_limit
+    assert use.evicted == 0
+    engine.close()
+    assert engine.status().cache.spilled_entries == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "budget", "tiers"), [("cuda:0", 100, 2), ("cuda:0", 0, 1), ("cpu", 100, 1), ("mps", 100, 1)]
+)
+def test_a_second_tier_stands_behind_memory_of_its_own_only(device, budget, tiers):
+    spill = _second_tier(device, budget)
+    assert (spill is not None) is (tiers == 2)
+    if spill is not None:
+        assert spill.budget_bytes == budget
+        assert spill.away(torch.ones(2)).device.type == "cpu"
+
+
+def test_features_are_kept_by_picture_region_preprocessing_weights_and_precision(loaded, sight):
+    """Whatever changes a feature changes its key: with one cache for all, every change is computed anew."""
+    half = checkpoints.load(Settings(model="demo", threads=1, dtype="bfloat16"))
+    other = copy.copy(loaded.pixels)
+    other.key = f"{other.key}:another"
+    cache = FeatureCache(2**24)
+    for model, looked in (
+        (loaded, sight),
+        (loaded, Sight("b", sight.image)),
+        (loaded, Sight("a:0.1,0.1,0.5,0.5", sight.image)),
+        (dataclasses.replace(loaded, pixels=other), sight),
+        (half, sight),
+    ):
+        before = cache.use().misses
+        Stages(model, cache, Metrics()).answer([Work(Job(caption(looked, num_beams=1), None))])
+        assert cache.use().misses == before + 2, model.dtype
+        Stages(model, cache, Metrics()).answer([Work(Job(caption(looked, num_beams=1), None))])
+        assert cache.use().misses == before + 2

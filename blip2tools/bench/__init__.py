@@ -5,6 +5,9 @@ engine.py          the engine against stock transformers
 latency.py         waiting times under load
 calls.py           tool calls at once, against one by one
 speed.py           the options of those three
+soak.py            many callers for a long time: what grows?
+report.py          date, machine and versions, and JSON
+plot.py            charts as SVG
 random_models.py   models of any size without any knowledge, to measure speed with
 """
 
@@ -14,7 +17,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blip2tools.bench import sight, speed
+from blip2tools.bench import sight, soak, speed
 from blip2tools.commands import AddCommand
 
 
@@ -42,6 +45,7 @@ BENCHES: tuple[Bench, ...] = (
     Bench("engine", speed.ENGINE, speed.ENGINE_TEXT, speed.engine_options, speed.run_engine),
     Bench("latency", speed.LATENCY, speed.LATENCY_TEXT, speed.latency_options, speed.run_latency),
     Bench("calls", speed.CALLS, speed.CALLS_TEXT, speed.calls_options, speed.run_calls),
+    Bench("soak", soak.SUMMARY, soak.TEXT, soak.add_options, soak.run),
 )
 
 

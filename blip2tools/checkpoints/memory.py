@@ -1,4 +1,4 @@
-"""How much main memory is free, containers' limits included."""
+"""How much main memory is free, containers' limits included, and how much this process has taken."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ def free_memory() -> int | None:
     """Bytes that a new model could take; None where the system does not say."""
     known = [value for value in (_system(), *(_cgroup(*files) for files in _CGROUP_FILES)) if value is not None]
     return min(known) if known else None
+
+
+def process_bytes() -> int:
+    """The resident set of this process: what it holds in main memory."""
+    import psutil  # a thirtieth of a second, which no start should pay
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _system() -> int | None:

@@ -270,7 +270,9 @@ class StageStatus(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    stage: str = Field(description="see, query, speak, rank or match.")
+    stage: str = Field(
+        description="wait (in the queue), see, query, speak, rank or match; request: from first to last."
+    )
     times: int
     total_s: float
     median_ms: float
@@ -292,7 +294,9 @@ class QueueStatus(BaseModel):
     joined: int = Field(description="Requests that shared the work, or the kept answer, of an identical one.")
     batches: list[BatchStatus]
     stages: list[StageStatus]
+    tokens_per_s: float | None = Field(description="Pieces of words per second of decoding; null before the first.")
     memory_bytes: int | None = Field(description="Memory taken on the device; null where it does not say.")
+    process_bytes: int = Field(description="Main memory that this process takes: its resident set.")
 
 
 class CacheStatus(BaseModel):
@@ -300,11 +304,15 @@ class CacheStatus(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    features: int
+    features: int = Field(description="Kept on the device; a picture has up to three kinds.")
     bytes_used: int
     bytes_limit: int
+    spilled: int = Field(description="Features that were moved from the device to main memory.")
+    spilled_bytes: int
+    spilled_limit: int = Field(description="0 where there is only one kind of memory.")
     hits: int
     misses: int
+    evicted: int = Field(description="Features that had to make room for others since the start.")
 
 
 class StatusResult(Result):
@@ -348,11 +356,24 @@ class StatusResult(Result):
         if not batches:
             return []
         served = sum(batch.size * batch.times for batch in self.queue.batches)
-        stages = ", ".join(f"{stage.stage} {stage.median_ms:.0f} ms" for stage in self.queue.stages)
+        stages = ", ".join(
+            f"{stage.stage} {stage.median_ms:.0f} ms (99 %: {stage.p99_ms:.0f})" for stage in self.queue.stages
+        )
         return [
             f"so far: {served} requests in {batches} batches, {self.queue.joined} shared with another; {stages}",
-            f"features cached: {self.cache.features}, found {self.cache.hits} times of {self.cache.hits + self.cache.misses}",
+            f"features cached: {self.cache.features}, found {self.cache.hits} times of {self.cache.hits + self.cache.misses}; "
+            f"{self.cache.bytes_used / 2**20:.0f} of {self.cache.bytes_limit / 2**20:.0f} MiB{self._spilled()}",
+            f"memory: {self._memory()}",
         ]
+
+    def _spilled(self) -> str:
+        cache = self.cache
+        return f", {cache.spilled} more in main memory" if cache.spilled_limit else ""
+
+    def _memory(self) -> str:
+        process = f"{self.queue.process_bytes / 2**20:.0f} MiB of main memory"
+        device = self.queue.memory_bytes
+        return process if device is None else f"{device / 2**20:.0f} MiB on the device, {process}"
 
 
 def _confidence_line(confidence: float, match: Match | None) -> str:
