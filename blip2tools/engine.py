@@ -41,6 +41,7 @@ from blip2tools.requests import (
     AnswerRequest,
     CaptionRequest,
     EngineStatus,
+    ExtractRequest,
     Job,
     Request,
     Sight,
@@ -353,7 +354,7 @@ class LocalEngine:
 
 def _without_pixels(request: Request) -> Request:
     """An equal request that keeps no picture alive: a thousand kept answers would hold hundreds of megabytes."""
-    if isinstance(request, TextFeatureRequest | WarmRequest):
+    if isinstance(request, TextFeatureRequest | ExtractRequest | WarmRequest):
         return request
     return replace(request, sight=Sight(request.sight.key, None))
 
@@ -362,7 +363,7 @@ def _repeatable(request: Request) -> bool:
     match request:
         case CaptionRequest(generation=generation) | AnswerRequest(generation=generation):
             return generation.repeatable
-        case WarmRequest():
+        case WarmRequest() | ExtractRequest():  # a thousand kept answers of that size would take a gigabyte
             return False
         case _:
             return True

@@ -14,6 +14,7 @@ from blip2tools.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
+    ExtractRequest,
     FeatureRequest,
     Generation,
     Job,
@@ -124,6 +125,8 @@ def group(request: Request) -> Hashable:
             return "match"
         case TextFeatureRequest():
             return "words"
+        case ExtractRequest():
+            return "extract"
         case _:
             return "warm"
 

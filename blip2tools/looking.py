@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image"
+ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
 
 KEPT = 32  # sights that are ready for the model, about 0.6 MB each at 224 pixels
 

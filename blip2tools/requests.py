@@ -117,12 +117,27 @@ class TextFeatureRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtractRequest:
+    """The Q-Former's hidden states: of a picture, of a text, or of both read together."""
+
+    sight: Sight | None
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class WarmRequest:
     """Load the model and do nothing else."""
 
 
 Request = (
-    CaptionRequest | AnswerRequest | ChoiceRequest | MatchRequest | FeatureRequest | TextFeatureRequest | WarmRequest
+    CaptionRequest
+    | AnswerRequest
+    | ChoiceRequest
+    | MatchRequest
+    | FeatureRequest
+    | TextFeatureRequest
+    | ExtractRequest
+    | WarmRequest
 )
 
 
@@ -151,10 +166,25 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class TextScore:
-    """One text against a picture: ITM probability, ITC cosine, and whether the text had to be cut."""
+    """One text against a picture: ITM probability, ITC cosine, whether the text had to be cut, and ITM's logit of a match."""
 
     probability: float
     cosine: float
+    truncated: bool
+    logit: float
+
+    @property
+    def ranking(self) -> float:
+        """What the reference orders candidates by: the logit of a match plus the cosine (LAVIS, `compute_sim_matrix`)."""
+        return self.logit + self.cosine
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """Hidden states (rows x H), and their ITC projections (rows x D) where the mode has them."""
+
+    states: list[list[float]]
+    projected: list[list[float]] | None
     truncated: bool
 
 

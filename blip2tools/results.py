@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from blip2tools.checkpoints.memory import process_bytes
-from blip2tools.requests import EngineStatus, Ranking, TextScore, Utterance
+from blip2tools.options import Score
+from blip2tools.requests import EngineStatus, Extract, Ranking, TextScore, Utterance
 from blip2tools.schemas import (
     MAX_OUTPUT,
     Alternative,
@@ -17,14 +17,17 @@ from blip2tools.schemas import (
     CaptionResult,
     Choice,
     CompareResult,
+    ImageEmbeddings,
     ImageFile,
     ImageInfo,
     ListResult,
     Match,
     MatchResult,
+    MultimodalEmbeddings,
     QueueStatus,
     StageStatus,
     SurveyResult,
+    TextEmbeddings,
     TextMatch,
     Tile,
     plain,
@@ -61,45 +64,50 @@ def clean(text: str) -> str:
     return plain(text)[:MAX_OUTPUT]
 
 
-def caption(context: Context, spoken: Sequence[Utterance], scores: Sequence[TextScore] | None) -> CaptionResult:
-    """Captions, likeliest first, with their own match where there is a matcher."""
-    texts = [clean(one.text) for one in spoken]
-    matches = [None] * len(texts) if scores is None else [_match(score) for score in scores]
-    doubts = _doubts_of(context, Described(spoken[0], None if scores is None else scores[0]))
+def caption(context: Context, captions: Sequence[Described], *, abstain_below: float) -> CaptionResult:
+    """Captions, best first, with their own match where there is a matcher."""
+    first = captions[0]
+    abstained = first.spoken.confidence < abstain_below
+    doubts = [*_unsure(abstained, abstain_below), *_doubts_of(context, first)]
     return CaptionResult(
         image=context.image,
         region=context.region,
         model=context.model,
         warnings=[*context.warnings, *doubts],
-        text=texts[0],
-        confidence=spoken[0].confidence,
-        match=matches[0],
+        text=first.text,
+        confidence=first.spoken.confidence,
+        match=_match_or_none(first.score),
+        abstained=abstained,
         alternatives=[
-            Alternative(text=text, confidence=one.confidence, match=match)
-            for text, one, match in list(zip(texts, spoken, matches, strict=True))[1:]
+            Alternative(text=one.text, confidence=one.spoken.confidence, match=_match_or_none(one.score))
+            for one in captions[1:]
         ],
     )
 
 
-def answer(context: Context, spoken: Utterance) -> AnswerResult:
+def answer(context: Context, spoken: Utterance, *, abstain_below: float) -> AnswerResult:
     """An answer in the model's own words."""
     text = clean(spoken.text)
+    abstained = spoken.confidence < abstain_below
     return AnswerResult(
         image=context.image,
         region=context.region,
         model=context.model,
-        warnings=[*context.warnings, *_doubts("answer", text, spoken)],
+        warnings=[*context.warnings, *_unsure(abstained, abstain_below), *_doubts("answer", text, spoken)],
         answer=text,
         confidence=spoken.confidence,
         choices=None,
+        abstained=abstained,
     )
 
 
-def choice(context: Context, texts: Sequence[str], ranking: Ranking) -> AnswerResult:
+def choice(context: Context, texts: Sequence[str], ranking: Ranking, *, abstain_below: float) -> AnswerResult:
     """The offered answers, best first."""
     ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, ranking.shares)]
     best = ranked[0]
-    doubts = [_low("answer", best.probability)] if best.probability < LOW else []
+    abstained = best.probability < abstain_below
+    doubts = _unsure(abstained, abstain_below)
+    doubts += [_low("answer", best.probability)] if best.probability < LOW else []
     return AnswerResult(
         image=context.image,
         region=context.region,
@@ -108,23 +116,20 @@ def choice(context: Context, texts: Sequence[str], ranking: Ranking) -> AnswerRe
         answer=best.text,
         confidence=best.probability,
         choices=ranked,
+        abstained=abstained,
     )
 
 
-def match(context: Context, texts: Sequence[str], scores: Sequence[TextScore]) -> MatchResult:
-    """Every text with its scores, best fitting first."""
+def match(context: Context, texts: Sequence[str], scores: Sequence[TextScore], by: Score = "itm") -> MatchResult:
+    """Every text with its scores, best fitting first, by what `Score` says."""
     cut = [text for text, score in zip(texts, scores, strict=True) if score.truncated]
-    # Saturated probabilities tie at 1.0; the cosine then decides.
-    order = [(score.probability, score.cosine) for score in scores]
+    order = sorted(zip(texts, scores, strict=True), key=lambda pair: _ORDERS[by](pair[1]), reverse=True)
     return MatchResult(
         image=context.image,
         region=context.region,
         model=context.model,
         warnings=[*context.warnings, *(f"only the first words were read of: {text[:60]}" for text in cut)],
-        matches=[
-            TextMatch(text=text, probability=probability, cosine=cosine)
-            for text, (probability, cosine) in _best_first(texts, order)
-        ],
+        matches=[TextMatch(text=text, probability=score.probability, cosine=score.cosine) for text, score in order],
     )
 
 
@@ -139,6 +144,28 @@ class Described:
     def text(self) -> str:
         """The caption as it may leave."""
         return clean(self.spoken.text)
+
+
+def doubted(captions: Sequence[Described]) -> bool:
+    """Whether the matcher doubts any of these captions."""
+    return any(caption.score is not None and caption.score.probability < LOW for caption in captions)
+
+
+def best_first(told: Sequence[Described], tried: Sequence[Described]) -> list[Described]:
+    """The search's captions that the matcher does not doubt, then all others in the order of their match, each text once.
+
+    To let the match decide between captions that it finds to fit made captions worse, not better, where that could be
+    counted (see BENCHMARKS.md): it serves as a veto.
+    """
+    kept = [caption for caption in told if not doubted([caption])]
+    others = {caption.text: caption for caption in (*tried, *told) if caption.text and caption.score is not None}
+    for caption in kept:
+        others.pop(caption.text, None)
+    return kept + sorted(others.values(), key=_fit, reverse=True)
+
+
+def _fit(caption: Described) -> tuple[float, float]:
+    return (caption.score.probability, caption.score.logit) if caption.score else (0.0, 0.0)
 
 
 def survey(
@@ -197,6 +224,17 @@ def compare(
         if cross is None
         else [[0.0 if score is None else score.probability for score in row] for row in zip(*cross, strict=True)],
     )
+
+
+def embeddings(context: Context | None, found: Extract) -> ImageEmbeddings | TextEmbeddings | MultimodalEmbeddings:
+    """Hidden states of a picture, of a text (no context), or of both."""
+    if context is None:
+        return TextEmbeddings(states=found.states, projected=found.projected or [], truncated=found.truncated)
+    if found.projected is None:
+        return MultimodalEmbeddings(
+            image=context.image, region=context.region, states=found.states, truncated=found.truncated
+        )
+    return ImageEmbeddings(image=context.image, region=context.region, states=found.states, projected=found.projected)
 
 
 def listing(found: Listing) -> ListResult:
@@ -261,10 +299,15 @@ def _rate(status: EngineStatus) -> float | None:
     return round(status.tokens / seconds, 1) if seconds else None
 
 
-S = TypeVar("S", float, tuple[float, float])
+# Saturated probabilities tie at 1.0; the cosine then decides.
+_ORDERS: Mapping[Score, Callable[[TextScore], tuple[float, ...]]] = {
+    "itm": lambda score: (score.probability, score.cosine),
+    "itc": lambda score: (score.cosine,),
+    "both": lambda score: (score.ranking,),
+}
 
 
-def _best_first(texts: Sequence[str], scores: Sequence[S]) -> list[tuple[str, S]]:
+def _best_first(texts: Sequence[str], scores: Sequence[float]) -> list[tuple[str, float]]:
     return sorted(zip(texts, scores, strict=True), key=lambda pair: pair[1], reverse=True)
 
 
@@ -308,6 +351,10 @@ def _doubts(what: str, text: str, spoken: Utterance) -> list[str]:
     if spoken.unread:
         doubts.append(UNREAD)
     return [*doubts, f"the {what} was cut at the length limit"] if spoken.finish == "length" else doubts
+
+
+def _unsure(abstained: bool, threshold: float) -> list[str]:
+    return [f"not sure: the confidence is below {threshold:g}, do not report this as a fact"] if abstained else []
 
 
 def _low(what: str, confidence: float) -> str:

@@ -138,6 +138,17 @@ class Settings(BaseModel):
         None, ge=0, lt=2**63, description="seed of the sampling; default: a fresh one for every call"
     )
 
+    best_of: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="captions tried where the matcher doubts the search's own: samples beside it, of which the best match "
+        "is told; 1 is off",
+    )
+    abstain_below: float = Field(
+        0.0, ge=0, le=1, description="a caption or answer with less confidence is marked as not known; 0 is never"
+    )
+
     @field_validator("vqa_template")
     @classmethod
     def _template_has_its_slot(cls, value: str | None) -> str | None:

@@ -25,6 +25,8 @@ from blip2tools.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
+    Extract,
+    ExtractRequest,
     FeatureRequest,
     Generation,
     MatchRequest,
@@ -66,6 +68,8 @@ class Stages:
                 return self._match(batch)
             case TextFeatureRequest():
                 return self._text_features(batch)
+            case ExtractRequest():
+                return [self._extract(cast(ExtractRequest, work.request)) for work in batch]
             case _:
                 return [None] * len(batch)
 
@@ -171,6 +175,22 @@ class Stages:
         taken = iter(rows)
         return [[next(taken) for _ in request.texts] for request in requests]
 
+    def _extract(self, asked: ExtractRequest) -> Extract | None:
+        matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
+        if matcher is None or words is None or pixels is None:
+            return None
+        prompt = None if asked.text is None else words(asked.text)
+        states = None if asked.sight is None else self._states(matcher.trunk, pixels, [asked.sight])[0]
+        if prompt is None:
+            if states is None:
+                raise ValueError("neither a picture nor a text")
+            hidden, projected = matcher.image_embeddings(states)
+            return Extract(hidden[0].tolist(), projected[0].tolist(), False)
+        if states is not None:
+            return Extract(matcher.multimodal_embeddings(states, prompt.ids).tolist(), None, prompt.truncated)
+        hidden, projected = matcher.text_embeddings(prompt.ids)
+        return Extract(hidden.tolist(), projected.tolist(), prompt.truncated)
+
     # ---- features, cached ----
 
     def _states(self, trunk: Trunk, pixels: Pixels, sights: Sequence[Sight]) -> list[Tensor]:
@@ -265,15 +285,17 @@ def _scores(
         return [[] for _ in texts]
     owners = [place for place, group in enumerate(prompts) for _ in group]
     queries = features[0].shape[1]
-    probabilities: list[float] = []
+    logits: list[Tensor] = []
     vectors: list[Tensor] = []
     for first, last in _chunks([queries + len(ids) for ids in flat], MATCH_TOKENS):
         ids, own = flat[first:last], owners[first:last]
         # One picture: its keys and values are computed once for all texts.
         seen = states[own[0]] if len(set(own)) == 1 else torch.cat([states[place] for place in own])
-        probabilities += matcher.match(seen, ids).softmax(-1)[:, 1].tolist()
+        logits.append(matcher.match(seen, ids))
         vectors.append(matcher.text_features(ids))
     text_features = torch.cat(vectors)
+    itm = torch.cat(logits)
+    probabilities, matching = itm.softmax(-1)[:, 1].tolist(), itm[:, 1].tolist()
     scores: list[list[TextScore]] = []
     start = 0
     for feature, group in zip(features, prompts, strict=True):
@@ -281,8 +303,10 @@ def _scores(
         cosines = cosine(feature, text_features[start:end])[0].clamp(-1, 1).tolist()
         scores.append(
             [
-                TextScore(probability, similarity, prompt.truncated)
-                for probability, similarity, prompt in zip(probabilities[start:end], cosines, group, strict=True)
+                TextScore(probability, similarity, prompt.truncated, logit)
+                for probability, similarity, prompt, logit in zip(
+                    probabilities[start:end], cosines, group, matching[start:end], strict=True
+                )
             ]
         )
         start = end

@@ -11,18 +11,28 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import fields
-from typing import Any, Self, TypeVar
+from dataclasses import fields, replace
+from typing import Any, Self, TypeVar, get_args
 
 from blip2tools import composed, progress, results
 from blip2tools.concurrency import CALLER, Admission
-from blip2tools.errors import CancelledError, DeadlineError, ModelUnavailableError, TooLargeError, VisionError
+from blip2tools.errors import (
+    CancelledError,
+    DeadlineError,
+    InvalidInputError,
+    ModelUnavailableError,
+    TooLargeError,
+    VisionError,
+)
 from blip2tools.looking import ImageInput, Looking, Seen
+from blip2tools.options import STYLES, CaptionStyle, Score
 from blip2tools.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
     Engine,
+    Extract,
+    ExtractRequest,
     FeatureRequest,
     Generation,
     Job,
@@ -43,12 +53,15 @@ from blip2tools.schemas import (
     CompareArguments,
     CompareResult,
     FeatureArguments,
+    ImageEmbeddings,
     ImageFeatures,
     ImageInfo,
     MatchArguments,
     MatchResult,
+    MultimodalEmbeddings,
     SurveyArguments,
     SurveyResult,
+    TextEmbeddings,
     parse,
 )
 from blip2tools.settings import Settings
@@ -60,6 +73,7 @@ T = TypeVar("T")
 LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
 
 GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
+OVERRIDES = (*GENERATION_OPTIONS, "best_of", "abstain_below", "vqa_template")
 
 
 class Verbs:
@@ -145,39 +159,67 @@ class Verbs:
             return await verb(image, options, time.monotonic() + self.settings.deadline_s)
 
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
-        generation = self._generation(options)
+        style = _styled(options)
+        settings = self._settings(options)
         arguments = parse(CaptionArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
-        request = CaptionRequest(seen.sight, generation, arguments.prompt, arguments.num_captions)
+        request = CaptionRequest(
+            seen.sight, _generation(settings), arguments.prompt or style.prompt, arguments.num_captions
+        )
+        told = await self._captions(request, deadline)
+        if settings.best_of > 1 and results.doubted(told):
+            sampled = replace(request.generation, do_sample=True)
+            more = replace(request, generation=sampled, count=request.count * (settings.best_of - 1))
+            told = results.best_first(told, await self._captions(more, deadline))[: request.count]
+        return results.caption(self._context(seen), told, abstain_below=settings.abstain_below)
+
+    async def _captions(self, request: CaptionRequest, deadline: float) -> list[results.Described]:
         spoken: list[Utterance] = await self._ask_engine(request, deadline)
-        texts = tuple(results.clean(one.text) for one in spoken)
+        texts = tuple(dict.fromkeys(text for one in spoken if (text := results.clean(one.text))))
         # Its own words run past the matcher again: the reference's maintainers advise it as a check (BLIP issue 61).
-        scores = await self._ask_engine(MatchRequest(seen.sight, texts), deadline) if all(texts) else None
-        return results.caption(self._context(seen), spoken, scores)
+        found: list[TextScore] | None = None
+        if texts:
+            found = await self._ask_engine(MatchRequest(request.sight, texts), deadline)
+        scores = dict(zip(texts, found or [], strict=found is not None))
+        return [results.Described(one, scores.get(results.clean(one.text))) for one in spoken]
 
     async def ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
-        generation = self._generation(options)
+        settings = self._settings(options)
         arguments = parse(AskArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
         question = Question(
             text=arguments.question,
             history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
-            template=self.settings.vqa_template,
+            template=settings.vqa_template,
         )
+        doubt = settings.abstain_below
         if arguments.choices is None:
-            spoken: Utterance = await self._ask_engine(AnswerRequest(seen.sight, question, generation), deadline)
-            return results.answer(self._context(seen), spoken)
-        request = ChoiceRequest(seen.sight, question, tuple(arguments.choices))
-        ranking: Ranking = await self._ask_engine(request, deadline)
-        return results.choice(self._context(seen), arguments.choices, ranking)
+            request = AnswerRequest(seen.sight, question, _generation(settings))
+            spoken: Utterance = await self._ask_engine(request, deadline)
+            return results.answer(self._context(seen), spoken, abstain_below=doubt)
+        ranking: Ranking = await self._ask_engine(
+            ChoiceRequest(seen.sight, question, tuple(arguments.choices)), deadline
+        )
+        return results.choice(self._context(seen), arguments.choices, ranking, abstain_below=doubt)
 
     async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
+        by: Score = options.pop("score", "itm")
+        if by not in get_args(Score):
+            raise InvalidInputError(f"The argument 'score' must be one of {', '.join(get_args(Score))}.")
+        seen, texts, scores = await self._scored(image, options, deadline)
+        return results.match(self._context(seen, matcher=True), texts, scores, by)
+
+    async def score(self, image: ImageInput, options: dict[str, Any], deadline: float) -> list[TextScore]:
+        """The scores of each text, in the order of the texts."""
+        return (await self._scored(image, options, deadline))[2]
+
+    async def _scored(
+        self, image: ImageInput, options: dict[str, Any], deadline: float
+    ) -> tuple[Seen, list[str], list[TextScore]]:
         arguments = parse(MatchArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
-        scores: list[TextScore] = self._matched(
-            await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
-        )
-        return results.match(self._context(seen, matcher=True), arguments.texts, scores)
+        found = await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
+        return seen, arguments.texts, self._matched(found)
 
     async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
         info = (await self._look(image, None, deadline)).info
@@ -191,8 +233,22 @@ class Verbs:
         vectors = self._matched(await self._ask_engine(FeatureRequest(seen.sight), deadline))
         return ImageFeatures(image=seen.info, region=seen.region, vectors=vectors)
 
+    async def extract(
+        self, image: ImageInput | None, options: dict[str, Any], deadline: float
+    ) -> ImageEmbeddings | TextEmbeddings | MultimodalEmbeddings:
+        text = options.pop("text", None)
+        seen = None
+        if text is not None:
+            parse(MatchArguments, {"image": "-", "texts": [text]})
+        if image is not None:
+            arguments = parse(FeatureArguments, _plain_options(options))
+            seen = await self._look(image, arguments.region, deadline)
+        request = ExtractRequest(None if seen is None else seen.sight, text)
+        found: Extract = self._matched(await self._ask_engine(request, deadline))
+        return results.embeddings(None if seen is None else self._context(seen, matcher=True), found)
+
     async def survey(self, image: ImageInput, options: dict[str, Any], deadline: float) -> SurveyResult:
-        generation = self._generation(options)
+        generation = _generation(self._settings(options))
         arguments = parse(SurveyArguments, _plain_options(options))
         boxes = composed.grid(arguments.rows, arguments.columns)
         seen = await self._look_at_parts(image, [None, *boxes], deadline)
@@ -201,7 +257,7 @@ class Verbs:
         return results.survey(self._context(seen[0]), overall, boxes, parts)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
-        generation = self._generation(options)
+        generation = _generation(self._settings(options))
         given = ["-" for _ in images] if isinstance(images, list | tuple) else images
         parse(CompareArguments, {"images": given, **options})
         seen = await composed.together([self._look(one, None, deadline) for one in images])
@@ -224,12 +280,7 @@ class Verbs:
 
     async def _describe(self, sight: Sight, generation: Generation, deadline: float) -> results.Described:
         """One caption and its own match."""
-        spoken: list[Utterance] = await self._ask_engine(CaptionRequest(sight, generation), deadline)
-        text = results.clean(spoken[0].text)
-        scores: list[TextScore] | None = (
-            await self._ask_engine(MatchRequest(sight, (text,)), deadline) if text else None
-        )
-        return results.Described(spoken[0], scores[0] if scores else None)
+        return (await self._captions(CaptionRequest(sight, generation), deadline))[0]
 
     def _matched(self, found: T | None) -> T:
         """What the matcher found, if there is one."""
@@ -245,11 +296,10 @@ class Verbs:
         model = status.matcher if matcher else status.model
         return results.Context(seen.info, seen.region, model or "", (*status.notes, *seen.warnings))
 
-    def _generation(self, options: dict[str, Any]) -> Generation:
-        """Take the generation options out of `options`; what is not given comes from the settings."""
-        given = {name: options.pop(name) for name in GENERATION_OPTIONS if name in options}
-        settings = Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
-        return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
+    def _settings(self, options: dict[str, Any]) -> Settings:
+        """Take what overrides settings out of `options`; the settings with it."""
+        given = {name: options.pop(name) for name in OVERRIDES if name in options}
+        return Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
 
     async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:
         """Bytes, picture and region of an image, in the pool of decoders."""
@@ -291,6 +341,21 @@ class Verbs:
                 return await work
         except TimeoutError as error:
             raise DeadlineError(f"The call took longer than {self.settings.deadline_s:g} s and was stopped.") from error
+
+
+def _generation(settings: Settings) -> Generation:
+    return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
+
+
+def _styled(options: dict[str, Any]) -> CaptionStyle:
+    """Take the style out of `options` and put its generation options where the caller gave none."""
+    name = options.pop("style", "plain")
+    if name not in STYLES:
+        raise InvalidInputError(f"The argument 'style' must be one of {', '.join(STYLES)}.")
+    style = STYLES[name]
+    for option, value in style.options.items():
+        options.setdefault(option, value)
+    return style
 
 
 def _plain_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from blip2tools import __version__, checkpoints, results, selftest
 from blip2tools.concurrency import LoopThread
 from blip2tools.engine import LocalEngine
-from blip2tools.looking import ImageInput
+from blip2tools.feature_verbs import FeatureVerbs
+from blip2tools.keywords import AskOptions, CaptionOptions, GenerationKeywords, MatchOptions, SurveyOptions
+from blip2tools.looking import ImageInput, ImageList
 from blip2tools.requests import Engine, WarmRequest
 from blip2tools.schemas import (
     AnswerResult,
     CaptionResult,
     CompareResult,
-    ImageFeatures,
     ImageInfo,
     Limits,
     ListArguments,
@@ -36,61 +37,14 @@ from blip2tools.store import Store
 from blip2tools.verbs import Verbs
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 T = TypeVar("T")
-ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
 
 DECODERS = 2  # decodes at a time: one hostile 1.6 kB WebP costs 600 MB while it is decoded
 
 
-class _Generation(TypedDict, total=False):
-    num_beams: int
-    max_new_tokens: int | None
-    min_new_tokens: int
-    length_penalty: float | None
-    repetition_penalty: float
-    no_repeat_ngram_size: int
-    do_sample: bool
-    temperature: float
-    top_p: float
-    seed: int | None
-
-
-class CaptionOptions(_Generation, total=False):
-    """Keywords of `caption`; a generation option overrides the setting of the same name."""
-
-    prompt: str | None
-    region: Sequence[float] | None
-    num_captions: int
-    return_errors: bool
-
-
-class AskOptions(_Generation, total=False):
-    """Keywords of `ask`; a generation option overrides the setting of the same name."""
-
-    choices: Sequence[str] | None
-    history: Sequence[tuple[str, str]] | None
-    region: Sequence[float] | None
-    return_errors: bool
-
-
-class MatchOptions(TypedDict, total=False):
-    """Keywords of `match`."""
-
-    region: Sequence[float] | None
-    return_errors: bool
-
-
-class SurveyOptions(_Generation, total=False):
-    """Keywords of `survey`; a generation option overrides the setting of the same name."""
-
-    rows: int
-    columns: int
-    return_errors: bool
-
-
-class Vision:
+class Vision(FeatureVerbs):
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
     An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
@@ -210,6 +164,10 @@ class Vision:
             prompt: the caption's beginning, which the model continues and the result does not repeat.
             region: `[left, top, right, bottom]` as fractions; cropped at full resolution before the model looks.
             num_captions: 1 to 5; further ones are in `alternatives`.
+            style: a prompt with the options that belong to it, "plain" by default; see `blip2tools.options.STYLES`.
+            best_of: captions tried, 1 to 16, where the matcher doubts the search's own (probability below 0.5): samples
+                beside it, of which the one that fits best is told. The reference has no such thing.
+            abstain_below: with less confidence the result is `abstained`.
             return_errors: with a list, put a failed image's error in its place instead of raising.
             **options: generation options, see `CaptionOptions`.
 
@@ -238,7 +196,9 @@ class Vision:
             question: in English; the template that the model was trained with is put around it.
             choices: 2 to 20 answers to score instead of speaking freely. Each gets the probability that the model gives
                 to exactly these words among the choices: softmax over the summed token log-probabilities, end included.
-            history: earlier (question, answer) pairs, oldest first.
+            history: earlier (question, answer) pairs, oldest first; the oldest are left out where they are too many.
+            vqa_template: what the question is put into, with `{question}`; the checkpoint's own by default.
+            abstain_below: as in `caption`.
             region, return_errors, **options: as in `caption`; see `AskOptions`.
 
         Raises:
@@ -266,6 +226,7 @@ class Vision:
         Args:
             image: one image or a list of them.
             texts: 1 to 64 statements.
+            score: what decides the order: "itm" (the default), "itc", or "both" as the reference ranks what it retrieves.
             region, return_errors: as in `caption`.
 
         Raises:
@@ -298,11 +259,11 @@ class Vision:
         """
         return self.run(self.asurvey(image, **options))
 
-    async def acompare(self, images: ImageList, **options: Unpack[_Generation]) -> CompareResult:
+    async def acompare(self, images: ImageList, **options: Unpack[GenerationKeywords]) -> CompareResult:
         """See `compare`."""
         return await self._verbs.admitted(self._verbs.compare, images, dict(options))
 
-    def compare(self, images: ImageList, **options: Unpack[_Generation]) -> CompareResult:
+    def compare(self, images: ImageList, **options: Unpack[GenerationKeywords]) -> CompareResult:
         """Look at 2 to 4 pictures side by side: their captions, how alike they are, and which caption fits which.
 
         Args:
@@ -327,44 +288,6 @@ class Vision:
             VisionError: with one of the codes of `blip2tools.errors`.
         """
         return self.run(self.alist_images(folder, limit=limit))
-
-    @overload
-    async def afeatures(self, image: ImageInput, **options: Unpack[MatchOptions]) -> ImageFeatures: ...
-    @overload
-    async def afeatures(self, image: ImageList, **options: Unpack[MatchOptions]) -> list[ImageFeatures]: ...
-    async def afeatures(self, image: Any, **options: Any) -> Any:
-        """See `features`."""
-        return await self._verbs.each(self._verbs.features, image, options)
-
-    @overload
-    def features(self, image: ImageInput, **options: Unpack[MatchOptions]) -> ImageFeatures: ...
-    @overload
-    def features(self, image: ImageList, **options: Unpack[MatchOptions]) -> list[ImageFeatures]: ...
-    def features(self, image: Any, **options: Any) -> Any:
-        """The picture's contrastive (ITC) features: `vectors`, query tokens x dimensions, each of length 1.
-
-        The similarity of a picture and a text is the largest dot product of one of these with the text's vector.
-
-        Args:
-            image: one image or a list of them.
-            region, return_errors: as in `caption`.
-
-        Raises:
-            VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
-        """
-        return self.run(self.afeatures(image, **options))
-
-    async def atext_features(self, texts: Sequence[str]) -> list[list[float]]:
-        """See `text_features`."""
-        return await self._verbs.text_features(texts)
-
-    def text_features(self, texts: Sequence[str]) -> list[list[float]]:
-        """One contrastive (ITC) vector of length 1 for each of 1 to 64 texts.
-
-        Raises:
-            VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
-        """
-        return self.run(self.atext_features(texts))
 
     async def akeep(self, image: ImageInput) -> ImageInfo:
         """See `keep`."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -17,9 +16,10 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from blip2tools.errors import InvalidInputError, NotFoundError, VisionError
-from blip2tools.langchain_tools.pictures import AT_ONCE, PASSING, placeholder
+from blip2tools.langchain_tools.pictures import PASSING, placeholder
 from blip2tools.looking import ImageInput
-from blip2tools.schemas import MAX_TEXT, ImageInfo, TextMatch, plain
+from blip2tools.retrieval import each
+from blip2tools.schemas import MAX_TEXT, Hit, ImageInfo, plain
 from blip2tools.vision import Vision
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 TEXTS_AT_ONCE: Final = 64  # as many as the verb takes
 MAX_K: Final = 1000
 SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Blip2Embeddings(Embeddings):
@@ -86,7 +83,7 @@ class Blip2Embeddings(Embeddings):
 
     async def aembed_images(self, images: Sequence[ImageInput]) -> list[list[list[float]]]:
         """See `embed_images`."""
-        return [seen.vectors for seen in await _each(self._vision.afeatures, images)]
+        return [seen.vectors for seen in await each(self._vision.afeatures, images)]
 
     async def _texts(self, texts: Sequence[str]) -> list[list[float]]:
         # Documents are longer than the questions of a tool; what the matcher would not read anyway need not be refused.
@@ -102,7 +99,8 @@ class ImageRetriever(BaseRetriever):
         retriever.invoke("a dog on a beach")
 
     Every picture's ITC features are computed once, at the first query; each query ranks all pictures by them, and the
-    best `shortlist` are checked by the slower and stricter matching head (ITM), whose probability decides the order.
+    best `shortlist` are checked by the slower and stricter matching head (ITM), whose probability decides the order, or,
+    with `score="both"`, the sum by which the reference ranks.
 
     A document's text is `[image img_...: a caption]`, as in a conversation with `VisionMiddleware`, so that a text-only
     model can go on asking about the handle. Its metadata are `handle`, `source`, `width`, `height`, `probability` (ITM) and
@@ -116,6 +114,8 @@ class ImageRetriever(BaseRetriever):
         images: what is searched: references, paths, bytes or `PIL.Image`s.
         k: how many documents are returned; `invoke(query, k=...)` overrides it.
         shortlist: how many pictures ITM checks for a query; never fewer than k.
+        score: what orders the checked pictures: "itm", its probability, or "both", its logit of a match plus the ITC cosine
+            (LAVIS, `compute_sim_matrix`), which `Vision.retrieve` orders by.
         captions: whether documents have captions; without, a query is faster and a document says its handle alone.
     """
 
@@ -125,6 +125,7 @@ class ImageRetriever(BaseRetriever):
     images: list[Any] = Field(default_factory=list, exclude=True, repr=False)
     k: int = Field(default=4, ge=1, le=MAX_K)
     shortlist: int = Field(default=16, ge=1, le=MAX_K)
+    score: Literal["itm", "both"] = "itm"
     captions: bool = True
 
     _shelf: dict[int, _Shelved] = PrivateAttr(default_factory=dict)
@@ -181,13 +182,13 @@ class ImageRetriever(BaseRetriever):
             return []
         near = _nearest(text, [shelved.rows for shelved in shelf], max(wanted, self.shortlist))
 
-        async def checked(shelved: _Shelved) -> tuple[_Shelved, TextMatch]:
-            return shelved, (await self.vision.amatch(shelved.image, [statement])).matches[0]
-
-        checks = await _each(checked, [shelf[index] for index in near])
-        # Probabilities saturate at 1, then the cosine decides.
-        checks.sort(key=lambda check: (check[1].probability, check[1].cosine), reverse=True)
-        return await _each(self._document, checks[:wanted])
+        shortlisted = [shelf[index] for index in near]
+        images = [shelved.image for shelved in shortlisted]
+        (found,) = (await self.vision.aretrieve(images, [statement], k=len(images))).queries
+        if self.score == "itm":  # probabilities saturate at 1, then the cosine decides
+            found.sort(key=lambda hit: (hit.probability or 0.0, hit.cosine), reverse=True)
+        checks = [(shortlisted[hit.index], hit) for hit in found]
+        return await each(self._document, checks[:wanted])
 
     async def _read_new(self) -> None:
         """Features of the pictures that have none yet. Two queries that do this at once do it twice, harmlessly."""
@@ -204,16 +205,16 @@ class ImageRetriever(BaseRetriever):
                 self._shelf[index] = _Shelved(image, seen.image, _rows(seen.vectors))
 
         done = {*self._shelf, *self._unreadable}
-        await _each(shelve, [index for index in range(len(self.images)) if index not in done])
+        await each(shelve, [index for index in range(len(self.images)) if index not in done])
 
-    async def _document(self, check: tuple[_Shelved, TextMatch]) -> Document:
-        shelved, match = check
+    async def _document(self, check: tuple[_Shelved, Hit]) -> Document:
+        shelved, hit = check
         if self.captions and shelved.caption is None:
             shelved.caption = (await self.vision.acaption(shelved.image)).text
         return Document(
             id=shelved.info.handle,
             page_content=placeholder(shelved.info.handle, shelved.caption),
-            metadata={**shelved.info.model_dump(), "probability": match.probability, "cosine": match.cosine},
+            metadata={**shelved.info.model_dump(), "probability": hit.probability, "cosine": hit.cosine},
         )
 
 
@@ -246,22 +247,6 @@ def _pooled(vectors: list[list[float]]) -> list[float]:
     mean = [math.fsum(column) for column in zip(*vectors, strict=True)]
     length = math.hypot(*mean) or 1.0
     return [value / length for value in mean]
-
-
-async def _each(verb: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
-    """The verb's results in order, a few at a time; the first failure ends them all."""
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def one(item: T) -> R:
-        async with gate:
-            return await verb(item)
-
-    tasks = [asyncio.ensure_future(one(item)) for item in items]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _label(image: Any) -> str:

@@ -77,34 +77,55 @@ class Matcher:
         """
         if states.shape[0] not in (1, len(texts)):
             raise ValueError("one picture, or one for each text, is needed")
-        ids, filled = self._text(texts)
-        queries = self._query_tokens.expand(len(texts), -1, -1)
-        mask = torch.cat([filled.new_ones(queries.shape[:2]), filled], 1)
-        hidden = self._qformer(
-            query_embeds=self._embeddings(input_ids=ids, query_embeds=queries),
-            query_length=self.num_queries,
-            attention_mask=mask,
-            encoder_hidden_states=self._normed(states),
-        ).last_hidden_state
-        return cast(Tensor, self._itm_head(hidden[:, : self.num_queries]).mean(1))
+        return cast(Tensor, self._itm_head(self._read_together(states, texts)).mean(1))
 
     @torch.inference_mode()
     def image_features(self, states: Tensor) -> Tensor:
         """ITC features (B, Q, D), float32, each of length 1, from trunk states (B, 1 + P, Dv)."""
+        return self.image_embeddings(states)[1]
+
+    @torch.inference_mode()
+    def image_embeddings(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What the queries saw: hidden states (B, Q, H) and their ITC features (B, Q, D), from states (B, 1 + P, Dv)."""
         hidden = self._qformer(
             query_embeds=self._query_tokens.expand(states.shape[0], -1, -1),
             encoder_hidden_states=self._normed(states),
         ).last_hidden_state
-        return nn.functional.normalize(self._vision_projection(hidden), dim=-1)
+        return hidden, nn.functional.normalize(self._vision_projection(hidden), dim=-1)
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """ITC features (N, D), float32, each of length 1: the projected [CLS] state of each text."""
+        return nn.functional.normalize(self._text_projection(self._read(texts)[:, 0]), dim=-1)
+
+    @torch.inference_mode()
+    def text_embeddings(self, text: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """One text's hidden states (L, H), a row for each id, and their ITC projections (L, D), each of length 1."""
+        hidden = self._read([text])[0]
+        return hidden, nn.functional.normalize(self._text_projection(hidden), dim=-1)
+
+    @torch.inference_mode()
+    def multimodal_embeddings(self, states: Tensor, text: Sequence[int]) -> Tensor:
+        """Hidden states (Q, H) of the queries that read a text and a picture (1, 1 + P, Dv) together."""
+        return self._read_together(states, [text])[0]
+
+    def _read(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Hidden states (N, L, H) of texts without a picture."""
         ids, filled = self._text(texts)
+        hidden = self._qformer(query_embeds=self._embeddings(input_ids=ids), query_length=0, attention_mask=filled)
+        return cast(Tensor, hidden.last_hidden_state)
+
+    def _read_together(self, states: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Hidden states (N, Q, H) of the queries, each row with a text and a picture."""
+        ids, filled = self._text(texts)
+        queries = self._query_tokens.expand(len(texts), -1, -1)
         hidden = self._qformer(
-            query_embeds=self._embeddings(input_ids=ids), query_length=0, attention_mask=filled
+            query_embeds=self._embeddings(input_ids=ids, query_embeds=queries),
+            query_length=self.num_queries,
+            attention_mask=torch.cat([filled.new_ones(queries.shape[:2]), filled], 1),
+            encoder_hidden_states=self._normed(states),
         ).last_hidden_state
-        return nn.functional.normalize(self._text_projection(hidden[:, 0]), dim=-1)
+        return cast(Tensor, hidden[:, : self.num_queries])
 
     def _normed(self, states: Tensor) -> Tensor:
         return cast(Tensor, self._post_layernorm(states.to(self.device, self.trunk.dtype)))

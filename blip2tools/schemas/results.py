@@ -76,10 +76,11 @@ class CaptionResult(ImageResult):
     )
     confidence: float = Field(ge=0, le=1, description="exp of the mean log-probability of the caption's tokens.")
     match: Match | None = Field(description="How well the matcher finds this caption to fit; null without a matcher.")
-    alternatives: list[Alternative] = Field(description="Further captions, likeliest first.")
+    abstained: bool = Field(False, description="Whether the model is too unsure for this to count as a caption.")
+    alternatives: list[Alternative] = Field(description="Further captions, best first.")
 
     def text_block(self) -> str:
-        lines = [f"caption: {self.text}", _confidence_line(self.confidence, self.match)]
+        lines = [f"caption: {_told(self.text, self.abstained)}", _confidence_line(self.confidence, self.match)]
         lines += [
             f"or: {other.text} ({_confidence_line(other.confidence, other.match)})" for other in self.alternatives
         ]
@@ -105,9 +106,10 @@ class AnswerResult(ImageResult):
     choices: list[Choice] | None = Field(
         description="Each offered answer with its probability, best first; they sum to 1. Null without choices."
     )
+    abstained: bool = Field(False, description="Whether the model is too unsure for this to count as an answer.")
 
     def text_block(self) -> str:
-        lines = [f"answer: {self.answer}", f"confidence: {self.confidence:.2f}"]
+        lines = [f"answer: {_told(self.answer, self.abstained)}", f"confidence: {self.confidence:.2f}"]
         if self.choices is not None:
             lines.append("choices: " + "; ".join(f"{choice.text} {choice.probability:.2f}" for choice in self.choices))
         return "\n".join(lines + self._footer())
@@ -230,16 +232,6 @@ class ListResult(Result):
             for one in self.images
         ]
         return "\n".join((lines if self.images else []) + [f"warning: {warning}" for warning in self.warnings])
-
-
-class ImageFeatures(BaseModel):
-    """A picture's contrastive features, for search and comparison in programs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    image: ImageInfo
-    region: list[float] | None
-    vectors: list[list[float]] = Field(description="Query tokens x dimensions, each vector of length 1.")
 
 
 class Limits(BaseModel):
@@ -374,6 +366,10 @@ class StatusResult(Result):
         process = f"{self.queue.process_bytes / 2**20:.0f} MiB of main memory"
         device = self.queue.memory_bytes
         return process if device is None else f"{device / 2**20:.0f} MiB on the device, {process}"
+
+
+def _told(text: str, abstained: bool) -> str:
+    return f"not sure (best guess: {text})" if abstained else text
 
 
 def _confidence_line(confidence: float, match: Match | None) -> str:
