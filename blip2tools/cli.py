@@ -152,16 +152,16 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
     # Before any import that could print: standard output belongs to the protocol from here on.
     from blip2tools.mcp_server import claim_stdout, serve_stdio
 
-    wire = claim_stdout()
-    logging.getLogger().setLevel(logging.INFO)
-    from blip2tools import checkpoints
-    from blip2tools.vision import Vision
+    with claim_stdout() as wire:
+        logging.getLogger().setLevel(logging.INFO)
+        from blip2tools import checkpoints
+        from blip2tools.vision import Vision
 
-    vision = Vision.load(preload=False, download=_names_a_model(arguments), **_settings(arguments))
-    # Otherwise the first look at a picture loads the model: torch must not slow down the handshake.
-    if arguments.preload or not checkpoints.locate(vision.settings).here:
-        vision.preload()
-    serve_stdio(vision, wire=wire)
+        vision = Vision.load(preload=False, download=_names_a_model(arguments), **_settings(arguments))
+        # Otherwise the first look at a picture loads the model: torch must not slow down the handshake.
+        if arguments.preload or not checkpoints.locate(vision.settings).here:
+            vision.preload()
+        serve_stdio(vision, wire=wire)
     return OK
 
 

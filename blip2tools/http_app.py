@@ -26,14 +26,15 @@ from blip2tools import exposition
 from blip2tools.errors import CancelledError, ErrorCode, InvalidInputError, VisionError, to_vision_error
 from blip2tools.exposition import Metric
 from blip2tools.http_guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
+from blip2tools.http_wire import PlainErrors
 from blip2tools.mcp_server import build_server
+from blip2tools.mcp_wire import MARGIN, largest_message
 from blip2tools.page import load_page
 from blip2tools.settings import Settings
 from blip2tools.toolset import call
 from blip2tools.vision import Vision
 
 MAX_SESSIONS = 1000  # of clients that speak a revision with sessions (until 2025-11-25)
-MARGIN = 2**20  # bytes of a body beside its picture
 
 # The page's calls, and anybody's who wants plain JSON: the same tools, the same arguments.
 VERBS = {"caption": "caption_image", "ask": "ask_image", "match": "match_image_text", "status": "vision_status"}
@@ -83,13 +84,14 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
     )
     app.add_exception_handler(HTTPException, _http_error)
     guard = Guard(
-        app,
+        PlainErrors(app, "/mcp"),
         Rules(
             names=frozenset({*LOOPBACK_NAMES, *settings.server_names, *(name.lower() for name in names)}),
             any_address=any_address,
             token=settings.token.get_secret_value() if settings.token else None,
             rate_limit=settings.rate_limit,
             body_limits=limits,
+            json_paths=[path for path in limits if path != "/images"],
             sign_in=shown,
         ),
         routes=["/mcp", *(route.path for route in table)],
@@ -99,8 +101,8 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
 
 
 def body_limits(settings: Settings) -> dict[str, int]:
-    """Largest body by path: a whole picture to `/images`, and as base64 in the arguments of a tool."""
-    encoded = (settings.max_image_bytes + 2) // 3 * 4 + MARGIN
+    """Largest body by path: a whole picture to `/images`, a smaller one as base64 in the arguments of a tool."""
+    encoded = largest_message(settings)
     return {
         "/mcp": encoded,
         "/images": settings.max_image_bytes + MARGIN,

@@ -25,7 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blip2tools.concurrency import CALLER
 from blip2tools.errors import ErrorCode, to_vision_error
+from blip2tools.http_wire import let_finish
 from blip2tools.page import Page
+from blip2tools.schemas import has_too_many_parts
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,7 @@ class Rules:
         token: the secret, or None where none is needed.
         rate_limit: requests a minute for each token and address; 0 is no limit.
         body_limits: largest body by path; elsewhere there is none to read.
+        json_paths: where the body is JSON.
         sign_in: what a browser gets with the 401 at `/`, so that its user can enter the token.
     """
 
@@ -146,6 +149,7 @@ class Rules:
     token: str | None = None
     rate_limit: int = 0
     body_limits: Mapping[str, int] = field(default_factory=dict)
+    json_paths: Collection[str] = ()
     sign_in: Page | None = None
 
 
@@ -296,6 +300,7 @@ class Guard:
         )
         declared = exchange.headers(b"content-length")
         if declared and declared[0].isdecimal() and int(declared[0]) > limit:
+            await let_finish(receive, 2 * limit)
             return too_large
         pieces: list[bytes] = []
         size, more = 0, True
@@ -309,6 +314,7 @@ class Guard:
             piece = message.get("body", b"")
             size, more = size + len(piece), message.get("more_body", False)
             if size > limit:
+                await let_finish(receive, 2 * limit)
                 return too_large
             if not grow(len(piece)):
                 return Refusal(
@@ -318,7 +324,10 @@ class Guard:
                     {"retry-after": "2", "connection": "close"},
                 )
             pieces.append(piece)
-        return b"".join(pieces)
+        body = b"".join(pieces)
+        if exchange.path in self._rules.json_paths and has_too_many_parts(body):
+            return Refusal(400, "invalid_input", "The request's body holds too many values.")
+        return body
 
     # ---- on ----
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
 import os
 import signal
 import sys
 from typing import Any, BinaryIO
 
-import anyio
 from mcp.server.caching import CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
     INTERNAL_ERROR,
@@ -37,6 +34,7 @@ from pydantic import ValidationError
 from blip2tools import __version__, mcp_prompts
 from blip2tools.errors import VisionError, to_vision_error
 from blip2tools.mcp_resources import Resources
+from blip2tools.mcp_wire import claim_stdin, largest_message, lines
 from blip2tools.progress import Listener, heard_by
 from blip2tools.toolset import INSTRUCTIONS, TOOLS, ToolSpec, call
 from blip2tools.vision import Vision
@@ -177,10 +175,10 @@ def claim_stdout() -> BinaryIO:
 
 async def _serve(vision: Vision, wire: BinaryIO) -> None:
     _end_on_signals(vision)
-    output = anyio.wrap_file(io.TextIOWrapper(wire, encoding="utf-8", newline="\n", write_through=True))
-    async with stdio_server(stdout=output) as (read, write):
-        server = build_server(vision)
-        await server.run(read, write, server.create_initialization_options())
+    server = build_server(vision)
+    with claim_stdin() as source:
+        async with lines(source, wire, largest_message(vision.settings)) as (read, write):
+            await server.run(read, write, server.create_initialization_options())
 
 
 def _end_on_signals(vision: Vision) -> None:

@@ -67,6 +67,12 @@ class Settings(BaseModel):
         DEFAULT_FORMATS, min_length=1, description="picture formats by content; TIFF and AVIF may be added"
     )
     max_image_bytes: int = Field(20 * 2**20, ge=1024, le=2**30, description="largest encoded picture, bytes")
+    max_data_bytes: int = Field(
+        8 * 2**20,
+        ge=1024,
+        le=2**30,
+        description="largest picture in a `data:` URI, encoded, bytes; a path costs less memory",
+    )
     # Above twice its own warning threshold (2 x 89,478,485) Pillow refuses a picture, whatever is set here.
     max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="largest picture area, pixels")
     max_side: int = Field(16_384, ge=2, le=65_535, description="longest picture side, pixels")

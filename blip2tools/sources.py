@@ -263,10 +263,13 @@ class Sources:
             )
         if not header["coding"]:
             raise InvalidInputError("The data: URI is not base64; it must look like data:image/png;base64,iVBORw0...")
-        limit = self._settings.max_image_bytes
+        limit = min(self._settings.max_data_bytes, self._settings.max_image_bytes)
         # Judged by its length, before a copy of it exists.
         if len(reference) - comma - 1 > (limit + 2) // 3 * 4:
-            raise TooLargeError(f"The data: URI is above the limit of {limit:,} bytes; make the picture smaller first.")
+            raise TooLargeError(
+                f"The data: URI is above the limit of {limit:,} bytes; save the picture as a file and pass its path, or make "
+                "it smaller first."
+            )
         text = reference[comma + 1 :]
         try:
             # Even the strict decoder forgives too much padding.

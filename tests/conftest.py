@@ -88,10 +88,16 @@ def vision(folder):
 class StdioServer:
     """A real server process, spoken to line by line."""
 
-    def __init__(self, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("blip2tools",),
+    ) -> None:
         clean = environment_without_settings(keep=["cache_dir"])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "blip2tools", "serve", *arguments],
+            [sys.executable, "-m", *program, "serve", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -158,6 +164,32 @@ class StdioServer:
     @property
     def log(self) -> str:
         return b"".join(self.errors).decode()
+
+
+@pytest.fixture(scope="session")
+def jail(tmp_path_factory, picture) -> Path:
+    """An allowed folder with one good picture, and beside it things that must stay out of reach."""
+    from tests.face import build_jail
+
+    return build_jail(tmp_path_factory.mktemp("world"), picture.path)
+
+
+@pytest.fixture(scope="session")
+def face(jail, picture) -> Iterator[Any]:
+    """One real stdio server over the jail, for every case that only needs some server."""
+    from tests.face import Face
+
+    server = StdioServer(
+        *("--model", "demo", "--allow-dir", str(jail), "--threads", "1", "--preload"),
+        cwd=jail.parent,
+        env={"HOME": str(jail.parent)},
+    )
+    server.initialize()
+    yield Face(server, "good.png", picture.caption, [jail])
+    assert server.end() == 0
+    assert "Traceback" not in server.log
+    for line in server.raw:
+        assert json.loads(line)["jsonrpc"] == "2.0"
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def start(folder):
 def routes(vision):
     """Every path of the application, so that a new route cannot be forgotten."""
     app = build_app(vision)._app
-    found = [route.path for route in app.routes]
+    found = [route.path for route in app._app.routes]
     assert {"/mcp", "/images", "/healthz", "/readyz", "/metrics", "/", "/api/caption"} <= set(found)
     return found
 

@@ -15,6 +15,7 @@ from blip2tools.schemas.arguments import (
     SurveyArguments,
     Turn,
     explain,
+    has_too_many_parts,
     parse,
     plain,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "Tile",
     "Turn",
     "explain",
+    "has_too_many_parts",
     "parse",
     "plain",
 ]

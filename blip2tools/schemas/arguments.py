@@ -12,6 +12,7 @@ from blip2tools.errors import InvalidInputError
 
 MAX_FOLDER = 4096
 MAX_TEXT = 512  # characters of one question, choice, prompt or statement
+MAX_PARTS = 100_000  # commas and brackets of a message; the longest lawful texts may hold 40,000
 
 A = TypeVar("A", bound="Arguments")
 
@@ -25,6 +26,11 @@ def plain(text: str) -> str:
     return " ".join(
         "".join(char for char in kept if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co")).split()
     )
+
+
+def has_too_many_parts(message: bytes) -> bool:
+    """Whether a JSON text could take many times its own size once it is parsed: each `[],` becomes an object of 60 bytes."""
+    return sum(message.count(mark) for mark in (b",", b"[", b"{")) > MAX_PARTS
 
 
 def _words(text: str) -> str:

@@ -1,0 +1,105 @@
+"""The same hostile inputs over HTTP, where the server is shared: codes, statuses, memory, and what is told to whom."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from blip2tools.errors import ERROR_CODES
+from tests.face import MIB, Processes, foreign_text
+from tests.http_process import HttpProcess
+from tests.test_safety_paths import REFUSED as PATHS
+from tests.test_safety_text import REFUSED as TEXTS
+
+ROUTES = {"caption_image": "/api/caption", "ask_image": "/api/ask", "match_image_text": "/api/match"}
+
+
+@pytest.fixture(scope="module")
+def http(jail):
+    running = HttpProcess("--model", "demo", "--allow-dir", str(jail), "--rate-limit", "0")
+    running.processes = Processes(running.process.pid)
+    with running.client() as client:
+        running.open = client
+        yield running
+    assert running.end() == 0
+    assert "Traceback" not in running.log
+
+
+def refused(http, path, picture, codes, *, given=(), **body):
+    before = http.processes.resident()
+    http.processes.begin_peak()
+    answer = http.open.post(path, **body)
+    grown = http.processes.peak() - before
+    said = answer.json()
+    assert set(said) == {"code", "message"}
+    assert said["code"] in ERROR_CODES
+    assert said["code"] in codes
+    assert 400 <= answer.status_code < 500 or said["code"] in ("busy", "timeout")
+    assert not foreign_text(said["message"], given=given), said
+    assert grown < 50 * MIB
+    healthy = http.open.post("/api/caption", json={"image": "good.png"})
+    assert healthy.json()["text"] == picture.caption
+    return said
+
+
+@pytest.mark.parametrize(("reference", "code"), [row[1:] for row in PATHS], ids=[row[0] for row in PATHS])
+def test_paths(http, jail, picture, reference, code):
+    reference = reference.format(world=jail.parent, jail=jail)
+    if "\ud800" in reference:
+        pytest.skip("the client cannot encode it; test_bodies sends it as bytes")
+    said = refused(http, "/api/caption", picture, [code], given=[reference, reference[1:]], json={"image": reference})
+    shown = said["message"].replace(reference, "")
+    assert str(jail.parent) not in shown, "over a network only the last part of a folder is named"
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [row[1:] for row in TEXTS if row[1] in ROUTES],
+    ids=[row[0] for row in TEXTS if row[1] in ROUTES],
+)
+def test_texts(http, picture, tool, arguments):
+    body = json.dumps({"image": "good.png", **arguments}).encode()
+    refused(
+        *(http, ROUTES[tool], picture, ["invalid_input"]),
+        given=arguments,
+        content=body,
+        headers={"Content-Type": "application/json"},
+    )
+
+
+BODIES = [
+    ("I2-junk", "/images", b"\0" * (20 * MIB), "unsupported_image"),
+    ("I1-text", "/images", b"secret words " * 100_000, "unsupported_image"),
+    ("I10-half", "/images", b"\x89PNG\r\n\x1a\n" + bytes(20 * MIB - 100), "corrupt_image"),
+    ("S2-large", "/images", b"\0" * (22 * MIB), "too_large"),
+    ("D3-data", "/api/caption", b'{"image":"data:image/png;base64,' + b"A" * (11 * MIB) + b'"}', "too_large"),
+    ("D3-body", "/api/caption", b'{"image":"data:image/png;base64,' + b"A" * (20 * MIB) + b'"}', "too_large"),
+    ("Q2-surrogate", "/api/caption", b'{"image":"\\ud800.png"}', "invalid_input"),
+    ("Q6-deep", "/api/caption", b'{"image":' + b"[" * 90_000 + b"]" * 90_000 + b"}", "invalid_input"),
+    ("Q7-parts", "/api/caption", b'{"image":[' + b"[]," * (3 * MIB) + b"0]}", "invalid_input"),
+    ("Q7-mcp", "/mcp", b'{"image":[' + b"{}," * (3 * MIB) + b"0]}", "invalid_input"),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize(("path", "body", "code"), [row[1:] for row in BODIES], ids=[row[0] for row in BODIES])
+def test_bodies(http, picture, path, body, code):
+    kind = "image/png" if path == "/images" else "application/json"
+    refused(http, path, picture, [code], content=body, headers={"Content-Type": kind})
+
+
+def test_Q2_S2_mcp_lines_that_cannot_be_parsed(http):
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    for body in (
+        b"{",
+        b"[]",
+        b'{"jsonrpc":"2.0","id":1,"method":"\\ud800"}',
+        b'{"jsonrpc":"2.0","id":1' + b"0" * 5000 + b"}",
+    ):
+        answer = http.open.post("/mcp", content=body, headers=headers)
+        assert 400 <= answer.status_code < 500
+        assert set(answer.json()) == {"jsonrpc", "id", "error"}
+        assert answer.json()["error"]["code"] in (-32700, -32600, -32602)
+        assert not foreign_text(answer.json()["error"]["message"])
