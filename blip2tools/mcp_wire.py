@@ -67,7 +67,7 @@ async def lines(source: BinaryIO, sink: BinaryIO, limit: int) -> AsyncIterator[t
                 del message
 
     async def send() -> None:
-        wire = io.BufferedWriter(sink)  # type: ignore[type-var]  # typeshed wants a RawIOBase, which this is
+        wire = io.BufferedWriter(sink)
         async with outgoing:
             gone = False
             async for message in outgoing:
@@ -104,7 +104,7 @@ def _next(source: BinaryIO, limit: int) -> bytes | tuple[bytes, bytes]:
     return line[:_PIECE], tail
 
 
-def _written(wire: io.BufferedWriter, line: bytes) -> bool:
+def _written(wire: io.BufferedWriter[BinaryIO], line: bytes) -> bool:
     """Whether it could be written."""
     try:
         wire.write(line)
