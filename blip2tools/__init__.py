@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from blip2tools.errors import VisionError
-from blip2tools.settings import Settings
 
 if TYPE_CHECKING:
+    from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
 __version__ = "0.1.0"
@@ -22,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from blip2tools.vision import Vision
 
         return Vision
+    if name == "Settings":
+        from blip2tools.settings import Settings
+
+        return Settings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

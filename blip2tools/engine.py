@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip2tools.checkpoints import Loaded, Progress
+    from blip2tools.images import Target
     from blip2tools.stages import Stages
 
 logger = logging.getLogger(__name__)
@@ -108,10 +109,16 @@ class LocalEngine:
 
     # ---- the callers' side ----
 
+    def targets(self) -> tuple[Target, ...]:
+        """See `Engine.targets`: the sizes of the vision towers, once they are loaded."""
+        loaded = self._loaded
+        wanted = (loaded.pixels, loaded.matcher_pixels) if loaded else ()
+        return tuple(dict.fromkeys(pixels.target for pixels in wanted if pixels is not None))
+
     def prepare(self, sight: Sight) -> Sight:
         """See `Engine.prepare`: resize for the vision towers, so that the worker need not and the picture can go."""
         loaded = self._loaded
-        if loaded is None or sight.image is None:
+        if loaded is None or (sight.image is None and not sight.resized):
             return sight
         from blip2tools.stages import prepared
 

@@ -1,4 +1,7 @@
-"""Encoded bytes become one safe RGB picture with its content digest. The only module of the core that knows Pillow."""
+"""Encoded bytes become one safe RGB picture with its content digest.
+
+Settings are not imported here: a process that only decodes starts without them.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol
 
-from PIL import Image, ImageMath
+from PIL import Image, ImageFile
 
-from blip2tools import formats
+from blip2tools import formats, rgb
 from blip2tools.errors import (
     CorruptImageError,
     InvalidInputError,
@@ -22,10 +25,12 @@ from blip2tools.errors import (
     UnsupportedImageError,
     VisionError,
 )
-from blip2tools.settings import Settings
 
 Region = tuple[float, float, float, float]
 """Left, top, right, bottom as fractions 0-1 of the upright picture."""
+
+Target = tuple[int, int]
+"""A square that pictures are resized to, without keeping their aspect: its side in pixels, and Pillow's number of the filter."""
 
 MIN_SIDE = 2  # a side of one pixel makes image processors mistake rows for channels
 
@@ -43,9 +48,26 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
-# Pictures of other formats, and animations, stay attached to a decoder that holds their canvas or file a second time.
-_DETACHED = frozenset({"JPEG", "PNG", "BMP"})
-_WITH_ALPHA = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+
+
+class Limits(Protocol):
+    """What of the settings decides which pictures are read."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Picture formats by content."""
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Largest encoded picture."""
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest area."""
+
+    @property
+    def max_side(self) -> int:
+        """Longest side, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +83,7 @@ class Picture:
     @property
     def handle(self) -> str:
         """The short name by which later calls can refer to these bytes."""
-        return _handle(self.digest)
+        return handle(self.digest)
 
     @property
     def width(self) -> int:
@@ -74,10 +96,38 @@ class Picture:
         return self.image.height
 
 
-def decode(data: bytes, settings: Settings) -> Picture:
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a request needs of a picture.
+
+    Attributes:
+        width, height: pixels of the whole upright picture.
+        animated: whether this is the first frame of several.
+        parts: for each region one RGB image for each target in turn; without targets each region at full resolution.
+    """
+
+    width: int
+    height: int
+    animated: bool
+    parts: tuple[Image.Image, ...]
+
+
+def look(
+    data: bytes, settings: Limits, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
+) -> Decoded:
+    """Decode a picture of our own making here; a foreign one is for `decoder`.
+
+    Raises:
+        VisionError: as `decode` and `crop`.
+    """
+    picture = decode(data, settings)
+    return Decoded(picture.width, picture.height, picture.animated, tuple(parts(picture, regions, targets)))
+
+
+def decode(data: bytes, settings: Limits) -> Picture:
     """Decode one picture: limits judged from the header first, then EXIF, transparency, depth and colour normalised.
 
-    Memory while it runs is up to about 12 bytes a pixel; how many may run at once is the caller's decision.
+    How many may run at once is the caller's decision.
 
     Raises:
         UnsupportedImageError: not one of `settings.formats`, or a side below 2 pixels.
@@ -89,17 +139,41 @@ def decode(data: bytes, settings: Settings) -> Picture:
         animated = _has_more_frames(image, data)
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
-        picture = _to_rgb(image)
+        _let_go(image)
+        image = rgb.to_rgb(image)
         if turn is not None:
-            picture = picture.transpose(turn)
-        elif picture is image and (animated or image.format not in _DETACHED):
-            picture = image.copy()
-        _check_size(picture.size, settings)
-    picture.info = {}  # comments, profiles and EXIF are a stranger's text
-    return Picture(picture, hashlib.sha256(data).hexdigest(), animated)
+            image = image.transpose(turn)
+        _check_size(image.size, settings)
+    image.info = {}  # comments, profiles and EXIF are a stranger's text
+    return Picture(image, hashlib.sha256(data).hexdigest(), animated)
 
 
-def size_of(data: bytes, settings: Settings) -> tuple[int, int]:
+def parts(
+    picture: Picture, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
+) -> Iterator[Image.Image]:
+    """What a model looks at: for each region (None is all of the picture) one RGB image for each target in turn.
+
+    Without targets, each region at full resolution.
+
+    Raises:
+        InvalidInputError: as `crop`.
+    """
+    for region in regions:
+        part = picture.image if region is None else crop(picture.image, region)
+        if not targets:
+            yield part
+        for side, resample in targets:
+            with _guarded():
+                yield part.resize((side, side), Image.Resampling(resample))
+
+
+def warm() -> None:
+    """Load Pillow's readers, which otherwise come with the first pictures."""
+    Image.preinit()
+    Image.init()
+
+
+def size_of(data: bytes, settings: Limits) -> tuple[int, int]:
     """Width and height of the upright picture, from the header alone; the checks are those of `decode`."""
     with _guarded():
         image = _open(data, settings)
@@ -139,10 +213,9 @@ def encode_png(image: Image.Image) -> bytes:
         turn = _UPRIGHT.get(_orientation(image))
         if turn is not None:
             image = image.transpose(turn)
-        if image.mode in _WITH_ALPHA:
-            image = image.convert(_WITH_ALPHA[image.mode])
-        elif image.mode in ("I", "F"):
-            image = _eight_bit(image)
+        image = rgb.with_alpha(image)
+        if image.mode in ("I", "F"):
+            image = rgb.eight_bit(image, rgb.range_of(image))
         elif image.mode.startswith("I;16"):
             image = image if image.mode == "I;16" else image.convert("I").convert("I;16")
         elif image.mode not in _PNG_MODES:
@@ -154,10 +227,11 @@ def encode_png(image: Image.Image) -> bytes:
 
 def handle_of(data: bytes) -> str:
     """`img_` and 16 hex digits of the SHA-256 of the encoded bytes."""
-    return _handle(hashlib.sha256(data).hexdigest())
+    return handle(hashlib.sha256(data).hexdigest())
 
 
-def _handle(digest: str) -> str:
+def handle(digest: str) -> str:
+    """`img_` and the first 16 hex digits of a SHA-256."""
     return "img_" + digest[:16]
 
 
@@ -207,7 +281,7 @@ def _guarded() -> Iterator[None]:
         raise CorruptImageError(_CORRUPT) from error
 
 
-def _open(data: bytes, settings: Settings) -> Image.Image:
+def _open(data: bytes, settings: Limits) -> Image.Image:
     """The picture behind its header, nothing decoded yet, within every limit."""
     if not data:
         raise CorruptImageError("The picture is empty: it has no bytes.")
@@ -227,7 +301,7 @@ def _open(data: bytes, settings: Settings) -> Image.Image:
     return image
 
 
-def _kind_of(data: bytes, settings: Settings) -> str:
+def _kind_of(data: bytes, settings: Limits) -> str:
     kind = formats.kind_of(data)
     if kind in settings.formats:
         return str(kind)
@@ -236,13 +310,13 @@ def _kind_of(data: bytes, settings: Settings) -> str:
     raise UnsupportedImageError(_unsupported(kind, settings))
 
 
-def _unsupported(kind: str | None, settings: Settings) -> str:
+def _unsupported(kind: str | None, settings: Limits) -> str:
     readable = ", ".join(settings.formats)
     what = f"This is {kind} data" if kind else "These bytes are not a picture in a known format"
     return f"{what}; only {readable} pictures are read. Convert it to PNG or JPEG first."
 
 
-def _check_size(size: tuple[int, int], settings: Settings) -> None:
+def _check_size(size: tuple[int, int], settings: Limits) -> None:
     width, height = size
     # A side has its own limit: 1 x 40,000,000 pixels is a small area, but decoding it takes 800 MB and 20 seconds.
     if width > settings.max_side or height > settings.max_side or width * height > settings.max_pixels:
@@ -264,58 +338,19 @@ def _has_more_frames(image: Image.Image, data: bytes) -> bool:
     return image.format != "MPO" and bool(getattr(image, "is_animated", False))
 
 
+def _let_go(image: Image.Image) -> None:
+    """Part a loaded image from its decoder, which for some formats holds the canvas two or three times."""
+    vars(image).pop("_decoder", None)
+    if isinstance(image, ImageFile.ImageFile):
+        image.fp = None
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # noqa: BLE001  broken EXIF raises anything, and the picture is good without it
         return 1
     return value if isinstance(value, int) else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB, on white: a model must not see the colours that transparency hides (CVE-2026-12491)."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _grey_to_rgb(image)
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    if image.mode in _WITH_ALPHA:
-        image = image.convert(_WITH_ALPHA[image.mode])
-    rgba = image.convert("RGBA")
-    canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(rgba, mask=rgba)
-    return canvas
-
-
-def _grey_to_rgb(image: Image.Image) -> Image.Image:
-    grey = _eight_bit(image)
-    key = image.info.get("transparency")
-    if isinstance(key, int):
-        # Pillow compares a 16-bit transparent value with pixels it has already clipped to 8 bit, and misses.
-        hidden = ImageMath.lambda_eval(
-            lambda names: names["convert"]((names["pixels"] == key) * 255, "L"), pixels=image.convert("I")
-        )
-        grey.paste(255, mask=hidden)
-    return grey.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Deep grey scaled to 8 bit. Pillow's own conversion clips instead: 40,000 of 65,535 turns white.
-
-    16-bit modes have a fixed range. 32-bit and float pictures do not say theirs: 0-1, 0-255 and 0-65,535 are taken as
-    such, anything else is stretched between its extremes.
-    """
-    if image.mode.startswith("I;16"):
-        low, high = 0.0, 65_535.0
-        image = image if image.mode == "I;16" else image.convert("I")
-    else:
-        low, high = cast("tuple[float, float]", image.getextrema())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise CorruptImageError("The picture holds infinite or undefined values; save it as 8-bit PNG first.")
-        if low >= 0 and high <= 65_535:
-            low, high = 0.0, 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65_535.0
-    scale = 255 / (high - low) if high > low else 0.0
-    offset = 0.5 - low * scale
-    return image.point(lambda value: value * scale + offset).convert("L")
 
 
 def _span(start: float, end: float, size: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""From whatever a caller calls an image to pixels that the engine can use. Runs in the small pool of decoders."""
+"""From whatever a caller calls an image to pixels that the engine can use. Runs in the small pool of threads for it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from blip2tools.decoder import Decoder
 from blip2tools.requests import Engine, Sight
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
@@ -43,12 +45,14 @@ class Looking:
         settings: limits on pictures.
         engine: prepares pixels for its model.
         store: keeps the encoded bytes behind the handles.
+        decoder: decodes pictures that come from elsewhere.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store) -> None:
+    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder) -> None:
         self._settings = settings
         self._engine = engine
         self._store = store
+        self._decoder = decoder
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -58,26 +62,37 @@ class Looking:
         Raises:
             VisionError: it cannot be read, or is no picture that may be.
         """
-        data, label = _read(sources, image)
+        data, label, ours = _read(sources, image)
         digest = hashlib.sha256(data).hexdigest()
         kept = [self._find(digest, region) for region in regions]
         seen = [one for one in kept if one is not None]
         if len(seen) < len(kept):
-            seen = self._decode(data, digest, regions)
+            seen = self._decode(data, digest, regions, ours=ours)
         self._store.put(data)
         return [replace(one, info=one.info.model_copy(update={"source": label})) for one in seen]
 
-    def _decode(self, data: bytes, digest: str, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
+    def _decode(self, data: bytes, digest: str, regions: Sequence[Sequence[float] | None], *, ours: bool) -> list[Seen]:
         from blip2tools import images  # PIL: not before a picture is there
 
-        picture = images.decode(data, self._settings)
-        info = ImageInfo(handle=picture.handle, width=picture.width, height=picture.height, source="")
-        warnings = ("this is the first frame of an animation",) if picture.animated else ()
+        targets = self._engine.targets()
+        look = partial(images.look, settings=self._settings) if ours else self._decoder.decode
+        decoded = look(data, regions=regions, targets=targets)
+        info = ImageInfo(handle=images.handle(digest), width=decoded.width, height=decoded.height, source="")
+        warnings = ("this is the first frame of an animation",) if decoded.animated else ()
         seen = []
-        for region in regions:
-            pixels = picture.image if region is None else images.crop(picture.image, region)
-            sight = self._engine.prepare(Sight(f"{digest}:{_where(region)}", pixels))
-            one = Seen(sight, info, None if region is None else [float(edge) for edge in region], warnings)
+        for number, region in enumerate(regions):
+            key = f"{digest}:{_where(region)}"
+            if targets:
+                own = decoded.parts[number * len(targets) : (number + 1) * len(targets)]
+                sight = Sight(key, None, resized=dict(zip(targets, own, strict=True)))
+            else:
+                sight = Sight(key, decoded.parts[number])
+            one = Seen(
+                self._engine.prepare(sight),
+                info,
+                None if region is None else [float(edge) for edge in region],
+                warnings,
+            )
             self._keep(digest, one)
             seen.append(one)
         return seen
@@ -98,19 +113,19 @@ class Looking:
                 self._kept.popitem(last=False)
 
 
-def _read(sources: Sources, image: ImageInput) -> tuple[bytes, str]:
-    """The encoded bytes, and how the result may call where they come from."""
+def _read(sources: Sources, image: ImageInput) -> tuple[bytes, str, bool]:
+    """The encoded bytes, how the result may call where they come from, and whether the encoder was ours."""
     if isinstance(image, str):
         source = sources.read(image)
-        return source.data, source.label
+        return source.data, source.label, False
     if isinstance(image, bytes):
-        return image, "bytes"
+        return image, "bytes", False
     if isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
-        return sources.read(str(Path(image).absolute())).data, str(image)
+        return sources.read(str(Path(image).absolute())).data, str(image), False
     from blip2tools import images
 
-    return images.encode_png(image), "PIL.Image"
+    return images.encode_png(image), "PIL.Image", True
 
 
 def _where(region: Sequence[float] | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from blip2tools.images import Target
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -26,11 +28,13 @@ class Sight:
         key: content digest and region; equal keys mean equal pixels, and equal sights.
         image: RGB, cropped to the region, any size; None once `pixels` holds all that a model wants.
         pixels: ready for a vision tower, by the key of its preprocessing.
+        resized: the image as each target has it, where it was resized before it came here.
     """
 
     key: str
     image: Image | None = field(compare=False, repr=False)
     pixels: Mapping[str, Tensor] = field(compare=False, repr=False, default_factory=dict)
+    resized: Mapping[Target, Image] = field(compare=False, repr=False, default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +258,10 @@ class Job:
 
 class Engine(Protocol):
     """Whatever answers requests about pictures: this process's device, a remote one, or a group."""
+
+    def targets(self) -> Sequence[Target]:
+        """What pictures may be resized to before they come here; none while that is not known, or not wanted."""
+        ...
 
     def prepare(self, sight: Sight) -> Sight:
         """Do what can be done before the queue, in the caller's thread. May give back `sight` as it is."""

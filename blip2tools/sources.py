@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,6 +89,7 @@ class Sources:
     Args:
         settings: allowed folders, limits, and whether URLs may be fetched.
         store: the pictures behind handles.
+        size_of: judges a picture by its header, as `images.size_of`, but where a decoder may crash.
         trusted: the references come from a Python program's own author: any regular file may be read, unless the
             settings name allowed folders. `folders` then only serves `latest`, bare names and listings.
         reveal_folders: whether messages name the allowed folders in full, or by their last part.
@@ -96,9 +98,18 @@ class Sources:
         InvalidInputError: a configured folder does not exist or may never be opened.
     """
 
-    def __init__(self, settings: Settings, store: Store, *, trusted: bool = False, reveal_folders: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        size_of: Callable[[bytes], tuple[int, int]],
+        trusted: bool = False,
+        reveal_folders: bool = True,
+    ) -> None:
         self._settings = settings
         self._store = store
+        self._size_of = size_of
         self._folders = Folders(
             settings, trusted=trusted and settings.allowed_dirs is None, reveal=reveal_folders or trusted
         )
@@ -158,10 +169,10 @@ class Sources:
         Raises:
             NotFoundError: it is no longer kept.
         """
-        from blip2tools import formats, images
+        from blip2tools import formats
 
         data = self._handle(handle).data
-        width, height = images.size_of(data, self._settings)
+        width, height = self._size_of(data)
         return Facts(formats.kind_of(data) or "picture", width, height, len(data))
 
     def suggest(self, begun: str, limit: int) -> list[str]:
@@ -236,12 +247,11 @@ class Sources:
                 "Fetching http(s) pictures is switched off; save the picture into an allowed folder, pass it as a "
                 f"data: URI, or start the server with --allow-urls ({variable('allow_urls')}=1)."
             )
-        from blip2tools import images  # Pillow and httpx2 are loaded when there is something to read
-        from blip2tools.fetch import fetch
+        from blip2tools.fetch import fetch  # httpx2 is loaded when there is something to fetch
 
         data = fetch(url, self._settings)
         try:
-            images.size_of(data, self._settings)
+            self._size_of(data)
         except (UnsupportedImageError, CorruptImageError) as error:
             # One sentence for every page, text or damaged file: an address must not serve to learn what is behind it.
             raise FetchFailedError(
@@ -312,18 +322,16 @@ class Sources:
 
     def _look(self, found: Found) -> ListedImage | None:
         """A found file as a listed picture, or nothing if it would not be read."""
-        from blip2tools import images
-
         limit = self._settings.max_image_bytes
         if found.size > limit:
             return None
         try:
             path = self._folders.locate(str(found.path))
             try:
-                width, height = images.size_of(self._folders.head(path, min(HEAD_BYTES, limit)), self._settings)
+                width, height = self._size_of(self._folders.head(path, min(HEAD_BYTES, limit)))
             except CorruptImageError:
                 # WebP opens only whole, and a camera's EXIF can push a JPEG's size far back.
-                width, height = images.size_of(self._folders.read(path, limit), self._settings)
+                width, height = self._size_of(self._folders.read(path, limit))
         except VisionError:
             return None
         modified = datetime.fromtimestamp(int(found.modified), UTC)

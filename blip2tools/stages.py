@@ -259,9 +259,10 @@ def prepared(sight: Sight, pixels: Pixels) -> Tensor:
     """The sight's pixels (1, 3, S, S) for one vision tower."""
     ready = sight.pixels.get(pixels.key)
     if ready is None:
-        if sight.image is None:
+        image = sight.resized.get(pixels.target, sight.image)
+        if image is None:
             raise ValueError("a sight without its image was prepared for another model")
-        ready = pixels(sight.image)
+        ready = pixels(image)
     return ready
 
 

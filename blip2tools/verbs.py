@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, get_args
 
 from blip2tools import composed, progress, results
 from blip2tools.concurrency import CALLER, Admission
+from blip2tools.decoder import Decoder
 from blip2tools.errors import (
     CancelledError,
     DeadlineError,
@@ -84,7 +85,8 @@ class Verbs:
         engine: answers requests.
         sources: what references may lead to.
         store: keeps the encoded bytes behind the handles.
-        pool: reads and decodes pictures.
+        pool: reads pictures and waits for the decoder.
+        decoder: decodes pictures in processes that can be killed.
         closed: whether the owner has been closed.
     """
 
@@ -95,6 +97,7 @@ class Verbs:
         sources: Sources,
         store: Store,
         pool: ThreadPoolExecutor,
+        decoder: Decoder,
         *,
         closed: Callable[[], bool],
     ) -> None:
@@ -104,7 +107,7 @@ class Verbs:
         self._store = store
         self._pool = pool
         self._closed = closed
-        self._looking = Looking(settings, engine, store)
+        self._looking = Looking(settings, engine, store, decoder)
         self._admission = Admission(settings.max_queue)
 
     def reading(self, sources: Sources) -> Self:

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
-from blip2tools import __version__, checkpoints, results, selftest
+from blip2tools import __version__, checkpoints, decoder, results, selftest
 from blip2tools.concurrency import LoopThread
 from blip2tools.engine import LocalEngine
 from blip2tools.feature_verbs import FeatureVerbs
@@ -36,12 +36,9 @@ from blip2tools.sources import Facts, Sources
 from blip2tools.store import Store
 from blip2tools.verbs import Verbs
 
-if TYPE_CHECKING:
-    pass
-
 T = TypeVar("T")
 
-DECODERS = 2  # decodes at a time: one hostile 1.6 kB WebP costs 600 MB while it is decoded
+READERS = decoder.AT_ONCE  # threads that read pictures: they wait for their decoding
 
 
 class Vision(FeatureVerbs):
@@ -62,13 +59,16 @@ class Vision(FeatureVerbs):
         self._store = Store(settings.store_mb * 2**20)
         self._owner: Self | None = None
         self._reveal_handles = True
-        self._sources = Sources(settings, self._store, trusted=trusted)
+        self._decoder = decoder.Decoder(settings)
+        self._sources = Sources(settings, self._store, size_of=self._decoder.size_of, trusted=trusted)
         self._loop = LoopThread()
-        pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="blip2tools-decode")
+        pool = ThreadPoolExecutor(READERS, thread_name_prefix="blip2tools-read")
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
-        self._finalizer = weakref.finalize(self, _shut, engine, pool, self._loop)
+        self._finalizer = weakref.finalize(self, _shut, engine, pool, self._decoder, self._loop)
         finalizer = self._finalizer
-        self._verbs = Verbs(settings, engine, self._sources, self._store, pool, closed=lambda: not finalizer.alive)
+        self._verbs = Verbs(
+            settings, engine, self._sources, self._store, pool, self._decoder, closed=lambda: not finalizer.alive
+        )
 
     @classmethod
     def load(cls, *, preload: bool = True, download: bool = False, **settings: Any) -> Self:
@@ -97,6 +97,7 @@ class Vision(FeatureVerbs):
         vision = cls(chosen, engine, trusted=chosen.allowed_dirs is None)
         if preload:
             try:
+                vision._decoder.warm()
                 engine.submit(WarmRequest(), deadline=None).future.result()
             except BaseException:
                 vision.close()
@@ -119,13 +120,16 @@ class Vision(FeatureVerbs):
         """
         eyes = copy(self)
         eyes._owner = self  # alive as long as its copies: at its end the engine closes
-        eyes._sources = Sources(self.settings, self._store, reveal_folders=reveal_folders)
+        eyes._sources = Sources(
+            self.settings, self._store, size_of=self._decoder.size_of, reveal_folders=reveal_folders
+        )
         eyes._verbs = self._verbs.reading(eyes._sources)
         eyes._reveal_handles = reveal_handles
         return eyes
 
     def preload(self) -> None:
-        """Begin to load the model without waiting for it."""
+        """Begin to load the model without waiting for it, and start a decoder."""
+        self._decoder.warm()
         self._engine.submit(WarmRequest(), deadline=None)
 
     def close(self) -> None:
@@ -347,7 +351,8 @@ class Vision(FeatureVerbs):
         )
 
 
-def _shut(engine: Engine, pool: ThreadPoolExecutor, loop: LoopThread) -> None:
+def _shut(engine: Engine, pool: ThreadPoolExecutor, decoding: decoder.Decoder, loop: LoopThread) -> None:
     engine.close()
     pool.shutdown(wait=False, cancel_futures=True)
+    decoding.close()
     loop.close()

@@ -22,7 +22,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from blip2tools import formats, images
+from blip2tools import formats, images, rgb
 from blip2tools.errors import (
     CorruptImageError,
     InvalidInputError,
@@ -309,10 +309,10 @@ class TestModes:
     @pytest.mark.parametrize("mode", ["PA", "RGBa"])
     def test_I16_rare_modes(self, mode: str) -> None:
         image = Image.new("RGBA", (2, 2), (10, 20, 30, 0)).convert(mode)
-        assert images._to_rgb(image).getpixel((0, 0)) == WHITE
+        assert rgb.to_rgb(image).getpixel((0, 0)) == WHITE
 
     def test_I16_premultiplied_grey(self) -> None:
-        assert images._to_rgb(Image.new("LA", (2, 2), (10, 0)).convert("La")).getpixel((0, 0)) == WHITE
+        assert rgb.to_rgb(Image.new("LA", (2, 2), (10, 0)).convert("La")).getpixel((0, 0)) == WHITE
 
     def test_I14_cmyk(self) -> None:
         picture = images.decode(encoded(corners(mode="CMYK"), "JPEG", quality=95), SETTINGS).image

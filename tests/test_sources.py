@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blip2tools import fetch, paths, sources
+from blip2tools import fetch, images, paths, sources
 from blip2tools.errors import FetchFailedError, VisionError
 from blip2tools.settings import Settings
 from blip2tools.sources import Sources
@@ -54,8 +54,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def opened_with(settings: Settings, store: Store, **options: bool) -> Sources:
+    return Sources(settings, store, size_of=lambda data: images.size_of(data, settings), **options)
+
+
 def opened(*folders: Path, reveal_folders: bool = True, **settings: object) -> Sources:
-    return Sources(Settings(allowed_dirs=folders, **settings), Store(2**20), reveal_folders=reveal_folders)
+    return opened_with(Settings(allowed_dirs=folders, **settings), Store(2**20), reveal_folders=reveal_folders)
 
 
 def refused(call: Callable[[], object], code: str | tuple[str, ...]) -> VisionError:
@@ -375,7 +379,7 @@ class TestPaths:
         assert str(root) not in error.message
 
     def test_a_path_that_changes_while_it_is_resolved(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        box, trusted = opened(root), Sources(Settings(), Store(100), trusted=True)
+        box, trusted = opened(root), opened_with(Settings(), Store(100), trusted=True)
 
         def gone(*_: object) -> str:
             raise FileNotFoundError(2, "No such file", "/real/path")
@@ -525,12 +529,12 @@ class TestFolders:
         assert opened(Path("~/2024")).folders == (root / "2024",)
 
     def _default(self) -> tuple[Path, ...]:
-        return Sources(Settings(), Store(100)).folders
+        return opened_with(Settings(), Store(100)).folders
 
     def test_the_working_directory_by_default(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(root)
         assert self._default() == (root,)
-        assert Sources(Settings(), Store(100)).read("red.png").data == RED
+        assert opened_with(Settings(), Store(100)).read("red.png").data == RED
 
     @posix
     @pytest.mark.parametrize(
@@ -570,21 +574,21 @@ class TestFolders:
 
 class TestTrusted:
     def test_reads_anywhere(self, root: Path) -> None:
-        box = Sources(Settings(), Store(100), trusted=True)
+        box = opened_with(Settings(), Store(100), trusted=True)
         assert box.read(str(root.parent / "outside.png")).data == SECRET
         assert box.read("outside.png").data == SECRET
         assert box.read("jail/red.png").data == RED
         assert box.folders == (root.parent,)
 
     def test_missing(self, root: Path) -> None:
-        box = Sources(Settings(), Store(100), trusted=True)
+        box = opened_with(Settings(), Store(100), trusted=True)
         error = refused(lambda: box.read("outsid.png"), "not_found")
         assert "outside.png" in error.message
         assert "chat client" in refused(lambda: box.read("/mnt/user-data/uploads/x.png"), "not_found").message
 
     @linux
     def test_still_regular_files_only(self, root: Path) -> None:
-        box = Sources(Settings(max_image_bytes=1024), Store(100), trusted=True)
+        box = opened_with(Settings(max_image_bytes=1024), Store(100), trusted=True)
         refused(lambda: box.read("/dev/zero"), "not_allowed")
         refused(lambda: box.read(str(root)), "not_allowed")
         (root / "big.png").write_bytes(b"x" * 1025)
@@ -592,12 +596,12 @@ class TestTrusted:
         refused(lambda: box.read(str(root / "big.png") + "\0"), "invalid_input")
 
     def test_allowed_folders_win(self, root: Path) -> None:
-        box = Sources(Settings(allowed_dirs=(root,)), Store(100), trusted=True)
+        box = opened_with(Settings(allowed_dirs=(root,)), Store(100), trusted=True)
         refused(lambda: box.read(str(root.parent / "outside.png")), "not_allowed")
 
     def test_no_default_folder(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         monkeypatch.setattr(Path, "home", lambda: root.parent)
-        box = Sources(Settings(), Store(100), trusted=True)
+        box = opened_with(Settings(), Store(100), trusted=True)
         assert box.folders == ()
         assert box.read("outside.png").data == SECRET
         refused(lambda: box.read("latest"), "not_found")
@@ -687,7 +691,7 @@ class TestData:
 class TestHandles:
     def test_a_handle_leads_back(self, root: Path) -> None:
         store = Store(2**20)
-        box = Sources(Settings(allowed_dirs=(root,)), store)
+        box = opened_with(Settings(allowed_dirs=(root,)), store)
         handle = store.put(SECRET)
         assert box.read(handle).data == SECRET
         assert box.read("@" + handle).label == handle

@@ -28,6 +28,8 @@ class Pixels:
             raise ValueError("the image processor's size is not square")
         self.size = height
         self._processor = processor
+        self.target = (self.size, int(processor.resample))
+        """Side and filter: a picture that is resized so already passes unchanged through the same step here."""
         self.key = (
             f"pil:{self.size}:{int(processor.resample)}:{processor.rescale_factor}"
             f":{tuple(processor.image_mean)}:{tuple(processor.image_std)}"

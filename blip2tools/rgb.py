@@ -1,0 +1,105 @@
+"""Any mode of a decoded picture as RGB, upright in range and on white: what a person sees is what the model sees.
+
+Works in bands of rows, so that a large picture never exists more than twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import cast
+
+from PIL import Image, ImageMath
+
+from blip2tools.errors import CorruptImageError
+
+BAND_PIXELS = 2**20
+
+_WITH_ALPHA = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB, on white: a model must not see the colours that transparency hides (CVE-2026-12491).
+
+    An image that is opaque RGB already is given back as it is.
+
+    Raises:
+        CorruptImageError: infinite or undefined values.
+    """
+    deep = is_deep(image.mode)
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    scaling = range_of(image) if deep else None
+    canvas = Image.new("RGB", image.size)
+    for top, bottom in bands(image.size):
+        band = image.crop((0, top, image.width, bottom))
+        canvas.paste(_flat(band) if scaling is None else _grey(band, scaling), (0, top))
+    return canvas
+
+
+def is_deep(mode: str) -> bool:
+    """Whether a mode has one channel of more than 8 bits."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def bands(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """First and one-past-last rows of bands of about a megapixel."""
+    width, height = size
+    rows = max(1, BAND_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    """Premultiplied and palette alpha as straight alpha; other modes as they are."""
+    return image.convert(_WITH_ALPHA[image.mode]) if image.mode in _WITH_ALPHA else image
+
+
+def range_of(image: Image.Image) -> tuple[float, float]:
+    """The values of deep grey that are black and white.
+
+    16-bit modes have a fixed range. 32-bit and float pictures do not say theirs: 0-1, 0-255 and 0-65,535 are taken as
+    such, anything else is stretched between its extremes.
+
+    Raises:
+        CorruptImageError: infinite or undefined values.
+    """
+    if image.mode.startswith("I;16"):
+        return 0.0, 65_535.0
+    low, high = cast("tuple[float, float]", image.getextrema())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise CorruptImageError("The picture holds infinite or undefined values; save it as 8-bit PNG first.")
+    if low >= 0 and high <= 65_535:
+        return 0.0, 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65_535.0
+    return low, high
+
+
+def eight_bit(image: Image.Image, scaling: tuple[float, float]) -> Image.Image:
+    """Deep grey scaled to 8 bit. Pillow's own conversion clips instead: 40,000 of 65,535 turns white."""
+    low, high = scaling
+    if image.mode.startswith("I;16") and image.mode != "I;16":
+        image = image.convert("I")
+    scale = 255 / (high - low) if high > low else 0.0
+    offset = 0.5 - low * scale
+    return image.point(lambda value: value * scale + offset).convert("L")
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = with_alpha(image).convert("RGBA")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(rgba, mask=rgba)
+    return canvas
+
+
+def _grey(image: Image.Image, scaling: tuple[float, float]) -> Image.Image:
+    grey = eight_bit(image, scaling)
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        # Pillow compares a 16-bit transparent value with pixels it has already clipped to 8 bit, and misses.
+        hidden = ImageMath.lambda_eval(
+            lambda names: names["convert"]((names["pixels"] == key) * 255, "L"), pixels=image.convert("I")
+        )
+        grey.paste(255, mask=hidden)
+    return grey.convert("RGB")
