@@ -16,6 +16,7 @@ from blip2tools.bench import add_bench_command
 from blip2tools.cli_pictures import INTERRUPTED, NO_MODEL, OK, SOME_FAILED, USAGE, Bar, fail, look, say, tell
 from blip2tools.cli_setup import add_setup_commands
 from blip2tools.commands import AddCommand
+from blip2tools.doctor import add_doctor_command
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
 from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
 
@@ -269,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve_command(command)
     _add_model_commands(command)
     add_bench_command(command)
+    _setting_options(add_doctor_command(command, _settings))
     add_setup_commands(command, parser)
     return parser
 

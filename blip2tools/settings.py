@@ -248,6 +248,12 @@ def foreign_variable(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def strays() -> list[str]:
+    """Variables of this package's prefix that no setting reads: most likely misspelt."""
+    known = {variable(name) for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting: `max_queue` is `BLIP2TOOLS_MAX_QUEUE`."""
     return PREFIX + name.upper()

@@ -118,7 +118,7 @@ def test_the_causes_of_a_failure_are_for_who_asks():
 
 
 def test_help_and_version():
-    for words in ((), ("caption",), ("ask",), ("match",), ("serve",), ("models",), ("pull",), ("demo",)):
+    for words in ((), ("caption",), ("ask",), ("match",), ("serve",), ("models",), ("pull",), ("demo",), ("doctor",)):
         done = run_cli(*words, "--help")
         assert done.returncode == 0
         assert "usage: blip2tools" in done.stdout

@@ -32,7 +32,7 @@ def scripts(tmp_path_factory):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shell_accepts_its_script(scripts, shell):
     text = (scripts / shell).read_text()
-    for word in ("caption", "install", "claude-desktop", "allow-dir"):
+    for word in ("caption", "install", "doctor", "claude-desktop", "allow-dir"):
         assert word in text
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} here")

@@ -16,6 +16,7 @@ PACKAGE = Path(blip2tools.__file__).parent
 FLOORS = [
     ["__main__"],
     ["cli"],
+    ["doctor"],
     ["cli_setup", "cli_pictures"],
     ["bench"],
     ["demo"],
@@ -49,8 +50,8 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Foreign packages, and the only rooms that may import them anywhere but under TYPE_CHECKING.
 OWNERS = {
-    "torch": {"selftest", "model", "checkpoints", "engine", "stages", "demo", "bench"},
-    "transformers": {"model", "checkpoints", "demo", "bench"},
+    "torch": {"doctor", "selftest", "model", "checkpoints", "engine", "stages", "demo", "bench"},
+    "transformers": {"doctor", "model", "checkpoints", "demo", "bench"},
     "PIL": {"selftest", "images", "rgb", "decoder", "model", "demo", "bench"},
     "mcp": {"mcp_server", "mcp_prompts", "mcp_resources", "mcp_wire", "demo", "http_app"},
     "starlette": {"http_app", "http_guard", "http_wire"},
@@ -61,7 +62,7 @@ OWNERS = {
     "numpy": {"langchain_tools", "retrieval"},
     "httpx2": {"fetch"},
     "httpcore2": {"fetch"},
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"hub", "doctor"},
 }
 
 

@@ -10,13 +10,28 @@ import gc
 import logging
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints.plan import DEMO_WARNING, Loaded, Located, Plan, is_cached, locate, pull, shown_name
 from blip2tools.errors import ModelUnavailableError, VisionError
 from blip2tools.hub import Progress
 from blip2tools.settings import Settings
 
-__all__ = ["DEMO_WARNING", "Loaded", "Located", "Plan", "Progress", "is_cached", "load", "locate", "pull"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "DEMO_WARNING",
+    "Loaded",
+    "Located",
+    "Plan",
+    "Progress",
+    "choose_device",
+    "is_cached",
+    "load",
+    "locate",
+    "pull",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +61,17 @@ def load(settings: Settings, progress: Progress | None = None, *, download: bool
         raise ModelUnavailableError(
             f"The model {shown_name(settings.model)} could not be loaded; the server's log, or --verbose, says why."
         ) from error
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a setting stands for.
+
+    Raises:
+        ModelUnavailableError: there is no such device here.
+    """
+    from blip2tools.checkpoints import loading
+
+    return loading.choose_device(name)
 
 
 def _let_go(error: BaseException) -> None:

@@ -58,7 +58,7 @@ _MATCHER: Any = type(
 
 def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
     """See `checkpoints.load`, which translates what goes wrong here."""
-    device = _device(settings.device)
+    device = choose_device(settings.device)
     plan = _plan(settings, device, report, download=download)
     if threads := settings.threads or (1 if plan.captioner.member is DEMO_CAPTIONER else 0):
         # For this thread, the engine's, and later ones. So small a model as the demo would spend more on sharing than on work.
@@ -94,7 +94,7 @@ def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
 
 
 def _plan(settings: Settings, device: torch.device, report: Progress, *, download: bool) -> Plan:
-    budget = _budget(settings, device)
+    budget = budget_of(settings, device)
     plan = locate(settings, budget)
     missing = [part for part in (plan.captioner, plan.matcher) if part is not None and not part.here]
     for part in missing:
@@ -236,7 +236,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return copy.deepcopy(cast(Tokenizer, loaded.backend_tokenizer))
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda":
@@ -249,7 +249,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _budget(settings: Settings, device: torch.device) -> Budget:
+def budget_of(settings: Settings, device: torch.device) -> Budget:
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     half = settings.dtype in ("float16", "bfloat16") or (settings.dtype == "auto" and device.type == "cuda")
     return Budget(memory, bytes_each=2 if half else 4)

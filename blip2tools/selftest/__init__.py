@@ -19,10 +19,10 @@ from blip2tools import checkpoints
 from blip2tools.checkpoints import Loaded, Progress
 from blip2tools.family import find
 from blip2tools.selftest import remembered
-from blip2tools.selftest.findings import Finding, Status, Verdict
+from blip2tools.selftest.findings import Finding, Status, Verdict, failed
 from blip2tools.settings import Settings
 
-__all__ = ["Finding", "Status", "Verdict", "examine", "load", "verdict_on"]
+__all__ = ["Finding", "Status", "Verdict", "examine", "failed", "load", "verdict_on"]
 
 
 def load(settings: Settings, progress: Progress | None = None, *, download: bool = False) -> Loaded:
