@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from blip2tools.bench import add_bench_command
 from blip2tools.cli_pictures import INTERRUPTED, NO_MODEL, OK, SOME_FAILED, USAGE, Bar, fail, look, say, tell
 from blip2tools.cli_setup import add_setup_commands
 from blip2tools.commands import AddCommand
-from blip2tools.doctor import add_doctor_command
+from blip2tools.doctor import LOOKED_AT, add_doctor_command
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
 from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
 
@@ -270,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve_command(command)
     _add_model_commands(command)
     add_bench_command(command)
-    _setting_options(add_doctor_command(command, _settings))
+    _setting_options(add_doctor_command(command, _settings), only=LOOKED_AT)
     add_setup_commands(command, parser)
     return parser
 
@@ -371,11 +371,13 @@ def _image_options(parser: argparse.ArgumentParser, *, region: bool = True) -> N
         )
 
 
-def _setting_options(parser: argparse.ArgumentParser, *, http: bool = False) -> None:
+def _setting_options(
+    parser: argparse.ArgumentParser, *, http: bool = False, only: Collection[str] = tuple(Settings.model_fields)
+) -> None:
     """One option per setting, from the settings' own names, types and descriptions."""
     group = parser.add_argument_group("settings")
     for name, field in Settings.model_fields.items():
-        if name in HTTP_SETTINGS and not http:
+        if name not in only or (name in HTTP_SETTINGS and not http):
             continue
         flag = "--" + name.replace("_", "-")
         text = f"{field.description} [{variable(name)}]".replace("%", "%%")

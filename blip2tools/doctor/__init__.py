@@ -28,6 +28,9 @@ from blip2tools.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# Settings that this command looks at, and has options for; the others come from variables alone, and are named.
+LOOKED_AT = ("model", "matcher", "device", "dtype", "threads", "offline", "cache_dir", "allowed_dirs")
+
 SUMMARY = "find what is wrong, and say what to do"
 TEXT = """\
 Check this installation, the machine and the model, one line each, with a remedy for what is wrong.
