@@ -36,14 +36,14 @@ from blip2tools.demo.world import (
     sample_scene,
 )
 
-SHAPE = "circle|square|triangle|star|heart|cross|ring|diamond"
+SHAPE = "circle|square|triangle|star|heart|cross|ring|diamond|sign"
 COLOR = "red|orange|yellow|green|cyan|blue|purple|pink"
-BACKGROUND = "white|black|gray|brown|striped|checkered"
+BACKGROUND = "white|black|gray|brown|striped|checkered|gradient|textured"
 PLACE = "top left|top right|top|left|center|right|bottom left|bottom right|bottom"
 RELATION = "to the left of|to the right of|above|below"
-PLURAL = "circles|squares|triangles|stars|hearts|crosses|rings|diamonds"
+PLURAL = "circles|squares|triangles|stars|hearts|crosses|rings|diamonds|signs"
 NAME = rf"(?:(?:{COLOR}) )?(?:{SHAPE})"
-COUNTS = ["zero", "one", "two", "three"]
+COUNTS = ["zero", "one", "two", "three", "four", "five"]
 
 DEMO = Path(blip2tools.demo.__file__).parent
 
@@ -91,11 +91,13 @@ def singular(plural: str) -> str:
 
 def fits(words: str, thing: Thing) -> bool:
     """Whether `a small red star`, with any part left out, fits a thing."""
-    found = re.fullmatch(rf"(an?) ?(small|large)? ?({COLOR})? ?({SHAPE}|object)", words)
+    found = re.fullmatch(rf"(an?) ?(small|large)? ?({COLOR})? ?({SHAPE}|object)(?: saying (.))?", words)
     assert found, words
-    article, size, color, noun = found.groups()
+    article, size, color, noun, said = found.groups()
     assert article == ("an" if words.split()[1][0] in "aeiou" else "a"), words
-    return size in (None, thing.size) and color in (None, thing.color) and noun in ("object", thing.shape)
+    assert said is None or noun == "sign", words
+    traits = ((size, thing.size), (color, thing.color), (said, thing.character))
+    return all(told in (None, true) for told, true in traits) and noun in ("object", thing.shape)
 
 
 def only(scene: Scene, name: str) -> Thing:
@@ -179,6 +181,13 @@ def answer(text: str, scene: Scene) -> str:  # noqa: C901 - one branch for each 
         return f"the {name}"
     if found := re.fullmatch(rf"are the ({SHAPE}) and the ({SHAPE}) the same color\?", text):
         return yes(only(scene, found[1]).color == only(scene, found[2]).color)
+    if found := re.fullmatch(
+        rf"what does the ({NAME}) say\?|which (digit|letter) is on the ({NAME})\?|what is on the ({NAME})\?", text
+    ):
+        said = only(scene, found[1] or found[3] or found[4]).character
+        assert said
+        assert found[2] in (None, "digit" if said.isdigit() else "letter"), text
+        return said
     found = re.fullmatch(rf"are there more ({PLURAL}) than ({PLURAL})\?", text)
     assert found, text
     many, few = (sum(thing.shape == singular(plural) for thing in scene.things) for plural in found.groups())

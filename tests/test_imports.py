@@ -59,7 +59,7 @@ OWNERS = {
     "langchain": {"langchain_tools", "demo"},
     "langchain_core": {"langchain_tools", "demo"},
     "langgraph": {"langchain_tools"},
-    "numpy": {"langchain_tools", "retrieval"},
+    "numpy": {"langchain_tools", "retrieval", "demo"},
     "httpx2": {"fetch"},
     "httpcore2": {"fetch"},
     "huggingface_hub": {"hub", "doctor"},

@@ -1,9 +1,12 @@
-"""A small genuine BLIP-2 that travels with the package, and the world of drawn shapes it knows.
+"""A small genuine BLIP-2 that travels with the package, and the worlds of drawn shapes that such a model knows.
 
 world.py         what there can be in a picture: things, backgrounds, scenes
 draw.py          scene → picture
+glyphs.py        what signs say
 words.py         scene → caption, and the phrases that everything below shares
 questions.py     scene → questions with their answers
+wording.py       the same question as other people would put it
+coverage.py      what a world covers, in words
 statements.py    scene → true statements, and false ones that are one edit away
 quiz.py          pictures with all that is asked about them
 show.py          `blip2tools demo`: the quiz, put to a real server

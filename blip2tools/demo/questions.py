@@ -1,4 +1,4 @@
-"""Scene → questions with their answers: 15 kinds, most in several wordings.
+"""Scene → questions with their answers: 15 kinds, and one more where there are signs, most in several wordings.
 
     count           how many objects are there?                                       two
     count_shape     how many rings are in the picture?                                one
@@ -15,6 +15,7 @@
     bigger          which is smaller, the blue star or the ring?                      the blue star
     same_color      are the star and the ring the same color?                         no
     more            are there more stars than crosses?                                yes
+    character       what does the red sign say?                                       7
 
 A thing is only ever called by a name that fits nothing else in the scene, and a question whose answer would be a matter
 of opinion is not asked.
@@ -23,12 +24,22 @@ of opinion is not asked.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 from blip2tools.demo.words import DIRECTION_WORDS, NUMBERS, PLURALS, phrase
-from blip2tools.demo.world import COLORS, DIRECTIONS, OPPOSITE, SHAPES, Color, Direction, Scene, Shape, Thing
+from blip2tools.demo.world import (
+    COLORS,
+    DIRECTIONS,
+    OPPOSITE,
+    Color,
+    Direction,
+    Scene,
+    Shape,
+    Thing,
+    World,
+)
 
 QuestionKind = Literal[
     "count",
@@ -46,11 +57,13 @@ QuestionKind = Literal[
     "bigger",
     "same_color",
     "more",
+    "character",
 ]
-QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = get_args(QuestionKind)
+QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = get_args(QuestionKind)[:15]  # those that need no sign
+ALL_QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = get_args(QuestionKind)
 # How often each kind is asked: kinds that need more looking, more often.
 QUESTION_WEIGHTS: Final[dict[QuestionKind, float]] = dict(
-    zip(QUESTION_KINDS, (2, 2, 1.5, 3, 3, 2, 3, 1.5, 2.5, 1.5, 3, 3, 1.5, 1, 1), strict=True)
+    zip(ALL_QUESTION_KINDS, (2, 2, 1.5, 3, 3, 2, 3, 1.5, 2.5, 1.5, 3, 3, 1.5, 1, 1, 3), strict=True)
 )
 _TextAndAnswer: TypeAlias = tuple[str, str]
 
@@ -74,8 +87,19 @@ def ask(scene: Scene, kind: QuestionKind, rng: random.Random) -> Question | None
     return Question(kind, *made) if made else None
 
 
+def kinds_of(world: World) -> tuple[QuestionKind, ...]:
+    """The kinds of questions that can be asked in a world."""
+    return ALL_QUESTION_KINDS if world.signs else QUESTION_KINDS
+
+
 def sample_questions(
-    scene: Scene, number: int, rng: random.Random, *, kinds: Sequence[QuestionKind] | None = None
+    scene: Scene,
+    number: int,
+    rng: random.Random,
+    *,
+    kinds: Sequence[QuestionKind] | None = None,
+    weights: Mapping[QuestionKind, float] = QUESTION_WEIGHTS,
+    balanced: bool = False,
 ) -> list[Question]:
     """Different questions about a scene, common kinds more often than rare ones.
 
@@ -83,18 +107,31 @@ def sample_questions(
         scene: what the questions are about.
         number: how many questions are wanted; a poor scene may give fewer.
         rng: the source of chance.
-        kinds: the only kinds that may be asked, all of them by default.
+        kinds: the only kinds that may be asked, all of the scene's world by default.
+        weights: how often each kind is asked.
+        balanced: whether yes and no should be the right answer about equally often.
     """
-    allowed = kinds or QUESTION_KINDS
-    weights = [QUESTION_WEIGHTS[kind] for kind in allowed]
+    allowed = kinds or kinds_of(scene.world)
+    shares = [weights[kind] for kind in allowed]
     questions: dict[str, Question] = {}
     for _ in range(4 * number):
-        question = ask(scene, rng.choices(allowed, weights)[0], rng)
+        question = ask(scene, rng.choices(allowed, shares)[0], rng)
+        if question and balanced and question.answer in ("yes", "no"):
+            question = _answered(rng.choice(("yes", "no")), scene, question, rng)
         if question:
             questions.setdefault(question.text, question)
         if len(questions) == number:
             break
     return list(questions.values())
+
+
+def _answered(wanted: str, scene: Scene, question: Question, rng: random.Random) -> Question:
+    """A question of the same kind with the wanted answer; the question itself if a few attempts give none."""
+    for _ in range(6):
+        if question.answer == wanted:
+            break
+        question = ask(scene, question.kind, rng) or question
+    return question
 
 
 # What a thing is called
@@ -121,14 +158,15 @@ def _named_pair(scene: Scene, rng: random.Random) -> tuple[Thing, str, Thing, st
     return first, rng.choice(first_names), second, rng.choice(second_names)
 
 
-def _nearly(thing: Thing, rng: random.Random) -> tuple[Color, Shape]:
+def _nearly(scene: Scene, thing: Thing, rng: random.Random) -> tuple[Color, Shape]:
     """The colour and shape of something like this thing, one of them changed; now and then of anything at all."""
     color, shape = thing.color, thing.shape
+    shapes = scene.world.shapes
     if rng.random() < 0.5:
         color = rng.choice(COLORS)
     else:
-        shape = rng.choice(SHAPES)
-    return (rng.choice(COLORS), rng.choice(SHAPES)) if rng.random() < 0.2 else (color, shape)
+        shape = rng.choice(shapes)
+    return (rng.choice(COLORS), rng.choice(shapes)) if rng.random() < 0.2 else (color, shape)
 
 
 def _yes(truth: bool) -> str:
@@ -146,7 +184,7 @@ def _count(scene: Scene, rng: random.Random) -> _TextAndAnswer:
 
 
 def _count_shape(scene: Scene, rng: random.Random) -> _TextAndAnswer:
-    shape = rng.choice((rng.choice(SHAPES), rng.choice(scene.things).shape, rng.choice(scene.things).shape))
+    shape = rng.choice((rng.choice(scene.world.shapes), rng.choice(scene.things).shape, rng.choice(scene.things).shape))
     where = rng.choice(("are there", "are in the picture"))
     return f"how many {PLURALS[shape]} {where}?", NUMBERS[scene.number(shape=shape)]
 
@@ -196,8 +234,9 @@ def _exists(scene: Scene, rng: random.Random) -> _TextAndAnswer | None:
     present = rng.random() < 0.5
     color, shape = thing.color, thing.shape
     if not present:
-        absent = (_nearly(thing, rng) for _ in range(20))
-        found = next((pair for pair in absent if not scene.number(color=pair[0], shape=pair[1])), None)
+        absent = (_nearly(scene, thing, rng) for _ in range(20))
+        possible = (pair for pair in absent if pair not in scene.world.missing)
+        found = next((pair for pair in possible if not scene.number(color=pair[0], shape=pair[1])), None)
         if found is None:
             return None
         color, shape = found
@@ -209,7 +248,7 @@ def _exists(scene: Scene, rng: random.Random) -> _TextAndAnswer | None:
 
 
 def _shape_exists(scene: Scene, rng: random.Random) -> _TextAndAnswer:
-    shape = rng.choice(scene.things).shape if rng.random() < 0.5 else rng.choice(SHAPES)
+    shape = rng.choice(scene.things).shape if rng.random() < 0.5 else rng.choice(scene.world.shapes)
     text = rng.choice(
         (f"is there a {shape}?", f"is there a {shape} in the picture?", f"are there any {PLURALS[shape]}?")
     )
@@ -294,13 +333,25 @@ def _same_color(scene: Scene, rng: random.Random) -> _TextAndAnswer | None:
 def _more(scene: Scene, rng: random.Random) -> _TextAndAnswer | None:
     if len(scene.things) < 2:
         return None
-    shapes = [rng.choice(scene.things).shape, rng.choice(SHAPES + tuple(thing.shape for thing in scene.things) * 4)]
+    others = scene.world.shapes + tuple(thing.shape for thing in scene.things) * 4
+    shapes = [rng.choice(scene.things).shape, rng.choice(others)]
     if shapes[0] == shapes[1]:
         return None
     rng.shuffle(shapes)
     many, few = shapes
     text = f"are there more {PLURALS[many]} than {PLURALS[few]}?"
     return text, _yes(scene.number(shape=many) > scene.number(shape=few))
+
+
+def _character(scene: Scene, rng: random.Random) -> _TextAndAnswer | None:
+    signs = [thing for thing in scene.things if thing.character and _names(scene, thing)]
+    if not signs:
+        return None
+    sign = rng.choice(signs)
+    name = rng.choice(_names(scene, sign))
+    noun = "digit" if sign.character and sign.character.isdigit() else "letter"
+    text = rng.choice((f"what does the {name} say?", f"which {noun} is on the {name}?", f"what is on the {name}?"))
+    return text, sign.character or ""
 
 
 _MAKERS: Final[dict[QuestionKind, Callable[[Scene, random.Random], _TextAndAnswer | None]]] = {
@@ -319,4 +370,5 @@ _MAKERS: Final[dict[QuestionKind, Callable[[Scene, random.Random], _TextAndAnswe
     "bigger": _bigger,
     "same_color": _same_color,
     "more": _more,
+    "character": _character,
 }

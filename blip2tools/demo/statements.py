@@ -1,7 +1,7 @@
 """Scene → true statements, and false ones that are one edit away from the truth.
 
 A matcher that judges texts by single words sees no difference between `a red star above a blue ring` and `a blue star
-above a red ring`; such pairs tell whether it looks. The nine edits:
+above a red ring`; such pairs tell whether it looks. The nine edits, and a tenth for signs:
 
     color, shape, size    another word for one trait of one thing
     swap                  two things exchange one trait
@@ -10,6 +10,7 @@ above a red ring`; such pairs tell whether it looks. The nine edits:
     background            another background
     number                another count
     addition              one thing more than there is
+    character             another digit or letter on a sign
 
 Every edit is checked against the scene: a text that happens to stay true is not a false statement.
 """
@@ -22,13 +23,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
-from blip2tools.demo.words import DIRECTION_WORDS, NUMBERS, PLURALS, enumeration, phrase, place_phrase
+from blip2tools.demo.words import DIRECTION_WORDS, NUMBERS, PLURALS, SIZED_THINGS, enumeration, phrase, place_phrase
 from blip2tools.demo.world import (
-    BACKGROUNDS,
+    CHARACTERS,
     COLORS,
     OPPOSITE,
     PLACES,
-    SHAPES,
     SIZES,
     BackgroundName,
     Color,
@@ -38,10 +38,11 @@ from blip2tools.demo.world import (
     Shape,
     Size,
     Thing,
+    World,
 )
 
 StatementKind = Literal["caption", "summary", "one", "two", "relation", "place", "number", "background"]
-Edit = Literal["color", "shape", "size", "swap", "relation", "place", "background", "number", "addition"]
+Edit = Literal["color", "shape", "size", "swap", "relation", "place", "background", "number", "addition", "character"]
 Value = TypeVar("Value")
 
 _SIDE_MARGIN: Final = 0.05  # a statement about a direction is neither true nor false when the things are this level
@@ -54,17 +55,21 @@ class Description:
     size: Size | None = None
     color: Color | None = None
     shape: Shape | None = None
+    character: str | None = None
 
     def fits(self, thing: Thing) -> bool:
         """Whether nothing in the description contradicts this thing."""
         return (
-            self.size in (None, thing.size) and self.color in (None, thing.color) and self.shape in (None, thing.shape)
+            self.size in (None, thing.size)
+            and self.color in (None, thing.color)
+            and self.shape in (None, thing.shape)
+            and self.character in (None, thing.character)
         )
 
     @property
     def text(self) -> str:
         """`a small red star`, `an orange ring`, `an object`."""
-        return phrase(size=self.size, color=self.color, shape=self.shape)
+        return phrase(size=self.size, color=self.color, shape=self.shape, character=self.character)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,8 @@ _KIND_WEIGHTS: Final[dict[StatementKind, float]] = {
     "number": 1,
     "background": 0.5,
 }
+# How often a count of one shape is zero, one, two, three, in true statements and, nearly, in false ones.
+_SHAPE_NUMBERS: Final = (40, 45, 13, 2)
 
 
 def true_statement(scene: Scene, rng: random.Random, kind: StatementKind | None = None) -> Statement:
@@ -168,7 +175,10 @@ def true_statement(scene: Scene, rng: random.Random, kind: StatementKind | None 
 def _whole(scene: Scene, kind: Literal["caption", "summary"], rng: random.Random) -> Statement:
     """Every thing of the scene: all of the caption, or a summary that leaves some of it out."""
     whole = kind == "caption"
-    things = [Description(thing.size, thing.color, thing.shape) for thing in scene.things]
+    sized = len(scene.things) <= SIZED_THINGS
+    things = [
+        Description(thing.size if sized else None, thing.color, thing.shape, thing.character) for thing in scene.things
+    ]
     background = scene.background.name if whole or rng.random() < 0.5 else None
     if not whole and rng.random() < 0.6:
         things = [replace(thing, size=None) for thing in things]
@@ -205,18 +215,23 @@ def _two(scene: Scene, kind: Literal["two", "relation"], rng: random.Random) -> 
 def _number(scene: Scene, rng: random.Random) -> Statement:
     if rng.random() < 0.5:
         return Statement("number", number=len(scene.things))
-    shape = rng.choice(scene.things).shape if rng.random() < 0.75 else rng.choice(SHAPES)
+    # Left to chance "zero" would mostly be false and "one" mostly true, whatever the picture.
+    wanted = rng.choices(range(len(_SHAPE_NUMBERS)), _SHAPE_NUMBERS)[0]
+    counted = [shape for shape in scene.world.shapes if scene.number(shape=shape) == wanted]
+    shape = rng.choice(counted or [thing.shape for thing in scene.things])
     return Statement("number", (Description(shape=shape),), number=scene.number(shape=shape))
 
 
 def _partly(thing: Thing, rng: random.Random) -> Description:
     """A thing as people mention it: mostly colour and shape, sometimes more, sometimes less."""
-    everything = Description(thing.size, thing.color, thing.shape)
+    everything = Description(thing.size, thing.color, thing.shape, thing.character)
+    if thing.character and rng.random() < 0.5:
+        everything = replace(everything, character=None)
     return rng.choices(
         (
             replace(everything, size=None),
             everything,
-            Description(shape=thing.shape),
+            replace(everything, size=None, color=None),
             Description(color=thing.color),
         ),
         (4, 2, 1, 1),
@@ -230,6 +245,11 @@ def _perhaps_background(scene: Scene, probability: float, rng: random.Random) ->
 # False statements
 
 
+def edits_of(world: World) -> tuple[Edit, ...]:
+    """The edits that there are in a world."""
+    return ALL_EDITS if world.signs else EDITS
+
+
 def falsify(
     statement: Statement, scene: Scene, rng: random.Random, edit: Edit | None = None
 ) -> tuple[Statement, Edit] | None:
@@ -241,9 +261,10 @@ def falsify(
         rng: the source of chance.
         edit: which edit to make, chosen at random by default, `color` and `shape` twice as often as the others.
     """
+    edits = edits_of(scene.world)
     for _ in range(30):
-        chosen = edit or rng.choices(EDITS, [2 if each in ("color", "shape") else 1 for each in EDITS])[0]
-        edited = _EDITORS[chosen](statement, rng)
+        chosen = edit or rng.choices(edits, [2 if each in ("color", "shape") else 1 for each in edits])[0]
+        edited = _EDITORS[chosen](statement, scene.world, rng)
         if edited is not None and edited.truth(scene) is False:
             return edited, chosen
     return None
@@ -266,25 +287,40 @@ def _edit_thing(
     return replace(statement, things=(*statement.things[:index], edited, *statement.things[index + 1 :]))
 
 
-def _edit_color(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_color(statement: Statement, world: World, rng: random.Random) -> Statement | None:
     return _edit_thing(
         statement, rng, lambda thing: replace(thing, color=_another(COLORS, thing.color, rng)) if thing.color else None
     )
 
 
-def _edit_shape(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_shape(statement: Statement, world: World, rng: random.Random) -> Statement | None:
+    # Nothing but a sign says anything, so that a sign that says something stays one.
     return _edit_thing(
-        statement, rng, lambda thing: replace(thing, shape=_another(SHAPES, thing.shape, rng)) if thing.shape else None
+        statement,
+        rng,
+        lambda thing: (
+            replace(thing, shape=_another(world.shapes, thing.shape, rng))
+            if thing.shape and not thing.character
+            else None
+        ),
     )
 
 
-def _edit_size(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_size(statement: Statement, world: World, rng: random.Random) -> Statement | None:
     return _edit_thing(
         statement, rng, lambda thing: replace(thing, size=_another(SIZES, thing.size, rng)) if thing.size else None
     )
 
 
-def _edit_swap(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_character(statement: Statement, world: World, rng: random.Random) -> Statement | None:
+    return _edit_thing(
+        statement,
+        rng,
+        lambda thing: replace(thing, character=_another(CHARACTERS, thing.character, rng)) if thing.character else None,
+    )
+
+
+def _edit_swap(statement: Statement, world: World, rng: random.Random) -> Statement | None:
     if len(statement.things) < 2:
         return None
     one, other = rng.sample(range(len(statement.things)), 2)
@@ -295,7 +331,10 @@ def _edit_swap(statement: Statement, rng: random.Random) -> Statement | None:
         case "color" if first.color and second.color:
             swapped = replace(first, color=second.color), replace(second, color=first.color)
         case "shape" if first.shape and second.shape:
-            swapped = replace(first, shape=second.shape), replace(second, shape=first.shape)
+            swapped = (
+                replace(first, shape=second.shape, character=second.character),
+                replace(second, shape=first.shape, character=first.character),
+            )
         case _:
             return None
     things = list(statement.things)
@@ -303,37 +342,43 @@ def _edit_swap(statement: Statement, rng: random.Random) -> Statement | None:
     return replace(statement, things=tuple(things))
 
 
-def _edit_relation(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_relation(statement: Statement, world: World, rng: random.Random) -> Statement | None:
     return replace(statement, relation=OPPOSITE[statement.relation]) if statement.relation else None
 
 
-def _edit_place(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_place(statement: Statement, world: World, rng: random.Random) -> Statement | None:
     return replace(statement, place=_another(PLACES, statement.place, rng)) if statement.place else None
 
 
-def _edit_background(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_background(statement: Statement, world: World, rng: random.Random) -> Statement | None:
     if not statement.background:
         return None
-    return replace(statement, background=_another(BACKGROUNDS, statement.background, rng))
+    return replace(statement, background=_another(world.backgrounds, statement.background, rng))
 
 
-def _edit_number(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_number(statement: Statement, world: World, rng: random.Random) -> Statement | None:
     if statement.number is None:
         return None
-    weights = (25, 60, 13, 2) if statement.things else (0, 1, 1, 1)
-    return replace(statement, number=rng.choices((0, 1, 2, 3), weights)[0])
+    # As often as in true statements, or the words alone would tell which is which.
+    often = dict(enumerate(_SHAPE_NUMBERS)) if statement.things else dict(world.numbers)
+    often.pop(statement.number, None)
+    return replace(statement, number=rng.choices(tuple(often), tuple(often.values()))[0])
 
 
-def _edit_addition(statement: Statement, rng: random.Random) -> Statement | None:
+def _edit_addition(statement: Statement, world: World, rng: random.Random) -> Statement | None:
     lists_things = statement.kind in ("caption", "summary", "one", "two") and not statement.place
-    if not lists_things or len(statement.things) > 2:
+    if not lists_things or len(statement.things) >= world.max_things:
         return None
-    size = rng.choice(SIZES) if statement.things[0].size else None
-    extra = Description(size, rng.choice(COLORS), rng.choice(SHAPES))
+    sized = statement.things[0].size is not None
+    if sized and len(statement.things) >= SIZED_THINGS:  # no true statement tells the sizes of so many
+        return None
+    size, shape = rng.choice(SIZES) if sized else None, rng.choice(world.shapes)
+    signs = shape == "sign" and (statement.kind in ("caption", "summary") or rng.random() < 0.5)
+    extra = Description(size, rng.choice(COLORS), shape, rng.choice(CHARACTERS) if signs else None)
     return replace(statement, things=(*statement.things, extra), relation=None)
 
 
-_EDITORS: Final[dict[Edit, Callable[[Statement, random.Random], Statement | None]]] = {
+_EDITORS: Final[dict[Edit, Callable[[Statement, World, random.Random], Statement | None]]] = {
     "color": _edit_color,
     "shape": _edit_shape,
     "size": _edit_size,
@@ -343,5 +388,7 @@ _EDITORS: Final[dict[Edit, Callable[[Statement, random.Random], Statement | None
     "background": _edit_background,
     "number": _edit_number,
     "addition": _edit_addition,
+    "character": _edit_character,
 }
-EDITS: Final = tuple(_EDITORS)
+ALL_EDITS: Final = tuple(_EDITORS)
+EDITS: Final = ALL_EDITS[:9]  # those that need no sign

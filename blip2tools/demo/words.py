@@ -3,19 +3,21 @@
     one thing       a large red circle at the top left of a white background
     two things      a small blue star above a large pink ring on a striped background
     three things    a small red cross, a large blue star and a small pink heart on a gray background
+    more            a red cross, a blue star, a pink sign saying B and a pink heart on a textured background
 
-Two things are told by the main direction between them, three from left to right.
+Two things are told by the main direction between them, more from left to right. Of more than three the sizes are left out, so
+that a caption stays within 30 tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, get_args
 
-from blip2tools.demo.world import SHAPES, Color, Direction, Place, Scene, Shape, Size, Thing
+from blip2tools.demo.world import Color, Direction, Place, Scene, Shape, Size, Thing
 
 NUMBERS: Final = ("zero", "one", "two", "three", "four", "five")
-PLURALS: Final[dict[Shape, str]] = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
+PLURALS: Final[dict[Shape, str]] = {shape: shape + ("es" if shape == "cross" else "s") for shape in get_args(Shape)}
 DIRECTION_WORDS: Final[dict[Direction, str]] = {
     "left": "to the left of",
     "right": "to the right of",
@@ -24,15 +26,20 @@ DIRECTION_WORDS: Final[dict[Direction, str]] = {
 }
 
 
-def phrase(*, size: Size | None = None, color: Color | None = None, shape: Shape | None = None) -> str:
-    """What is known of a thing, with its article: `a large red circle`, `an orange star`, `a blue object`."""
+SIZED_THINGS: Final = 3  # the most things whose sizes a caption tells
+
+
+def phrase(
+    *, size: Size | None = None, color: Color | None = None, shape: Shape | None = None, character: str | None = None
+) -> str:
+    """What is known of a thing, with its article: `a large red circle`, `a blue object`, `an orange sign saying 7`."""
     words = " ".join(word for word in (size, color, shape or "object") if word)
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}{f' saying {character}' if character else ''}"
 
 
-def full_phrase(thing: Thing) -> str:
-    """A thing with its size, colour and shape."""
-    return phrase(size=thing.size, color=thing.color, shape=thing.shape)
+def full_phrase(thing: Thing, *, sized: bool = True) -> str:
+    """A thing with its size, if wanted, its colour and shape, and what it says."""
+    return phrase(size=thing.size if sized else None, color=thing.color, shape=thing.shape, character=thing.character)
 
 
 def place_phrase(place: Place) -> str:
@@ -48,7 +55,8 @@ def enumeration(phrases: Sequence[str]) -> str:
 
 def caption(scene: Scene) -> str:
     """The one caption of a scene."""
-    phrases = [full_phrase(thing) for thing in scene.things]
+    sized = len(scene.things) <= SIZED_THINGS
+    phrases = [full_phrase(thing, sized=sized) for thing in scene.things]
     background = f"a {scene.background.name} background"
     match scene.things:
         case (only,) if only.place:
