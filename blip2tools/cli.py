@@ -7,18 +7,21 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip2tools import __version__
 from blip2tools.bench import add_bench_command
 from blip2tools.cli_pictures import INTERRUPTED, NO_MODEL, OK, SOME_FAILED, USAGE, Bar, fail, look, say, tell
+from blip2tools.cli_settings import given_settings, names_a_model, setting_options
 from blip2tools.cli_setup import add_setup_commands
 from blip2tools.commands import AddCommand
 from blip2tools.doctor import LOOKED_AT, add_doctor_command
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
-from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
+from blip2tools.evaluate import add_evaluate_command
+from blip2tools.options import STYLES
+from blip2tools.settings import HTTP_SETTINGS, Settings
 
 if TYPE_CHECKING:
     from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, SurveyResult, Tile
@@ -68,7 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _caption(arguments: argparse.Namespace) -> int:
     async def one(vision: Vision, image: str) -> CaptionResult:
         return await vision.acaption(
-            image, prompt=arguments.prompt, region=arguments.region, num_captions=arguments.num_captions
+            image,
+            prompt=arguments.prompt,
+            style=arguments.style,
+            region=arguments.region,
+            num_captions=arguments.num_captions,
         )
 
     def show(result: CaptionResult) -> str:
@@ -76,7 +83,7 @@ def _caption(arguments: argparse.Namespace) -> int:
         others = [f"or: {other.text}  (confidence {other.confidence:.2f})" for other in result.alternatives]
         return "\n  ".join([f"{result.text}  (confidence {result.confidence:.2f}{match})", *others])
 
-    return look(arguments, one, show, settings=_settings(arguments), download=_names_a_model(arguments))
+    return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
 
 
 def _ask(arguments: argparse.Namespace) -> int:
@@ -87,7 +94,7 @@ def _ask(arguments: argparse.Namespace) -> int:
         choices = [f"{choice.probability:.2f}  {choice.text}" for choice in result.choices or []]
         return "\n  ".join([f"{result.answer}  (confidence {result.confidence:.2f})", *choices])
 
-    return look(arguments, one, show, settings=_settings(arguments), download=_names_a_model(arguments))
+    return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
 
 
 def _match(arguments: argparse.Namespace) -> int:
@@ -99,7 +106,7 @@ def _match(arguments: argparse.Namespace) -> int:
             ["", *(f"{match.probability:.2f}  (cosine {match.cosine:.2f})  {match.text}" for match in result.matches)]
         )
 
-    return look(arguments, one, show, settings=_settings(arguments), download=_names_a_model(arguments))
+    return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
 
 
 def _survey(arguments: argparse.Namespace) -> int:
@@ -109,7 +116,7 @@ def _survey(arguments: argparse.Namespace) -> int:
     def show(result: SurveyResult) -> str:
         return "\n  ".join([f"{result.overall}  (confidence {result.confidence:.2f})", *map(_tile, result.tiles)])
 
-    return look(arguments, one, show, settings=_settings(arguments), download=_names_a_model(arguments))
+    return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
 
 
 def _tile(tile: Tile) -> str:
@@ -133,13 +140,13 @@ def _serve_http(arguments: argparse.Namespace) -> int:
     from blip2tools.http_server import DEFAULT_HOST, DEFAULT_PORT, Listener, serve_http
     from blip2tools.vision import Vision
 
-    settings = Settings.load(**_settings(arguments))
+    settings = Settings.load(**given_settings(arguments))
     with Listener(
         DEFAULT_HOST if arguments.host is None else arguments.host,
         DEFAULT_PORT if arguments.port is None else arguments.port,
         settings,
     ) as listener:
-        vision = Vision.load(preload=False, download=_names_a_model(arguments), **_settings(arguments))
+        vision = Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments))
         vision.preload()  # here nobody waits for a handshake, and a balancer waits for /readyz
         serve_http(vision, listener, page=not arguments.no_ui)
     return OK
@@ -158,7 +165,7 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
         from blip2tools import checkpoints
         from blip2tools.vision import Vision
 
-        vision = Vision.load(preload=False, download=_names_a_model(arguments), **_settings(arguments))
+        vision = Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments))
         # Otherwise the first look at a picture loads the model: torch must not slow down the handshake.
         if arguments.preload or not checkpoints.locate(vision.settings).here:
             vision.preload()
@@ -270,7 +277,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve_command(command)
     _add_model_commands(command)
     add_bench_command(command)
-    _setting_options(add_doctor_command(command, _settings), only=LOOKED_AT)
+    setting_options(add_doctor_command(command, given_settings), only=LOOKED_AT)
+    add_evaluate_command(command)
     add_setup_commands(command, parser)
     return parser
 
@@ -279,19 +287,25 @@ def _add_looking_commands(command: AddCommand) -> None:
     caption = command("caption", _caption, "say what is in pictures", "Say in one sentence what is in each picture.")
     _image_options(caption)
     caption.add_argument("--prompt", help="beginning of the caption, which the model continues")
+    caption.add_argument(
+        "--style",
+        choices=tuple(STYLES),
+        default="plain",
+        help="a prompt with options that belong to it (default plain)",
+    )
     caption.add_argument("--num-captions", type=int, default=1, metavar="N", help="captions for each picture, 1 to 5")
-    _setting_options(caption)
+    setting_options(caption)
 
     ask = command("ask", _ask, "ask a question about pictures", "Ask one question about each picture.")
     _image_options(ask)
     ask.add_argument("-q", "--question", required=True, help="the question, in English")
     ask.add_argument("-c", "--choice", action="append", help="a possible answer to score; give 2 to 20 of them")
-    _setting_options(ask)
+    setting_options(ask)
 
     match = command("match", _match, "score statements against pictures", "Score how well each text fits each picture.")
     _image_options(match)
     match.add_argument("-t", "--text", action="append", required=True, help="a statement; give 1 to 64 of them")
-    _setting_options(match)
+    setting_options(match)
 
     survey = command(
         "survey",
@@ -304,7 +318,7 @@ def _add_looking_commands(command: AddCommand) -> None:
     survey.add_argument(
         "--columns", type=int, default=2, metavar="N", help="tiles from left to right, 1 to 4 (default 2)"
     )
-    _setting_options(survey)
+    setting_options(survey)
 
 
 def _add_serve_command(command: AddCommand) -> None:
@@ -321,7 +335,7 @@ def _add_serve_command(command: AddCommand) -> None:
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1); any other than loopback needs a token")
     serve.add_argument("--port", type=int, metavar="N", help="port to listen on (default 8765); 0 takes a free one")
     serve.add_argument("--no-ui", action="store_true", help="no page at /")
-    _setting_options(serve, http=True)
+    setting_options(serve, http=True)
 
 
 def _add_model_commands(command: AddCommand) -> None:
@@ -369,40 +383,3 @@ def _image_options(parser: argparse.ArgumentParser, *, region: bool = True) -> N
             metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
             help="look only at this part, as fractions from 0 to 1",
         )
-
-
-def _setting_options(
-    parser: argparse.ArgumentParser, *, http: bool = False, only: Collection[str] = tuple(Settings.model_fields)
-) -> None:
-    """One option per setting, from the settings' own names, types and descriptions."""
-    group = parser.add_argument_group("settings")
-    for name, field in Settings.model_fields.items():
-        if name not in only or (name in HTTP_SETTINGS and not http):
-            continue
-        flag = "--" + name.replace("_", "-")
-        text = f"{field.description} [{variable(name)}]".replace("%", "%%")
-        if name == "allowed_dirs":
-            group.add_argument("--allow-dir", dest=name, action="append", metavar="DIR", default=None, help=text)
-        elif field.annotation is bool:
-            group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif name in LISTS:
-            group.add_argument(flag, dest=name, metavar="A,B", default=None, help=text)
-        else:
-            group.add_argument(flag, dest=name, metavar=name.rsplit("_", 1)[-1].upper(), default=None, help=text)
-
-
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given as options; text is parsed and checked by `Settings`."""
-    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in Settings.model_fields}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in LISTS:
-        if name in given:
-            given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
-    if "allowed_dirs" in given:
-        given["allowed_dirs"] = tuple(given["allowed_dirs"])
-    return given
-
-
-def _names_a_model(arguments: argparse.Namespace) -> bool:
-    """Whether a model was named as an option: the user's consent to download it."""
-    return any(getattr(arguments, name, None) not in (None, "auto", "none") for name in ("model", "matcher"))

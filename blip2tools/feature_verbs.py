@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from blip2tools import retrieval
 from blip2tools.errors import InvalidInputError
-from blip2tools.keywords import LookOptions
+from blip2tools.keywords import GenerationKeywords, LookOptions
 from blip2tools.looking import ImageInput, ImageList
+from blip2tools.requests import Utterance
 from blip2tools.retrieval import SHORTLIST, Direction
 from blip2tools.schemas import ImageEmbeddings, ImageFeatures, MultimodalEmbeddings, RetrievalResult, TextEmbeddings
 
@@ -134,6 +135,30 @@ class FeatureVerbs:
             VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
         """
         return self.run(self.aextract_features(image, **options))
+
+    async def autterance(
+        self, image: ImageInput, question: str | None = None, **options: Unpack[GenerationKeywords]
+    ) -> Utterance:
+        """See `utterance`."""
+        return await self._verbs.admitted(self._verbs.utterance, image, {"question": question, **options})
+
+    def utterance(
+        self, image: ImageInput, question: str | None = None, **options: Unpack[GenerationKeywords]
+    ) -> Utterance:
+        """A caption, or the answer to a question, with the numbers behind its confidence.
+
+        For programs that calibrate or combine confidences: `logprob` is the mean log-probability of the `tokens` (the end
+        included), under the model and not under what sampling or penalties make of it.
+
+        Args:
+            image: one image.
+            question: in English; None for a caption.
+            **options: generation options.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.autterance(image, question, **options))
 
     async def aretrieve(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from blip2tools import calibration
 from blip2tools.cache import CacheUse
 from blip2tools.errors import CancelledError, VisionError
 
@@ -153,11 +153,13 @@ class Utterance:
     logprob: float
     finish: str  # "eos", or "length" when it was cut
     unread: bool = False  # the prompt was too long, and its beginning was left out
+    tokens: int = 1  # the end included
+    temperature: float | None = None  # of the checkpoint for this task, where one was fitted
 
     @property
     def confidence(self) -> float:
-        """exp of the mean token log-probability: 0 to 1."""
-        return min(1.0, math.exp(self.logprob))
+        """0 to 1: exp of the mean token log-probability, or calibrated where there is a temperature."""
+        return calibration.confidence(self.logprob, self.tokens, self.temperature)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ async def retrieve(
     turn = CALLER.set(secrets.token_hex(8))  # a long search waits its turns beside single calls
     try:
         cosines = await _cosines(verbs, images, texts)
-        near = _shortlists(cosines if direction == "image_to_text" else cosines.T, k)
+        near = shortlists(cosines if direction == "image_to_text" else cosines.T, k)
         if not rerank:
             by_cosine = cosines if direction == "image_to_text" else cosines.T
             return RetrievalResult(
@@ -110,7 +110,7 @@ async def _scores(
     return {pair: score for judged in await each(judge, wanted.items()) for pair, score in judged.items()}
 
 
-def _shortlists(cosines: Cosines, k: int) -> list[list[int]]:
+def shortlists(cosines: NDArray[np.floating[Any]], k: int) -> list[list[int]]:
     """The k best candidates (columns) of each query (row), best first."""
     import numpy as np
 

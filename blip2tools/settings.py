@@ -151,6 +151,13 @@ class Settings(BaseModel):
         description="captions tried where the matcher doubts the search's own: samples beside it, of which the best match "
         "is told; 1 is off",
     )
+    calibration: str = Field(
+        "auto",
+        min_length=1,
+        max_length=4096,
+        description="temperatures of confidences: `auto` (`blip2tools.json` beside the weights, if it is there), `none`, or a "
+        "file that `blip2tools evaluate` wrote",
+    )
     abstain_below: float = Field(
         0.0, ge=0, le=1, description="a caption or answer with less confidence is marked as not known; 0 is never"
     )

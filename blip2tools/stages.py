@@ -91,12 +91,15 @@ class Stages:
         self._metrics.tokens += sum(text.tokens for texts in spoken for text in texts)
         answers: list[object] = []
         for request, texts, prompt in zip(requests, spoken, prompts, strict=True):
-            said = [self._utterance(text, unread=prompt.truncated) for text in texts]
+            temperatures = self._loaded.temperatures
+            scale = temperatures.caption if isinstance(request, CaptionRequest) else temperatures.answer
+            said = [self._utterance(text, unread=prompt.truncated, temperature=scale) for text in texts]
             answers.append(said if isinstance(request, CaptionRequest) else said[0])
         return answers
 
-    def _utterance(self, spoken: Spoken, *, unread: bool) -> Utterance:
-        return Utterance(self._loaded.words.decode(spoken.ids), spoken.logprob, spoken.finish, unread)
+    def _utterance(self, spoken: Spoken, *, unread: bool, temperature: float | None) -> Utterance:
+        text = self._loaded.words.decode(spoken.ids)
+        return Utterance(text, spoken.logprob, spoken.finish, unread, spoken.tokens, temperature)
 
     def _prompt(self, request: CaptionRequest | AnswerRequest) -> Prompt:
         if isinstance(request, CaptionRequest):

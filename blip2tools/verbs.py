@@ -186,6 +186,18 @@ class Verbs:
         scores = dict(zip(texts, found or [], strict=found is not None))
         return [results.Described(one, scores.get(results.clean(one.text))) for one in spoken]
 
+    async def utterance(self, image: ImageInput, options: dict[str, Any], deadline: float) -> Utterance:
+        question = options.pop("question", None)
+        settings = self._settings(options)
+        seen = await self._look(image, None, deadline)
+        if question is None:
+            told: list[Utterance] = await self._ask_engine(CaptionRequest(seen.sight, _generation(settings)), deadline)
+            return told[0]
+        arguments = parse(AskArguments, {"image": "-", "question": question})
+        asked = Question(arguments.question, (), settings.vqa_template)
+        answer: Utterance = await self._ask_engine(AnswerRequest(seen.sight, asked, _generation(settings)), deadline)
+        return answer
+
     async def ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
         settings = self._settings(options)
         arguments = parse(AskArguments, _plain_options(options))

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGenerati
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.utils import logging as library_logging
 
-from blip2tools import hub
+from blip2tools import calibration, hub
 from blip2tools.checkpoints.memory import free_memory
 from blip2tools.checkpoints.plan import Budget, Loaded, Located, Plan, locate, pull
 from blip2tools.errors import ModelUnavailableError, VisionError
@@ -90,6 +90,7 @@ def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
         device=str(device),
         dtype=str(captioner.dtype).removeprefix("torch."),
         notes=tuple(notes),
+        temperatures=calibration.find(settings.calibration, cast(Path, plan.captioner.folder)),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blip2tools import hub
+from blip2tools.calibration import Temperatures
 from blip2tools.checkpoints.memory import free_memory
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.errors import ModelUnavailableError
@@ -96,6 +97,7 @@ class Loaded:
     device: str
     dtype: str
     notes: tuple[str, ...]  # what every result should say about this model
+    temperatures: Temperatures = field(default_factory=Temperatures)  # of confidences, where they were fitted
     self_test: str | None = None  # its verdict in one line; None where it was not run
 
     @property

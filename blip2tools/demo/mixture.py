@@ -1,0 +1,71 @@
+"""Pictures of the world that are harder than those the demo model learnt from, to count errors on.
+
+In thirds: as drawn; turned as a whole, by more than the model has seen; with noise. A picture is a pure function of
+(seed, number).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from blip2tools.demo.draw import draw
+from blip2tools.demo.questions import Question, sample_questions
+from blip2tools.demo.words import caption
+from blip2tools.demo.world import sample_scene
+
+Trouble = Literal["as drawn", "turned", "noisy"]
+TROUBLES: Final[tuple[Trouble, ...]] = get_args(Trouble)
+
+
+@dataclass(frozen=True, slots=True)
+class Degrees:
+    """How much trouble: bounds of the turn, degrees to either side, and of the noise's standard deviation, levels of 255."""
+
+    turn: tuple[float, float]
+    noise: tuple[float, float]
+
+
+FOR_CAPTIONS: Final = Degrees(turn=(6, 14), noise=(30, 80))
+FOR_ANSWERS: Final = Degrees(turn=(10, 25), noise=(60, 130))  # short answers survive more
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture, what is true of it, and what was done to it."""
+
+    image: Image.Image
+    caption: str
+    question: Question
+    trouble: Trouble
+
+
+def mixture(seed: int, number: int, degrees: Degrees) -> Iterator[Sample]:
+    """Pictures of a seed, each with one question. More pictures only add to the end."""
+    for place in range(number):
+        chance = random.Random(f"mixture/{seed}/{place}")
+        scene = sample_scene(chance)
+        trouble = TROUBLES[place % len(TROUBLES)]
+        questions: list[Question] = []
+        while not questions:
+            questions = sample_questions(scene, 1, chance)
+        image = _troubled(draw(scene), trouble, degrees, chance)
+        yield Sample(image, caption(scene), questions[0], trouble)
+
+
+def _troubled(image: Image.Image, trouble: Trouble, degrees: Degrees, chance: random.Random) -> Image.Image:
+    if trouble == "turned":
+        angle = chance.uniform(*degrees.turn) * chance.choice((-1, 1))
+        corner = image.getpixel((2, 2))
+        return image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=corner)
+    if trouble == "noisy":
+        generator = np.random.default_rng(chance.getrandbits(32))
+        levels = np.asarray(image, dtype=np.float64)
+        levels = levels + generator.normal(0, chance.uniform(*degrees.noise), levels.shape)
+        return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    return image
