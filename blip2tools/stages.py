@@ -77,7 +77,9 @@ class Stages:
 
     def _speak(self, batch: Sequence[Work]) -> list[object]:
         requests = [cast("CaptionRequest | AnswerRequest", work.request) for work in batch]
-        tokens = torch.cat(self._tokens([request.sight for request in requests]))
+        sights = {request.sight.key: request.sight for request in requests}
+        tokens = torch.cat(self._tokens(list(sights.values())))
+        place = {key: number for number, key in enumerate(sights)}
         prompts = [self._prompt(request) for request in requests]
         options = self._options(requests[0])
         with self._metrics.timed("speak"):
@@ -86,6 +88,7 @@ class Stages:
                 [prompt.ids for prompt in prompts],
                 options,
                 max_new_tokens=[_longest(request) for request in requests],
+                pictures=[place[request.sight.key] for request in requests],
                 stop=lambda row: batch[row].stopped(),
             )
         self._metrics.tokens += sum(text.tokens for texts in spoken for text in texts)

@@ -231,7 +231,7 @@ def test_a_running_row_ends_at_the_next_token(engine, loaded, sight):
             assert submitted.wait(5)
             job.cancel()
 
-    hook = loaded.captioner._language_model.register_forward_pre_hook(step)
+    hook = loaded.captioner._language_model.lm_head.register_forward_pre_hook(step)
     job = engine.submit(caption(sight, num_beams=1, min_new_tokens=90, max_new_tokens=90), deadline=None)
     submitted.set()
     with pytest.raises(CancelledError):
@@ -251,7 +251,7 @@ def test_the_deadline_stops_a_running_row(engine, loaded, sight):
         steps.append(1)
         time.sleep(0.02)
 
-    hook = loaded.captioner._language_model.register_forward_pre_hook(slow_step)
+    hook = loaded.captioner._language_model.lm_head.register_forward_pre_hook(slow_step)
     job = engine.submit(caption(sight, num_beams=1, min_new_tokens=90, max_new_tokens=90), deadline=later(0.3))
     with pytest.raises(DeadlineError):
         answer(job)

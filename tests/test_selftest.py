@@ -111,24 +111,21 @@ class TestDamage:
         assert found["prompt"].status == "failed"
         assert "BOS 2 times" in found["prompt"].sentence
 
-    def test_padding_in_the_middle(self, loaded, monkeypatch):
-        right = type(loaded.captioner)._pack
+    def change(self, loaded, monkeypatch, changed):
+        right = type(loaded.captioner._words).begin
 
-        def middle(captioner, tokens, prompts):
-            embeds, mask = right(captioner, tokens, prompts)
-            return embeds.roll(-1, 1), mask.roll(-1, 1)
+        def wrong(words, *arguments):
+            rows, logits = right(words, *arguments)
+            return changed(rows), logits
 
-        monkeypatch.setattr(type(loaded.captioner), "_pack", middle)
+        monkeypatch.setattr(type(loaded.captioner._words), "begin", wrong)
+
+    def test_padding_that_is_read(self, loaded, monkeypatch):
+        self.change(loaded, monkeypatch, lambda rows: replace(rows, mask=torch.zeros_like(rows.mask)))
         assert "padding" in outcome(loaded)["prompt"].sentence
 
     def test_a_batch_that_differs(self, loaded, monkeypatch):
-        right = type(loaded.captioner)._pack
-
-        def shifted(captioner, tokens, prompts):
-            embeds, mask = right(captioner, tokens, prompts)
-            return (embeds, mask.clone().fill_(1)) if len(prompts) > 1 else (embeds, mask)
-
-        monkeypatch.setattr(type(loaded.captioner), "_pack", shifted)
+        self.change(loaded, monkeypatch, lambda rows: replace(rows, prompt=rows.prompt.roll(1, 2)))
         assert outcome(loaded)["batch"].status == "failed"
 
     def test_a_model_that_says_nothing(self, loaded, monkeypatch):

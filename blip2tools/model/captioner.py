@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2ForConditionalGeneration, GenerationConfig
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import Blip2ForConditionalGeneration
 
-from blip2tools.model.decoding import NucleusSampler, RowEnds, TokenChooser, collect
+from blip2tools.model.decoding import Beams, Chooser, Row, Samples, decode
+from blip2tools.model.language import T5, LanguageModel, Opt, Rows
 from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
 from blip2tools.options import GenerationOptions, Spoken
 
@@ -26,7 +26,7 @@ class Captioner:
 
     Args:
         model: a loaded checkpoint with an OPT or T5 language model. Its Q-Former and query tokens are put back to
-            float32 (in half precision the Q-Former overflows, LAVIS #267), its generation defaults are replaced.
+            float32 (in half precision the Q-Former overflows, LAVIS #267).
         trunk: a trunk to use in place of the model's own, for instance one shared with a matcher.
 
     Raises:
@@ -57,17 +57,11 @@ class Captioner:
         self.vocabulary = int(inner.get_input_embeddings().num_embeddings)
         # Rows that OPT can place: image, prompt and all new tokens but the last. T5's positions are relative.
         self.positions: int | None = int(text.max_position_embeddings) if family == "opt" else None
-        # T5 decodes from a start token, the padding, which `generate` returns; OPT given embeddings returns only new ones.
+        # T5 decodes from a start token, the padding.
         start = getattr(text, "decoder_start_token_id", None)
         self._decoder_start = [] if family == "opt" else [self.pad if start is None else int(start)]
-        self._start = len(self._decoder_start)
-        # Nothing a checkpoint's generation_config.json says may change an answer: every call passes what it needs.
-        self._language_model.generation_config = cast(Any, GenerationConfig)(
-            bos_token_id=text.bos_token_id,
-            eos_token_id=self.eos,
-            pad_token_id=self.pad,
-            decoder_start_token_id=self._decoder_start[0] if self._decoder_start else None,
-        )
+        inner = self._language_model
+        self._words: LanguageModel = Opt(inner) if family == "opt" else T5(inner, self._decoder_start[0])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -127,6 +121,7 @@ class Captioner:
         options: GenerationOptions,
         *,
         max_new_tokens: Sequence[int],
+        pictures: Sequence[int] | None = None,
         stop: Callable[[int], bool] | None = None,
     ) -> list[list[Spoken]]:
         """Texts for B rows, decoded together: `options.num_return_sequences` per row, best first.
@@ -134,52 +129,34 @@ class Captioner:
         In float32 a greedy or beam row gets the same tokens alone and in any batch.
 
         Args:
-            image_tokens: (B, Q, D) from `query`.
+            image_tokens: (U, Q, D) from `query`.
             prompts: B rows of ids in the family's form (see `blip2tools.text`): OPT begins with BOS, T5 ends with EOS.
             options: decoding options of the whole batch.
             max_new_tokens: the longest text of each row; cut further where OPT's positions end.
+            pictures: which of the U pictures each row is about; without it, row i is about picture i. OPT reads a picture
+                once for all its rows.
             stop: asked as `stop(row)` after each token of each running row; a row for which it is true ends there with
                 what it has. A batch without running rows ends at once.
 
         Raises:
             ValueError: shapes or ids that do not fit; nothing has run.
         """
-        if not len(prompts) == len(max_new_tokens) == image_tokens.shape[0]:
-            raise ValueError("image tokens, prompts and max_new_tokens differ in number")
+        owners = list(range(len(prompts))) if pictures is None else list(pictures)
+        if not len(prompts) == len(max_new_tokens) == len(owners) or set(owners) != set(range(len(image_tokens))):
+            raise ValueError("pictures, prompts and max_new_tokens differ in number")
         caps = [self._cap(prompt, tokens) for prompt, tokens in zip(prompts, max_new_tokens, strict=True)]
-        embeds, mask = self._pack(image_tokens, prompts)
-        beams = 1 if options.do_sample else options.num_beams
-        sampler = NucleusSampler.for_rows(options, len(prompts)) if options.do_sample else None
-        if options.do_sample:
-            embeds = embeds.repeat_interleave(options.num_return_sequences, 0)
-            mask = mask.repeat_interleave(options.num_return_sequences, 0)
-        chooser = TokenChooser(
-            options,
-            start=self._start,
-            eos=self.eos,
-            device=self.device,
-            candidates=2 * beams if beams > 1 else 1,
-            normalized=beams > 1,
-            sampler=sampler,
-        )
-        ends = RowEnds(caps, start=self._start, stop=stop)
-        search = {"length_penalty": options.length_penalty, "early_stopping": False} if beams > 1 else {}
-        output = self._language_model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            do_sample=False,
-            num_beams=beams,
-            num_return_sequences=options.num_return_sequences if beams > 1 else 1,
-            max_new_tokens=max(caps),
-            eos_token_id=self.eos,
-            pad_token_id=self.pad,
-            logits_processor=[chooser],
-            stopping_criteria=[ends],
-            return_dict_in_generate=True,
-            **search,
-        )
-        beam_indices = output.beam_indices.tolist() if beams > 1 else None
-        return collect(output.sequences[:, self._start :].tolist(), beam_indices, chooser, ends, self.eos)
+        rows, logits = self._read(image_tokens, owners, prompts, max(caps))
+        requests = [
+            self._request(cap, options, (lambda: False) if stop is None else partial(stop, row))
+            for row, cap in enumerate(caps)
+        ]
+        chooser = Chooser(options, self._decoder_start, self.eos, len(requests))
+        return decode(self._words, rows, logits, chooser, requests)
+
+    def _request(self, cap: int, options: GenerationOptions, stop: Callable[[], bool]) -> Row:
+        if options.num_beams > 1 and not options.do_sample:
+            return Beams(cap, options, self.eos, stop)
+        return Samples(cap, options.num_return_sequences, self.eos, stop)
 
     @torch.inference_mode()
     def rank(
@@ -205,78 +182,33 @@ class Captioner:
         longest = max(map(len, candidates))
         if self.positions is not None and self.num_queries + len(prompt) + longest > self.positions:
             raise ValueError("prompt and candidate do not fit in the model's positions")
-        embeds, mask = self._pack(image_tokens, [prompt])
-        chunks = [candidates[first : first + RANK_CHUNK] for first in range(0, len(candidates), RANK_CHUNK)]
-        scorer = self._rank_opt if self.family == "opt" else self._rank_t5
-        return [score for logits, chunk in scorer(embeds, mask, chunks) for score in self._likelihood(logits, chunk)]
+        before, first = self._read(image_tokens, [0], [prompt], longest + 1)
+        scores: list[tuple[float, int]] = []
+        for start in range(0, len(candidates), RANK_CHUNK):
+            chunk = candidates[start : start + RANK_CHUNK]
+            ids, _ = right_padded(chunk, self.pad, self.device)
+            _, following = self._words.extend(before.widened(len(chunk)), ids)
+            logits = torch.cat([first.expand(len(chunk), 1, -1), following], 1)
+            targets, filled = right_padded([[*candidate, self.eos] for candidate in chunk], self.pad, self.device)
+            chosen = logits.float().log_softmax(-1).gather(2, targets[..., None]).squeeze(2)
+            sums = (chosen * filled).sum(1).tolist()
+            scores += zip(sums, (len(candidate) + 1 for candidate in chunk), strict=True)
+        return scores
 
-    def _rank_opt(
-        self, embeds: Tensor, mask: Tensor, chunks: Sequence[Sequence[Sequence[int]]]
-    ) -> Iterator[tuple[Tensor, Sequence[Sequence[int]]]]:
-        prefix = self._language_model(inputs_embeds=embeds, attention_mask=mask, use_cache=True, logits_to_keep=1)
-        for number, chunk in enumerate(chunks, start=1):
-            # Widening a cache changes it, so all chunks but the last work on a copy.
-            cache = prefix.past_key_values if number == len(chunks) else copy.deepcopy(prefix.past_key_values)
-            cache.batch_repeat_interleave(len(chunk))
-            ids, filled = self._right_padded(chunk)
-            following = self._language_model(
-                input_ids=ids,
-                attention_mask=torch.cat([mask.expand(len(chunk), -1), filled], 1),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            yield torch.cat([prefix.logits.expand(len(chunk), -1, -1), following.logits], 1), chunk
+    @torch.inference_mode()
+    def places(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """How many places of each row, of a batch about as many pictures, the language model looks at when it answers."""
+        rows, _ = self._read(image_tokens, range(len(prompts)), prompts, 1)
+        return cast(list[int], (rows.mask == 0).flatten(1).sum(1).tolist())
 
-    def _rank_t5(
-        self, embeds: Tensor, mask: Tensor, chunks: Sequence[Sequence[Sequence[int]]]
-    ) -> Iterator[tuple[Tensor, Sequence[Sequence[int]]]]:
-        encoded = self._language_model.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        for chunk in chunks:
-            ids, _ = self._right_padded([[*self._decoder_start, *candidate] for candidate in chunk])
-            output = self._language_model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=encoded.expand(len(chunk), -1, -1)),
-                attention_mask=mask.expand(len(chunk), -1),
-                decoder_input_ids=ids,
-                use_cache=False,
-            )
-            yield output.logits, chunk
-
-    def _likelihood(self, logits: Tensor, candidates: Sequence[Sequence[int]]) -> Iterator[tuple[float, int]]:
-        """Scores from logits (C, at least longest + 1, V) whose first position predicts the first token."""
-        targets, filled = self._right_padded([[*candidate, self.eos] for candidate in candidates])
-        chosen = logits[:, : targets.shape[1]].float().log_softmax(-1).gather(2, targets[..., None]).squeeze(2)
-        sums = (chosen * filled).sum(1).tolist()
-        return zip(sums, (len(candidate) + 1 for candidate in candidates), strict=True)
-
-    def _right_padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        return right_padded(rows, self.pad, self.device)
-
-    def packed(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """What the language model is given for B rows: embeddings (B, W, D) and mask (B, W)."""
-        return self._pack(image_tokens, prompts)
-
-    def _pack(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, W, D) and mask (B, W) of image + prompt; whole rows are padded, OPT left, T5 right.
-
-        Padding between image and text, as the stock processor does, or on the other side moves the positions that the
-        model was trained on (transformers #22014, #27251).
-        """
+    def _read(
+        self, image_tokens: Tensor, pictures: Sequence[int], prompts: Sequence[Sequence[int]], room: int
+    ) -> tuple[Rows, Tensor]:
         if image_tokens.ndim != 3 or image_tokens.shape[1] != self.num_queries:
-            raise ValueError(f"image tokens must be (B, {self.num_queries}, D)")
+            raise ValueError(f"image tokens must be (U, {self.num_queries}, D)")
         for prompt in prompts:
             self._check_prompt(prompt)
-        embed = self._language_model.get_input_embeddings()
-        features = image_tokens.to(self.device, embed.weight.dtype)
-        width = self.num_queries + max(map(len, prompts))
-        embeds = features.new_zeros(len(prompts), width, features.shape[-1])
-        mask = torch.zeros(len(prompts), width, dtype=torch.long, device=self.device)
-        for row, prompt in enumerate(prompts):
-            length = self.num_queries + len(prompt)
-            place = slice(width - length, width) if self.family == "opt" else slice(0, length)
-            words = embed(torch.tensor(prompt, dtype=torch.long, device=self.device))
-            embeds[row, place] = torch.cat([features[row], words])
-            mask[row, place] = 1
-        return embeds, mask
+        return self._words.begin(image_tokens.to(self.device, self.dtype), pictures, prompts, room)
 
     def _cap(self, prompt: Sequence[int], max_new_tokens: int) -> int:
         room = max_new_tokens

@@ -1,203 +1,266 @@
-"""What `generate` is handed for a call: token choice with a record of log-probabilities, and per-row ends.
+"""From logits to texts: greedy choice, sampling and beam search, row by row.
 
-Everything here is built anew for each call and thrown away after it.
+The search follows that of transformers 5 (`generation/utils.py`, `_beam_search`, with `early_stopping=False`), so that every
+row gets the tokens that the library would give it alone. What it does not share is the batch: a row that has ended is taken
+out, and one whose caller has gone ends at its next token.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import (
-    LogitsProcessor,
-    MinNewTokensLengthLogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-)
-from transformers.generation.stopping_criteria import StoppingCriteria
+from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
+from blip2tools.model.language import LanguageModel, Rows
 from blip2tools.options import Finish, GenerationOptions, Spoken
 
+CROWDED = (
+    0.75  # rows are taken out when no more than this share of them goes on: copying the others costs about one step
+)
 
-class NucleusSampler:
-    """Draws one token per row from the smallest set of tokens whose mass reaches `top_p`.
-
-    Each row has its own stream of random numbers, one number per step, so that a row's tokens depend neither on the
-    global generator nor on its neighbours in the batch, and are the same on every device.
-    """
-
-    def __init__(self, temperature: float, top_p: float, streams: Sequence[random.Random]) -> None:
-        self._temperature = temperature
-        self._top_p = top_p
-        self._streams = streams
-
-    @classmethod
-    def for_rows(cls, options: GenerationOptions, rows: int) -> NucleusSampler:
-        """A sampler for `rows` requests of `options.num_return_sequences` adjacent decoder rows each.
-
-        Requests of one batch share the seed but not the streams: alone or together, a request draws the same numbers.
-        """
-        entropy = random.SystemRandom()
-        streams = []
-        for _ in range(rows):
-            seed = entropy.getrandbits(63) if options.seed is None else options.seed
-            streams += [random.Random(f"{seed}:{number}") for number in range(options.num_return_sequences)]
-        return cls(options.temperature, options.top_p, streams)
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Token ids (rows,) drawn from scores (rows, vocabulary)."""
-        ordered, order = (scores / self._temperature).sort(dim=-1, descending=True)
-        share = ordered.softmax(-1)
-        mass = share.cumsum(-1)
-        kept = ((mass - share < self._top_p) & (share > 0)).sum(-1, keepdim=True).clamp(min=1)
-        # Below 1 by more than one float32 rounding, or the product below could reach the whole mass.
-        uniform = [min(stream.random(), 1 - 2**-22) for stream in self._streams]
-        target = mass.gather(1, kept - 1) * torch.tensor(uniform, dtype=mass.dtype, device=mass.device)[:, None]
-        position = (mass <= target).sum(-1, keepdim=True).minimum(kept - 1)
-        return order.gather(1, position).squeeze(1)
+Candidate: TypeAlias = tuple[float, int, int, float]  # score so far, sequence, next token, that token's log-probability
 
 
-class TokenChooser(LogitsProcessor):
-    """Applies every option that changes scores, and keeps the log-probabilities that confidence needs.
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What one sequence has said so far."""
 
-    `generate` would apply penalties of its own before any processor of ours and so hide the raw distribution; it would
-    also warn on every call that prompts given as embeddings are not penalised, and, with left padding, skip as many
-    *generated* tokens as a row has padding, which makes a penalised row depend on its neighbours. Hence they are
-    applied here instead.
+    ids: tuple[int, ...] = ()
+    logprob: float = 0.0  # summed, of the model itself
+    score: float = 0.0  # summed, as the options that change scores have it
+    finish: Finish | None = None
 
-    Of each step only the tokens that can still be chosen are kept, `candidates` per row: a few numbers rather than the
-    vocabulary.
+    def then(self, token: int, logprob: float, score: float, finish: Finish | None = None) -> Text:
+        return Text((*self.ids, token), self.logprob + logprob, score, finish)
+
+    def spoken(self, eos: int, finish: Finish) -> Spoken:
+        ids = self.ids[:-1] if self.ids[-1] == eos else self.ids
+        return Spoken(ids=ids, logprob=self.logprob / len(self.ids), tokens=len(self.ids), finish=finish)
+
+
+class Row(Protocol):
+    """One request in a batch."""
+
+    done: bool
+    texts: list[Text]  # what its sequences go on from
+    parents: list[int]  # which of its sequences each of them was before the last token
+
+    def choose(self, candidates: Sequence[Candidate]) -> None:
+        """Take the next tokens, best candidates first."""
+
+    def spoken(self) -> list[Spoken]:
+        """Its texts, best first, once it is done."""
+
+
+class Samples:
+    """Sequences that go on side by side: one greedy text, or samples that each have their own random numbers.
 
     Args:
-        options: decoding options.
-        start: length of the ids before the first generated token (0 for a decoder-only model, 1 for an
-            encoder-decoder).
+        cap: the most tokens.
+        count: sequences.
         eos: end-of-sequence id.
-        candidates: tokens kept per row: 1 when the best one is taken, 2 x num_beams for a beam search.
-        normalized: scores arrive as log-probabilities, as they do in a beam search.
-        sampler: draws the tokens; the best one is taken without it.
+        stop: asked after each token whether the row shall end with what it has.
     """
 
-    def __init__(
-        self,
-        options: GenerationOptions,
-        *,
-        start: int,
-        eos: int,
-        device: torch.device,
-        candidates: int = 1,
-        normalized: bool = False,
-        sampler: NucleusSampler | None = None,
-    ) -> None:
-        self._processors: list[Any] = []
+    def __init__(self, cap: int, count: int, eos: int, stop: Callable[[], bool]) -> None:
+        self._cap, self._eos, self._stop = cap, eos, stop
+        self.texts = [Text()] * count
+        self.parents = list(range(count))
+        self.done = False
+
+    def choose(self, candidates: Sequence[Candidate]) -> None:
+        for _, place, token, logprob in candidates:
+            text = self.texts[place]
+            if text.finish is None:
+                finish: Finish | None = (
+                    "eos" if token == self._eos else "length" if len(text.ids) + 1 == self._cap else None
+                )
+                self.texts[place] = text.then(token, logprob, 0.0, finish)
+        self.done = all(text.finish for text in self.texts) or self._stop()
+
+    def spoken(self) -> list[Spoken]:
+        return [text.spoken(self._eos, text.finish or "stopped") for text in self.texts]
+
+
+class Beams:
+    """A beam search.
+
+    Args:
+        cap: the most tokens.
+        options: beams, length penalty, and how many of the texts to return.
+        eos: end-of-sequence id.
+        stop: asked after each token whether the row shall end with what it has.
+    """
+
+    def __init__(self, cap: int, options: GenerationOptions, eos: int, stop: Callable[[], bool]) -> None:
+        self._cap, self._options, self._eos, self._stop = cap, options, eos, stop
+        self._ended: list[tuple[float, Text]] = []
+        self._stopped = False
+        self.texts = [Text()]
+        self.parents = [0]
+        self.done = False
+
+    def choose(self, candidates: Sequence[Candidate]) -> None:
+        beams, length = self._options.num_beams, len(self.texts[0].ids) + 1
+        self._stopped = length < self._cap and self._stop()
+        over = length == self._cap or self._stopped
+        penalty = length**self._options.length_penalty
+        running: list[tuple[int, Text]] = []
+        for place, (score, parent, token, logprob) in enumerate(candidates):
+            text = self.texts[parent].then(token, logprob, score)
+            if not over and token != self._eos:
+                running.append((parent, text))
+            elif place < beams:  # the further candidates are there to go on with, when the best ones end
+                self._ended.append((score / penalty, text))
+        self._ended = sorted(self._ended, key=lambda ended: -ended[0])[:beams]
+        full = len(self._ended) == beams
+        self.done = over or (full and running[0][1].score / penalty <= self._ended[-1][0])
+        if not self.done:
+            self.parents = [parent for parent, _ in running[:beams]]
+            self.texts = [text for _, text in running[:beams]]
+
+    def spoken(self) -> list[Spoken]:
+        texts = [text for _, text in self._ended[: self._options.num_return_sequences]]
+        # A search that was cut short may hold a text with an end, but not the one that it would have found.
+        return [text.spoken(self._eos, "stopped" if self._stopped else self._finish(text)) for text in texts]
+
+    def _finish(self, text: Text) -> Finish:
+        return "eos" if text.ids[-1] == self._eos else "length"
+
+
+class Chooser:
+    """The next tokens' candidates for every row, from logits.
+
+    Options that change scores are applied here and not by `generate`, which would skip as many *generated* tokens as a row
+    has padding on its left, so that a penalised row would depend on its neighbours.
+
+    Args:
+        options: of the whole batch.
+        start: ids before the first new token, which count as said (T5's start token).
+        eos: end-of-sequence id.
+        rows: requests in the batch.
+    """
+
+    def __init__(self, options: GenerationOptions, start: Sequence[int], eos: int, rows: int) -> None:
+        self._options, self._start, self._eos = options, tuple(start), eos
+        self._penalties: list[Any] = []
         if options.repetition_penalty != 1:
-            self._processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+            self._penalties.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
         if options.no_repeat_ngram_size:
-            self._processors.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram_size))
-        if options.min_new_tokens:
-            minimum = MinNewTokensLengthLogitsProcessor(start, options.min_new_tokens, [eos], device=str(device))
-            self._processors.append(minimum)
-        self._candidates = candidates
-        self._normalized = normalized
-        self._sampler = sampler
-        self._tokens: list[Tensor] = []
-        self._logprobs: list[Tensor] = []
+            self._penalties.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram_size))
+        self._streams = _streams(options, rows) if options.do_sample else []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (rows, vocabulary) as the search shall see them; `scores` itself is left as it is."""
-        processed = scores
-        for processor in self._processors:
-            processed = processor(input_ids, processed)
-        if self._sampler is None:
-            tokens = processed.topk(min(self._candidates, processed.shape[-1]), dim=-1).indices
+    def __call__(self, logits: Tensor, rows: Sequence[int], texts: Sequence[Sequence[Text]]) -> list[list[Candidate]]:
+        """Candidates of the rows of these numbers from logits (all their sequences, V), best first."""
+        logits = logits.float()
+        said = [text.ids for row in texts for text in row]
+        if self._options.do_sample:
+            shares = [stream.random() for row in rows for stream in self._streams[row]]
+            tokens = nucleus(self._scored(logits, said), self._options.temperature, self._options.top_p, shares)
+        elif self._options.num_beams > 1:
+            return self._best(logits.log_softmax(-1), said, texts)
         else:
-            tokens = self._sampler(processed)[:, None]
-            processed = torch.full_like(processed, float("-inf")).scatter(1, tokens, 0.0)
-        logprobs = scores.gather(1, tokens)
-        if not self._normalized:
-            logprobs = logprobs - scores.logsumexp(-1, keepdim=True)
-        self._tokens.append(tokens)
-        self._logprobs.append(logprobs)
-        return processed
+            tokens = self._scored(logits, said).argmax(-1)
+        chosen = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
+        found = iter(zip(tokens.tolist(), chosen.tolist(), strict=True))
+        return [[(0.0, place, *next(found)) for place in range(len(row))] for row in texts]
 
-    def record(self) -> tuple[list[list[list[int]]], list[list[list[float]]]]:
-        """Kept token ids and their log-probabilities: step x row x candidate."""
-        return torch.stack(self._tokens).tolist(), torch.stack(self._logprobs).tolist()
+    def _best(
+        self, logprobs: Tensor, said: Sequence[tuple[int, ...]], texts: Sequence[Sequence[Text]]
+    ) -> list[list[Candidate]]:
+        """Twice as many as there are beams: as many can end, and the search must be able to go on."""
+        vocabulary, count = logprobs.shape[-1], 2 * self._options.num_beams
+        before = torch.tensor([[text.score for text in row] for row in texts], device=logprobs.device)
+        scores = self._scored(logprobs, said).view(*before.shape, vocabulary) + before[..., None]
+        best, places = scores.flatten(1).topk(count)
+        chosen = logprobs.view(len(texts), -1).gather(1, places)
+        rows = zip(best.tolist(), places.tolist(), chosen.tolist(), strict=True)
+        return [
+            [(score, *divmod(place, vocabulary), logprob) for score, place, logprob in zip(*row, strict=True)]
+            for row in rows
+        ]
 
-
-class RowEnds(StoppingCriteria):
-    """Ends each row at its own number of new tokens, or when its caller has gone.
-
-    `stop(row)` is asked after every token of every row that still runs. A row may own several adjacent sequences
-    (beams, samples); they end together.
-    """
-
-    def __init__(self, caps: Sequence[int], *, start: int, stop: Callable[[int], bool] | None) -> None:
-        self.caps = tuple(caps)
-        self.stopped_at: list[int | None] = [None] * len(self.caps)
-        self._start = start
-        self._stop = stop
-
-    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
-        """Whether each of the sequences (rows x sequences per row) ends here."""
-        length = input_ids.shape[1] - self._start
-        for row, cap in enumerate(self.caps):
-            if self._stop is not None and length < cap and self.stopped_at[row] is None and self._stop(row):
-                self.stopped_at[row] = length
-        ends = [length >= cap or stopped is not None for cap, stopped in zip(self.caps, self.stopped_at, strict=True)]
-        return torch.tensor(ends, device=input_ids.device).repeat_interleave(input_ids.shape[0] // len(ends))
+    def _scored(self, scores: Tensor, said: Sequence[tuple[int, ...]]) -> Tensor:
+        length = max(map(len, said))
+        if self._penalties:
+            # A text that has ended is filled up with its last token; nobody looks at its scores.
+            filled = [[*self._start, *ids, *(ids[-1:] * (length - len(ids)))] for ids in said]
+            ids = torch.tensor(filled, dtype=torch.long, device=scores.device)
+            for penalty in self._penalties:
+                scores = penalty(ids, scores)
+        if length < self._options.min_new_tokens:
+            scores = scores.index_fill(1, torch.tensor([self._eos], device=scores.device), float("-inf"))
+        return scores
 
 
-def collect(
-    sequences: Sequence[Sequence[int]],
-    beam_indices: Sequence[Sequence[int]] | None,
-    chooser: TokenChooser,
-    ends: RowEnds,
-    eos: int,
+def decode(
+    model: LanguageModel,
+    rows: Rows,
+    logits: Tensor,
+    chooser: Chooser,
+    requests: Sequence[Row],
 ) -> list[list[Spoken]]:
-    """The generated texts of each row, best first.
+    """Let every request choose token after token until all are done.
 
     Args:
-        sequences: new tokens of each sequence, padded; the sequences of a row are adjacent.
-        beam_indices: for each token of each sequence the decoder row that it was chosen in, -1 behind the end; None
-            without beams.
-        chooser: what was recorded while decoding.
-        ends: where rows were told to end.
-        eos: end-of-sequence id.
+        model: adds the tokens.
+        rows: the prompts, as `model.begin` left them, one row for each request.
+        logits: of the first new tokens, likewise.
+        chooser: what can be said next.
+        requests: what to do with it.
     """
-    tokens, logprobs = chooser.record()
-    per_row = len(sequences) // len(ends.caps)
-    texts: list[list[Spoken]] = [[] for _ in ends.caps]
-    for number, sequence in enumerate(sequences):
-        row = number // per_row
-        if beam_indices is None:
-            length = _greedy_length(sequence, ends.caps[row], ends.stopped_at[row], eos)
-            sources: Sequence[int] = [number] * length
+    live = list(range(len(requests)))
+    logits = logits.repeat_interleave(len(requests[0].texts), 0)
+    while True:
+        candidates = chooser(logits, live, [requests[row].texts for row in live])
+        for row, found in zip(live, candidates, strict=True):
+            if not requests[row].done:
+                requests[row].choose(found)
+        going = [place for place, row in enumerate(live) if not requests[row].done]
+        if not going:
+            return [request.spoken() for request in requests]
+        if len(going) <= CROWDED * len(live):
+            rows, live = rows.kept(going), [live[place] for place in going]
+        batch = [requests[row] for row in live]
+        width = len(batch[0].texts)
+        if rows.sequences != width:
+            rows = rows.widened(width)
         else:
-            sources = [source for source in beam_indices[number] if source >= 0]
-            length = len(sources)
-        total = 0.0
-        for step, (token, source) in enumerate(zip(sequence[:length], sources, strict=True)):
-            kept = tokens[step][source]
-            # A token that is not among those kept ties with the last one that is: half precision has many equal logits.
-            total += logprobs[step][source][kept.index(token) if token in kept else -1]
-        texts[row].append(_spoken(sequence[:length], total, ends.stopped_at[row], eos, beams=beam_indices is not None))
-    return texts
+            rows.reorder([place * width + parent for place, row in enumerate(batch) for parent in row.parents])
+        ids = torch.tensor([[text.ids[-1]] for row in batch for text in row.texts], device=logits.device)
+        rows, logits = model.extend(rows, ids)
+        logits = logits[:, -1]
 
 
-def _greedy_length(sequence: Sequence[int], cap: int, stopped_at: int | None, eos: int) -> int:
-    length = min(cap, len(sequence), len(sequence) if stopped_at is None else stopped_at)
-    return next((place + 1 for place, token in enumerate(sequence[:length]) if token == eos), length)
+def nucleus(scores: Tensor, temperature: float, top_p: float, shares: Sequence[float]) -> Tensor:
+    """One token id per row, (R,), drawn from the smallest set of tokens whose mass reaches `top_p`.
+
+    Args:
+        scores: (R, V).
+        shares: a uniform random number for each row, so that what it draws depends neither on the global generator nor on
+            its neighbours, and is the same on every device.
+    """
+    ordered, order = (scores / temperature).sort(dim=-1, descending=True)
+    share = ordered.softmax(-1)
+    mass = share.cumsum(-1)
+    kept = ((mass - share < top_p) & (share > 0)).sum(-1, keepdim=True).clamp(min=1)
+    # Below 1 by more than one float32 rounding, or the product below could reach the whole mass.
+    uniform = torch.tensor([min(share, 1 - 2**-22) for share in shares], dtype=mass.dtype, device=mass.device)
+    target = mass.gather(1, kept - 1) * uniform[:, None]
+    position = (mass <= target).sum(-1, keepdim=True).minimum(kept - 1)
+    return order.gather(1, position).squeeze(1)
 
 
-def _spoken(generated: Sequence[int], total: float, stopped_at: int | None, eos: int, *, beams: bool) -> Spoken:
-    closed = generated[-1] == eos
-    finish: Finish = "eos" if closed else "length" if stopped_at is None else "stopped"
-    if beams and stopped_at is not None:
-        # A search that was cut short may hold a closed text, but not the one that it would have found.
-        finish = "stopped"
-    ids = tuple(generated[:-1] if closed else generated)
-    return Spoken(ids=ids, logprob=total / len(generated), tokens=len(generated), finish=finish)
+def _streams(options: GenerationOptions, rows: int) -> list[list[random.Random]]:
+    """Random numbers for each sequence of each row: alone or together, a request with a seed draws the same ones."""
+    entropy = random.SystemRandom()
+    streams = []
+    for _ in range(rows):
+        seed = entropy.getrandbits(63) if options.seed is None else options.seed
+        streams.append([random.Random(f"{seed}:{number}") for number in range(options.num_return_sequences)])
+    return streams

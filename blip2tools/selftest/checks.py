@@ -151,7 +151,7 @@ def tokenizer(trial: Trial) -> str:
 
 
 def prompt(trial: Trial) -> str:
-    """Image slots, then the text with its one special token, and padding outside both (transformers #22014, #34223)."""
+    """Image slots, then the text with its one special token, and no padding read (transformers #22014, #34223)."""
     captioner = trial.captioner
     special, place, name = (captioner.eos, -1, "EOS") if captioner.bos is None else (captioner.bos, 0, "BOS")
     for ids in trial.prompts:
@@ -161,14 +161,12 @@ def prompt(trial: Trial) -> str:
     if trial.published and slots != PUBLISHED_QUERIES:
         raise Doubt(f"there are {slots} image slots, and not {PUBLISHED_QUERIES}", trial.files)
     tokens = torch.cat([trial.tokens, trial.tokens[:1]])
-    embeds, mask = captioner.packed(tokens, trial.prompts)
-    for row, ids in enumerate(trial.prompts):
-        length = slots + len(ids)
-        span = slice(embeds.shape[1] - length, None) if captioner.family == "opt" else slice(0, length)
-        if int(mask[row].sum()) != length or not bool(mask[row, span].all()):
-            raise Doubt("padding stands between picture and words", "report this: it is a fault of this package")
-        if not torch.equal(embeds[row, span][:slots], tokens[row].to(embeds)):
-            raise Doubt("the picture is not what the image slots hold", "report this: it is a fault of this package")
+    for places, ids in zip(captioner.places(tokens, trial.prompts), trial.prompts, strict=True):
+        if places != slots + len(ids):
+            raise Doubt(
+                f"{places} places are read, and not {slots} image slots and {len(ids)} tokens: padding counts as words",
+                "report this: it is a fault of this package",
+            )
     return f"{slots} image slots and one {name}"
 
 

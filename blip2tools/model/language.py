@@ -1,0 +1,285 @@
+"""OPT and T5 as decoders of many rows: prompts are read together, then every sequence gets one token per step.
+
+The layers are those of transformers. The way through them is our own, because the library's computes a picture's tokens for
+every question about it, copies all keys and values for every token, and holds a prompt once for each beam:
+
+- `begin` reads the prompts. OPT reads each picture's tokens once for all its prompts; T5 encodes, and computes the keys and
+  values of its decoder's attention to the encoded rows once.
+- `extend` adds tokens: keys and values go into a block that was made large enough, and the sequences of a row (its beams or
+  samples) look at the row's one prompt.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MASKED = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What decoding knows about B rows with S sequences each. Blocks are (layers, 2, rows, heads, places, head size)."""
+
+    prompt: Tensor  # keys and values that the sequences of a row share: B rows
+    mask: Tensor  # (B, 1, 1, places), added to scores: 0, or -inf where a prompt is padded
+    positions: Tensor  # (B,) position of a row's first new token
+    own: Tensor  # keys and values of each sequence's new tokens: B * S rows, with room for all that may come
+    bias: Tensor  # (1, heads or 1, places, places) between new tokens, added to scores: 0 or T5's bias, -inf backwards
+    filled: int = 0  # places of `own` in use
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of each row."""
+        return self.own.shape[2] // self.prompt.shape[2]
+
+    def widened(self, sequences: int) -> Rows:
+        """The same with so many sequences in the place of each."""
+        return self if sequences == 1 else replace(self, own=self.own.repeat_interleave(sequences, 2))
+
+    def kept(self, rows: Sequence[int]) -> Rows:
+        """Only these rows, with all their sequences."""
+        index = torch.tensor(rows, device=self.own.device)
+        sequences = torch.arange(self.own.shape[2], device=index.device).view(-1, self.sequences)[index].flatten()
+        return replace(
+            self,
+            prompt=self.prompt.index_select(2, index),
+            mask=self.mask.index_select(0, index),
+            positions=self.positions.index_select(0, index),
+            own=self.own.index_select(2, sequences),
+        )
+
+    def reorder(self, parents: Sequence[int]) -> None:
+        """Put the new tokens of sequence `parents[i]` in the place of sequence i's; they must be of one row."""
+        if list(parents) != list(range(len(parents))):
+            used = self.own[:, :, :, :, : self.filled]
+            used.copy_(used.index_select(2, torch.tensor(parents, device=self.own.device)))
+
+
+class LanguageModel(ABC):
+    """One of the two families behind the same three steps.
+
+    Args:
+        model: the language model of a loaded checkpoint.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._embed = model.get_input_embeddings()
+        self._head = model.lm_head
+
+    @abstractmethod
+    def begin(
+        self, image_tokens: Tensor, pictures: Sequence[int], prompts: Sequence[Sequence[int]], room: int
+    ) -> tuple[Rows, Tensor]:
+        """Read B prompts: the rows, one sequence each, and logits (B, V) of their first new tokens.
+
+        Args:
+            image_tokens: (U, Q, D) of U pictures.
+            pictures: which of them each prompt is about.
+            prompts: ids in the family's form.
+            room: new tokens that a sequence may come to.
+        """
+
+    @abstractmethod
+    def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
+        """Add ids (B * S, T): the rows, and logits (B * S, T, V) of what may follow each. Writes into the old rows."""
+
+    def _block(self, layers: int, rows: int, heads: int, places: int, size: int) -> Tensor:
+        # Zeros: what is masked counts for nothing only as long as it is a number.
+        weight = self._embed.weight
+        return torch.zeros(layers, 2, rows, heads, places, size, dtype=weight.dtype, device=weight.device)
+
+
+class Opt(LanguageModel):
+    """OPT: image tokens, BOS and text in one row."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        decoder = model.model.decoder
+        if decoder.project_in is not None or not model.config.do_layer_norm_before:
+            raise ValueError("this kind of OPT is not one of the BLIP-2 family")
+        self._layers = decoder.layers
+        self._last_norm = decoder.final_layer_norm
+        self._places = decoder.embed_positions
+        attention = decoder.layers[0].self_attn
+        self._heads, self._size, self._scaling = attention.num_heads, attention.head_dim, attention.scaling
+
+    def begin(
+        self, image_tokens: Tensor, pictures: Sequence[int], prompts: Sequence[Sequence[int]], room: int
+    ) -> tuple[Rows, Tensor]:
+        device = image_tokens.device
+        owners = torch.tensor(pictures, device=device)
+        prefix, last = self._read_pictures(image_tokens, prompts[0][0])
+        first = prefix.shape[4]
+        prompt, last = prefix.index_select(2, owners), last.index_select(0, owners)
+        mask = last.new_zeros(len(prompts), 1, 1, first)
+        lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        if longer := [row for row, prompt in enumerate(prompts) if len(prompt) > 1]:
+            index = torch.tensor(longer, device=device)
+            texts = [prompts[row][1:] for row in longer]
+            text, hidden = self._read_texts(prompt.index_select(2, index), texts)
+            width = text.shape[4]
+            whole = self._block(len(self._layers), len(prompts), self._heads, width, self._size)
+            prompt = torch.cat([prompt, whole.index_copy_(2, index, text)], 4)
+            last = last.index_copy(0, index, hidden)
+            padded = torch.arange(width, device=device) < width - lengths[:, None]
+            mask = torch.cat(
+                [mask, mask.new_zeros(len(prompts), 1, 1, width).masked_fill_(padded[:, None, None], MASKED)], 3
+            )
+        own = self._block(len(self._layers), len(prompts), self._heads, room, self._size)
+        return Rows(prompt, mask, first + lengths, own, _causal(room, mask)), self._logits(last)
+
+    def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
+        filled = rows.filled + ids.shape[1]
+        at = torch.arange(rows.filled, filled, device=ids.device)
+        positions = rows.positions.repeat_interleave(rows.sequences)[:, None] + at
+        bias = rows.bias.index_select(2, at)[..., :filled]
+        hidden = self._run(self._embedded(self._embed(ids), positions), rows.own[:, :, :, :, :filled], at, bias, rows)
+        return replace(rows, filled=filled), self._logits(hidden)
+
+    def _read_pictures(self, image_tokens: Tensor, bos: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (layers, 2, U, heads, Q + 1, size) of the picture and BOS, and the last hidden state (U, D)."""
+        start = self._embed(torch.tensor([bos], device=image_tokens.device)).expand(len(image_tokens), -1, -1)
+        embeds = torch.cat([image_tokens, start], 1)
+        own = self._block(len(self._layers), len(embeds), self._heads, embeds.shape[1], self._size)
+        at = torch.arange(embeds.shape[1], device=embeds.device)
+        return own, self._run(self._embedded(embeds, at[None]), own, at, _causal(len(at), embeds))[:, -1]
+
+    def _read_texts(self, prefix: Tensor, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """The same for texts behind their prefixes, padded on the left: every row's last token has the last place."""
+        width, device = max(map(len, texts)), prefix.device
+        missing = torch.tensor([width - len(text) for text in texts], device=device)[:, None]
+        at = torch.arange(width, device=device)
+        ids = torch.tensor([[*[0] * (width - len(text)), *text] for text in texts], device=device)
+        own = self._block(len(self._layers), len(texts), self._heads, width, self._size)
+        hidden = self._embedded(self._embed(ids), prefix.shape[4] + (at - missing).clamp(min=0))
+        bias = _causal(width, hidden).masked_fill((at < missing)[:, None, None], MASKED)
+        before = Rows(prefix, hidden.new_zeros(len(texts), 1, 1, prefix.shape[4]), missing, own, bias)
+        return own, self._run(hidden, own, at, bias, before)[:, -1]
+
+    def _embedded(self, embeds: Tensor, positions: Tensor) -> Tensor:
+        table = self._places
+        return embeds + functional.embedding(positions + table.offset, table.weight)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return cast(Tensor, self._head(self._last_norm(hidden)))
+
+    def _run(self, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, rows: Rows | None = None) -> Tensor:
+        """Hidden states (R, T, D) through the layers; their keys and values go to the places `at` of `own`."""
+        for number, layer in enumerate(self._layers):
+            attention = layer.self_attn
+            normed = layer.self_attn_layer_norm(hidden)
+            query = self._split(attention.q_proj(normed) * self._scaling)
+            keys, values = own[number]
+            keys.index_copy_(2, at, self._split(attention.k_proj(normed)))
+            values.index_copy_(2, at, self._split(attention.v_proj(normed)))
+            if rows is None:
+                seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+            else:
+                seen = _attend_both(query, rows.prompt[number], rows.mask, own[number], bias)
+            hidden = hidden + attention.out_proj(seen.transpose(1, 2).flatten(2))
+            hidden = hidden + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden))))
+        return hidden
+
+    def _split(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], self._heads, self._size).transpose(1, 2)
+
+
+class T5(LanguageModel):
+    """T5: the encoder reads image tokens and text, the decoder begins with its start token."""
+
+    def __init__(self, model: Any, start: int) -> None:
+        super().__init__(model)
+        self._encoder, self._start = model.get_encoder(), start
+        self._layers, self._last_norm = model.decoder.block, model.decoder.final_layer_norm
+        self._scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
+        attention = self._layers[0].layer[0].SelfAttention
+        self._heads, self._size, self._bias = attention.n_heads, attention.key_value_proj_dim, attention.compute_bias
+
+    def begin(
+        self, image_tokens: Tensor, pictures: Sequence[int], prompts: Sequence[Sequence[int]], room: int
+    ) -> tuple[Rows, Tensor]:
+        device, images = image_tokens.device, image_tokens.shape[1]
+        lengths = torch.tensor([images + len(prompt) for prompt in prompts], device=device)
+        width = max(map(len, prompts))
+        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
+        embeds = torch.cat([image_tokens[torch.tensor(pictures, device=device)], self._embed(ids)], 1)
+        filled = torch.arange(images + width, device=device) < lengths[:, None]
+        encoded = self._encoder(inputs_embeds=embeds, attention_mask=filled.long()).last_hidden_state
+        prompt = torch.stack([torch.stack([self._split(part(encoded)) for part in pair]) for pair in self._readers()])
+        mask = embeds.new_zeros(filled.shape).masked_fill_(~filled, MASKED)[:, None, None]
+        own = self._block(len(self._layers), len(prompts), self._heads, room, self._size)
+        bias = self._bias(room, room, device=device) + _causal(room, embeds)
+        rows = Rows(prompt, mask, lengths.new_zeros(len(prompts)), own, bias)
+        rows, logits = self.extend(rows, ids.new_full((len(prompts), 1), self._start))
+        return rows, logits[:, -1]
+
+    def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
+        filled = rows.filled + ids.shape[1]
+        at = torch.arange(rows.filled, filled, device=ids.device)
+        bias = rows.bias.index_select(2, at)[..., :filled]
+        hidden = self._run(self._embed(ids), rows.own[:, :, :, :, :filled], at, bias, rows)
+        return replace(rows, filled=filled), cast(Tensor, self._head(self._last_norm(hidden) * self._scale))
+
+    def _run(self, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, rows: Rows) -> Tensor:
+        for number, block in enumerate(self._layers):
+            itself, prompt, feed_forward = block.layer
+            attention, normed = itself.SelfAttention, itself.layer_norm(hidden)
+            keys, values = own[number]
+            keys.index_copy_(2, at, self._split(attention.k(normed)))
+            values.index_copy_(2, at, self._split(attention.v(normed)))
+            query = self._split(attention.q(normed))
+            seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+            hidden = hidden + attention.o(seen.transpose(1, 2).flatten(2))
+
+            attention, (keys, values) = prompt.EncDecAttention, rows.prompt[number]
+            query = _folded(self._split(attention.q(prompt.layer_norm(hidden))), len(keys))
+            seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=rows.mask, scale=1.0)
+            seen = _unfolded(seen, len(hidden))
+            hidden = feed_forward(hidden + attention.o(seen.transpose(1, 2).flatten(2)))
+        return hidden
+
+    def _readers(self) -> list[tuple[Any, Any]]:
+        """Each decoder layer's projections of the encoded rows to keys and values."""
+        return [(block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v) for block in self._layers]
+
+    def _split(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], self._heads, self._size).transpose(1, 2)
+
+
+def _causal(places: int, like: Tensor) -> Tensor:
+    """(1, 1, places, places) to add to scores: a token sees none behind it."""
+    return like.new_full((1, 1, places, places), MASKED).triu_(1)
+
+
+def _attend_both(query: Tensor, prompt: Tensor, mask: Tensor, own: Tensor, bias: Tensor) -> Tensor:
+    """One attention (R, heads, T, size) over the row's prompt, which its sequences share, and the sequence's own tokens."""
+    rows, (own_keys, own_values), (keys, values) = len(query), own, prompt
+    shared = _unfolded(_folded(query, len(keys)) @ keys.transpose(2, 3) + mask, rows)
+    scores = torch.cat([shared, query @ own_keys.transpose(2, 3) + bias], 3)
+    weights = scores.softmax(3, dtype=torch.float32).to(query.dtype)
+    places = keys.shape[2]
+    shared = _folded(weights[..., :places], len(keys)) @ values
+    seen: Tensor = _unfolded(shared, rows) + weights[..., places:] @ own_values
+    return seen
+
+
+def _folded(states: Tensor, rows: int) -> Tensor:
+    """(R, heads, T, n) as (rows, heads, R / rows * T, n): the sequences of a row become further queries of one."""
+    if len(states) == rows:
+        return states
+    return states.view(rows, -1, *states.shape[1:]).transpose(1, 2).flatten(2, 3)
+
+
+def _unfolded(states: Tensor, sequences: int) -> Tensor:
+    """The way back, to (sequences, heads, T, n)."""
+    if len(states) == sequences:
+        return states
+    rows, heads, _, width = states.shape
+    return states.view(rows, heads, sequences // rows, -1, width).transpose(1, 2).flatten(0, 1)
