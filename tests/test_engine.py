@@ -408,10 +408,10 @@ def test_kept_answers_need_no_model(loaded, sight, monkeypatch):
 def test_only_the_failing_request_of_a_batch_fails(loaded, sights, pictures, monkeypatch):
     speak = type(loaded.captioner).speak
 
-    def fragile(captioner, tokens, prompts, options, *, max_new_tokens, stop):
+    def fragile(captioner, tokens, prompts, options, *, max_new_tokens, **more):
         if 7 in max_new_tokens:
             raise RuntimeError("device-side assert at 0x7f")
-        return speak(captioner, tokens, prompts, options, max_new_tokens=max_new_tokens, stop=stop)
+        return speak(captioner, tokens, prompts, options, max_new_tokens=max_new_tokens, **more)
 
     monkeypatch.setattr(type(loaded.captioner), "speak", fragile)
     with Held(loaded) as (engine, let_go):
