@@ -21,7 +21,7 @@ from blip2tools.doctor import LOOKED_AT, add_doctor_command
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
 from blip2tools.evaluate import add_evaluate_command
 from blip2tools.options import STYLES
-from blip2tools.settings import HTTP_SETTINGS, Settings
+from blip2tools.settings import HTTP_SETTINGS, PULL_SETTINGS, Settings
 
 if TYPE_CHECKING:
     from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, SurveyResult, Tile
@@ -225,9 +225,10 @@ def _amount(number: int, unit: str) -> str:
 def _pull(arguments: argparse.Namespace) -> int:
     from blip2tools import checkpoints
 
+    settings = Settings.load(**given_settings(arguments))
     for name in arguments.model_name:
         with Bar(name) as bar:
-            checkpoints.pull(name, bar)
+            checkpoints.fetch(name, settings, bar, anyway=arguments.anyway)
         say(f"{name} is ready.")
     return OK
 
@@ -356,6 +357,8 @@ def _add_model_commands(command: AddCommand) -> None:
     pull.add_argument(
         "model_name", nargs="+", metavar="MODEL", help="a short name from 'blip2tools models', or a hub id"
     )
+    pull.add_argument("--anyway", action="store_true", help="also what does not fit in this machine's memory")
+    setting_options(pull, only=PULL_SETTINGS)
 
     demo = command(
         "demo",

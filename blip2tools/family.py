@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from blip2tools.published import Weights, number, published, stored, weights
+from blip2tools.settings import Quantize
 
 Kind = Literal["captioner", "matcher"]
 Branch = Literal[
     "pretrain", "coco", "demo"
 ]  # what the vision tower was trained for; a matcher serves its own branch best
-Quantize = Literal["none", "8bit", "4bit"]
 
 SUGGESTED = "opt-2.7b"  # the smallest captioner for photographs
 

@@ -19,45 +19,72 @@ Progress = Callable[[str, float | None], None]  # what is being done, and the sh
 
 CLASSES = {"captioner": "Blip2ForConditionalGeneration", "matcher": "Blip2ForImageTextRetrieval"}
 
-# Nothing else is ever fetched: pickled weights can run code, Python files are code.
+# Nothing else is ever fetched: Python files are code, and pickled weights can run code unless they are opened for values only.
 _TEXT_FILES = re.compile(r"[\w.-]+\.json|merges\.txt|vocab\.txt|spiece\.model")
-_WEIGHT_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_INDEX = "model.safetensors.index.json"
+_WEIGHT_FILES = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors")
+_PICKLES = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|adapter_model\.bin")
+ADAPTER = "adapter_config.json"  # of peft: the folder holds changes to another model
+_PULL_REQUESTS = 8  # looked at for safetensors, newest first
+_FULL_REVISION = re.compile(r"[0-9a-f]{40}")
 _SPARE_DISK = 2**28  # left free after a download
 
 logger = logging.getLogger(__name__)
 
 
-def cached(repository: str) -> Path | None:
-    """The folder of a complete copy in the local cache, or None. Never reaches for the network."""
+def cached(repository: str, revision: str | None = None, *, allow_pickle: bool = False) -> Path | None:
+    """The folder of a complete copy in the local cache, or None. Never reaches for the network.
+
+    Args:
+        repository: hub id.
+        revision: commit, tag, branch or `refs/pr/N`; `main` by default.
+        allow_pickle: whether pickled weights count as weights.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repository, "config.json")
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    return folder if missing_from(folder) is None else None
+    for name in ("config.json", ADAPTER):
+        found = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(found, str):
+            folder = Path(found).parent
+            return folder if missing_from(folder, allow_pickle=allow_pickle) is None else None
+    return None
 
 
-def missing_from(folder: Path) -> str | None:
+def revision_of(folder: Path) -> str | None:
+    """The commit of a folder in the cache; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and _FULL_REVISION.fullmatch(folder.name) else None
+
+
+def missing_from(folder: Path, *, allow_pickle: bool = False) -> str | None:
     """What a checkpoint folder lacks to be loaded, in words; None if it is complete."""
-    if not (folder / "config.json").is_file():
-        return "config.json"
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        return "the image processor's configuration"
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")):
-        return "the tokenizer"
+    adapter = (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+    if not adapter:
+        if not (folder / "config.json").is_file():
+            return "config.json"
+        if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+            return "the image processor's configuration"
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")):
+            return "the tokenizer"
     try:
         shards = weight_files(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "a readable list of weight files"
     if not shards or not all((folder / name).is_file() for name in shards):
         return "safetensors weights"
+    if _PICKLES.fullmatch(shards[0]) and not allow_pickle:
+        return "safetensors weights (it has pickled ones, which `--allow-pickle` opens for values only)"
     return None
 
 
-def pull(repository: str, name: str, progress: Progress | None = None) -> Path:
-    """Download a checkpoint into the local cache: safetensors weights, configuration, tokenizer, nothing else.
+def pull(
+    repository: str,
+    name: str,
+    progress: Progress | None = None,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    admit: Callable[[int], None] | None = None,
+) -> Path:
+    """Download a checkpoint into the local cache: weights, configuration, tokenizer, nothing else.
 
     Files that are already there are kept, a broken connection is taken up again within a file, and a copy that was complete
     before stays in use until the new one is.
@@ -66,12 +93,15 @@ def pull(repository: str, name: str, progress: Progress | None = None) -> Path:
         repository: hub id, `owner/name`.
         name: what the user calls it.
         progress: told how far it is; nothing is printed.
+        revision: commit, tag, branch or `refs/pr/N`; `main` by default.
+        allow_pickle: take pickled weights where there are no safetensors.
+        admit: asked, before any weights are fetched, with the number of values in them; it may raise.
 
     Raises:
         ModelUnavailableError: no such repository, nothing safe in it, no network, or not enough disk.
     """
     try:
-        return _pull(repository, name, progress or _silent)
+        return _pull(repository, name, progress or _silent, revision, allow_pickle, admit)
     except ModelUnavailableError:
         raise
     except Exception as error:  # whatever the hub's client raises must not reach a caller: it holds addresses and paths
@@ -85,56 +115,117 @@ class _File:
     size: int
 
 
-def _pull(repository: str, name: str, progress: Progress) -> Path:
+def _pull(
+    repository: str,
+    name: str,
+    progress: Progress,
+    wanted: str | None,
+    allow_pickle: bool,
+    admit: Callable[[int], None] | None,
+) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
     progress(f"looking up {name}", None)
-    info = HfApi().model_info(repository, files_metadata=True)
+    info = HfApi().model_info(repository, revision=wanted, files_metadata=True)
     revision = str(info.sha)
-    files = [_File(file.rfilename, file.size or 0) for file in info.siblings or [] if _wanted(file.rfilename)]
-    if not any(file.name.endswith(".safetensors") for file in files):
-        raise ModelUnavailableError(
-            f"The repository of {name} has no safetensors weights, and no others are ever loaded."
-        )
-    if any(file.name == _INDEX for file in files):
-        files = [file for file in files if file.name != "model.safetensors"]
-    files.sort(key=lambda file: (file.name != "config.json", file.size))
-
+    files = _chosen(
+        [_File(file.rfilename, file.size or 0) for file in info.siblings or []], repository, name, allow_pickle
+    )
     folder = _snapshot_folder(repository, revision)
     todo = [file for file in files if not (folder / file.name).is_file()]
     _check_disk(folder, sum(file.size for file in todo), name)
     meter = _Meter(f"downloading {name}", sum(file.size for file in files), progress)
     meter.add(sum(file.size for file in files) - sum(file.size for file in todo))
     for file in todo:
+        if not _TEXT_FILES.fullmatch(file.name) and admit is not None and (folder / "config.json").is_file():
+            admit(_values(folder, files))
+            admit = None
         meter.begin()
         hf_hub_download(repository, file.name, revision=revision, tqdm_class=meter.bar_class())
         meter.end(file.size)
         if file.name == "config.json":
             _check_kind(folder, name)
-    if lacking := missing_from(folder):
+    if lacking := missing_from(folder, allow_pickle=allow_pickle):
         raise ModelUnavailableError(f"The repository of {name} lacks {lacking}; it cannot be used.")
-    _point_main_at(folder)
+    _point_at(folder, wanted or "main")
     progress(f"downloaded {name}", 1.0)
     return folder
 
 
-def _wanted(name: str) -> bool:
-    return bool(_TEXT_FILES.fullmatch(name) or _WEIGHT_FILES.fullmatch(name))
+def _chosen(listed: list[_File], repository: str, name: str, allow_pickle: bool) -> list[_File]:
+    """What to fetch of a repository's files, the small ones first."""
+    files = [file for file in listed if _TEXT_FILES.fullmatch(file.name)]
+    weights = [file for file in listed if _WEIGHT_FILES.fullmatch(file.name)]
+    if any(file.name == "model.safetensors.index.json" for file in files):
+        weights = [file for file in weights if file.name != "model.safetensors"]
+    if not weights:
+        weights = [file for file in listed if _PICKLES.fullmatch(file.name)]
+        if weights and not allow_pickle:
+            raise ModelUnavailableError(_pickled(repository, name))
+    if not weights:
+        raise ModelUnavailableError(f"The repository of {name} has no weights that can be loaded.")
+    files.sort(key=lambda file: (file.name not in ("config.json", ADAPTER), file.size))
+    return files + sorted(weights, key=lambda file: file.size)
+
+
+def _pickled(repository: str, name: str) -> str:
+    refused = f"The repository of {name} has pickled weights only, which can run code when they are opened"
+    allowed = "`--allow-pickle`, which opens them for values only"
+    if converted := _converted(repository):
+        warning = "a pull request that holds safetensors (anybody can open one: look at it first)"
+        return f"{refused}; add `--revision {converted}`, {warning}, or {allowed}."
+    return f"{refused}; add `--revision` with one that holds safetensors, or {allowed}."
+
+
+def _converted(repository: str) -> str | None:
+    """The newest pull request of a repository that holds safetensors, if there is one."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        requests = api.list_repo_refs(repository, include_pull_requests=True).pull_requests or []
+        newest = sorted(
+            (request.ref for request in requests), key=lambda ref: int(ref.rpartition("/")[2]), reverse=True
+        )
+        for reference in newest[:_PULL_REQUESTS]:
+            listed = api.model_info(repository, revision=reference).siblings or []
+            if any(_WEIGHT_FILES.fullmatch(file.rfilename) for file in listed):
+                return reference
+    except Exception as error:  # only a better remedy is lost
+        logger.info("no pull requests of %r", repository, exc_info=error)
+    return None
+
+
+def _values(folder: Path, files: list[_File]) -> int:
+    """How many values the weights hold: their size, and the precision that the configuration names."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    precision = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    size = sum(file.size for file in files if not _TEXT_FILES.fullmatch(file.name))
+    return size // (2 if "16" in precision else 4)
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold a folder's weights; they need not be there.
+    """Names of the files that hold a folder's weights, safetensors before pickles; they need not be there.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, AttributeError: the list of them cannot be read.
     """
-    index = folder / _INDEX
-    if not index.is_file():
-        return ["model.safetensors"]
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    if not all(isinstance(name, str) and _WEIGHT_FILES.fullmatch(name) for name in names):
-        raise ValueError("a weight file has a strange name")
-    return names
+    if not (folder / "config.json").is_file() and (folder / ADAPTER).is_file():
+        whole = ["adapter_model.safetensors", "adapter_model.bin"]
+        return [next((name for name in whole if (folder / name).is_file()), whole[0])]
+    for index, name, pattern in (
+        ("model.safetensors.index.json", "model.safetensors", _WEIGHT_FILES),
+        ("pytorch_model.bin.index.json", "pytorch_model.bin", _PICKLES),
+    ):
+        if (folder / index).is_file():
+            listed = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(listed.values()))
+            if not all(isinstance(name, str) and pattern.fullmatch(name) for name in names):
+                raise ValueError("a weight file has a strange name")
+            return names
+        if (folder / name).is_file():
+            return [name]
+    return ["model.safetensors"]
 
 
 def _snapshot_folder(repository: str, revision: str) -> Path:
@@ -145,11 +236,13 @@ def _snapshot_folder(repository: str, revision: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / folder / "snapshots" / revision
 
 
-def _point_main_at(folder: Path) -> None:
-    """Make this revision the cached `main`. Only now: until here an older, complete copy stays the one in use."""
-    reference = folder.parent.parent / "refs" / "main"
-    reference.parent.mkdir(exist_ok=True)
-    fresh = reference.with_name(f"main.{os.getpid()}")
+def _point_at(folder: Path, revision: str) -> None:
+    """Make this folder the cached `revision`. Only now: until here an older, complete copy stays the one in use."""
+    if revision == folder.name:
+        return
+    reference = folder.parent.parent / "refs" / revision
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    fresh = reference.with_name(f"{reference.name}.{os.getpid()}")
     fresh.write_text(folder.name, encoding="utf-8")
     fresh.replace(reference)
 
@@ -177,6 +270,8 @@ def _reason(error: Exception, name: str) -> str:
     again = f"run `blip2tools pull {name}` again"
     if isinstance(error, errors.GatedRepoError):
         return f"{name} asks for its terms to be accepted on the hub first; do that, log in, and {again}."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"The hub's {name} has no such revision; check `--revision`."
     if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
         return f"The hub has no public model named {name}; check the name."
     if isinstance(error, errors.OfflineModeIsEnabled):

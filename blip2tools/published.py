@@ -165,8 +165,11 @@ class Weights:
     trunk: int  # the vision tower, its last LayerNorm included
     bridge: int  # Q-Former, query tokens, matcher's embeddings and heads: what stays in 32 bits
     projection: int  # between Q-Former and language model
-    linear: int  # matrices of the language model's layers: what can be quantized
-    rest: int  # of the language model: embeddings, output layer, norms, biases
+    linear: int  # matrices of the language model's layers: what is quantized on request
+    rest: (
+        int  # of the language model: embeddings, output layer, norms, biases, and T5's `wo`, which overflows in 8 bits
+    )
+    encoder_decoder: bool = False  # T5, which must not run in float16
 
     @property
     def total(self) -> int:
@@ -176,7 +179,8 @@ class Weights:
 def weights(published: Published) -> Weights:
     """Counted from the configuration, without building the model."""
     text = published.text
-    linear, rest, width = (0, 0, 0) if not text else _t5(text) if text["model_type"].value == "t5" else _opt(text)
+    t5 = bool(text) and text["model_type"].value == "t5"
+    linear, rest, width = (0, 0, 0) if not text else _t5(text) if t5 else _opt(text)
     hidden = number(published.qformer, "hidden_size")
     return Weights(
         trunk=_tower(published.vision),
@@ -184,6 +188,7 @@ def weights(published: Published) -> Weights:
         projection=hidden * width + width,
         linear=linear,
         rest=rest,
+        encoder_decoder=t5,
     )
 
 
@@ -229,11 +234,12 @@ def _t5(text: Facts) -> tuple[int, int, int]:
     width, inner, layers = (number(text, name) for name in ("d_model", "d_ff", "num_layers"))
     heads = number(text, "num_heads")
     attention = 4 * width * heads * number(text, "d_kv")
-    linear = layers * (3 * attention + 2 * 3 * width * inner)
+    linear = layers * (3 * attention + 2 * 2 * width * inner)
+    outputs = layers * 2 * width * inner
     norms = layers * 5 * width + 2 * width
     buckets = 2 * number(text, "relative_attention_num_buckets") * heads
     tables = 1 if text["tie_word_embeddings"].value else 2
-    return linear, norms + buckets + tables * number(text, "vocab_size") * width, width
+    return linear, outputs + norms + buckets + tables * number(text, "vocab_size") * width, width
 
 
 @cache

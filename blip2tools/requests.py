@@ -207,6 +207,9 @@ class EngineStatus:
     loaded: bool
     notes: tuple[str, ...]
     self_test: str | None  # of the loaded model, in one line
+    revision: str | None  # commit of the captioner's files on the hub
+    matcher_revision: str | None
+    quantize: str | None  # `none`, `8bit` or `4bit`
     waiting: int
     running: int
     limit: int

@@ -21,10 +21,15 @@ DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 OPTIONAL_FORMATS = ("TIFF", "AVIF")
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Quantize = Literal["none", "8bit", "4bit"]
+
+_REVISION = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # no part may be `..`: it becomes a path in the cache
+_LIMIT = re.compile(r"(cpu|cuda:\d{1,2})=(\d{1,7}(?:\.\d{1,3})?)(KiB|MiB|GiB)")
 
 # Settings of `serve --http` alone; the other commands have no options for them.
 HTTP_SETTINGS = ("token", "rate_limit", "server_names")
-LISTS = ("formats", "url_hosts", "server_names")  # given as text, separated by commas
+PULL_SETTINGS = ("revision", "allow_pickle", "device", "dtype", "quantize", "max_memory", "offload_dir", "offline")
+LISTS = ("formats", "url_hosts", "server_names", "max_memory")  # given as text, separated by commas
 
 # RFC 6750, `b64token`: what may stand behind `Bearer `. Below 16 characters one could be guessed.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
@@ -41,10 +46,32 @@ class Settings(BaseModel):
         "auto", min_length=1, max_length=512, description="captioner: a short name, hub id, folder, `demo` or `auto`"
     )
     matcher: str = Field("auto", min_length=1, max_length=512, description="matcher (ITM, ITC): likewise, or `none`")
+    revision: str | None = Field(
+        None,
+        pattern=_REVISION,
+        description="revision of the captioner on the hub: a commit, tag, branch or `refs/pr/N`",
+    )
+    matcher_revision: str | None = Field(None, pattern=_REVISION, description="likewise of the matcher")
+    allow_pickle: bool = Field(
+        False,
+        description="where there are no safetensors, open pickled weights, for values only; what they hold cannot run, but the "
+        "reader has had faults before",
+    )
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,2})?)$", description="`auto`, `cpu`, `mps`, `cuda` or `cuda:N`"
+        "auto",
+        pattern=r"^(auto|cpu|mps|spread|cuda(:\d{1,2})?)$",
+        description="`auto`, `cpu`, `mps`, `cuda`, `cuda:N`, or `spread`: the language model over all GPUs, then main memory, "
+        "then `offload_dir`",
     )
     dtype: Dtype = Field("auto", description="`auto`, `float32`, `float16` or `bfloat16`")
+    quantize: Quantize = Field(
+        "none",
+        description="`none`, `8bit` or `4bit`: of the language model only, with bitsandbytes; refused if the self-test fails",
+    )
+    max_memory: tuple[str, ...] = Field(
+        (), max_length=64, description="with `spread`: the most that a device may give, such as `cuda:0=6GiB,cpu=12GiB`"
+    )
+    offload_dir: Path | None = Field(None, description="with `spread`: a folder for layers that fit nowhere else; slow")
     threads: int = Field(
         0, ge=0, le=256, description="CPU threads for the model; 0: one for the demo, torch's choice for the others"
     )
@@ -181,6 +208,20 @@ class Settings(BaseModel):
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"{unknown[0]!r} is not one of {', '.join(known)}")
         return names
+
+    @field_validator("max_memory")
+    @classmethod
+    def _limits_are_sizes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [limit for limit in value if not _LIMIT.fullmatch(limit)]:
+            raise ValueError(f"{wrong[0]!r} is not of the form cuda:0=6GiB or cpu=12GiB")
+        return value
+
+    @property
+    def memory_limits(self) -> dict[str, int]:
+        """`max_memory` in bytes by device."""
+        found = (_LIMIT.fullmatch(limit) for limit in self.max_memory)
+        unit = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+        return {part[1]: int(float(part[2]) * unit[part[3]]) for part in found if part}
 
     @field_validator("token")
     @classmethod

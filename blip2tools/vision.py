@@ -334,6 +334,13 @@ class Vision(FeatureVerbs):
             loaded=engine.loaded,
             state=engine.state,
             self_test=engine.self_test,
+            revision=engine.revision if engine.loaded else plan.captioner.revision,
+            matcher_revision=engine.matcher_revision
+            if engine.loaded
+            else plan.matcher.revision
+            if plan.matcher
+            else None,
+            quantize=engine.quantize or self.settings.quantize,
             limits=Limits(
                 allowed_folders=self._sources.described_folders(),
                 urls=self.settings.allow_urls,

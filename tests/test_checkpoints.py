@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shutil
 import socket
 import subprocess
 import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
-from blip2tools import checkpoints, family, hub
-from blip2tools.checkpoints import loading, memory, plan, sizes
+from blip2tools import Vision, checkpoints, family, hub
+from blip2tools.checkpoints import budget, devices, loading, memory, sizes
 from blip2tools.errors import InvalidInputError, ModelUnavailableError
 from blip2tools.model import Captioner, GenerationOptions, Matcher, Trunk, cosine
 from blip2tools.settings import Settings
 from tests import random_models as rm
-from tests.hub_server import Hub, running
 
 GREEDY = GenerationOptions(num_beams=1)
 MIB, GIB = 2**20, 2**30
@@ -194,7 +191,7 @@ class TestLocate:
         put_in_cache(empty_cache, "Salesforce/blip2-flan-t5-xl-coco", saved / "t5")
         assert checkpoints.locate(settings()).captioner.name == "opt-2.7b"
         put_in_cache(empty_cache, "Salesforce/blip2-flan-t5-xl", saved / "t5")
-        found = checkpoints.locate(settings(), plan.Budget(100 * GIB, 4))
+        found = checkpoints.locate(settings(), budget.Budget(100 * GIB, 4))
         assert found.captioner.name == "flan-t5-xl"
         assert found.captioner.member is family.find("flan-t5-xl")
 
@@ -207,8 +204,8 @@ class TestLocate:
             (40, 4, "opt-2.7b"),
             (10, 4, "demo"),
         ):
-            assert checkpoints.locate(settings(), plan.Budget(memory_gib * GIB, bytes_each)).captioner.name == name
-        assert checkpoints.locate(settings(), plan.Budget(None, 4)).captioner.name == "flan-t5-xxl"
+            assert checkpoints.locate(settings(), budget.Budget(memory_gib * GIB, bytes_each)).captioner.name == name
+        assert checkpoints.locate(settings(), budget.Budget(None, 4)).captioner.name == "flan-t5-xxl"
 
     @pytest.mark.parametrize("lost", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"])
     def test_an_incomplete_copy_does_not_count(self, saved, empty_cache, lost):
@@ -226,7 +223,7 @@ class TestLocate:
         where = {key: names[number % 2] for number, key in enumerate(weights)}
         for name in names:
             save_file({k: v for k, v in weights.items() if where[k] == name}, folder / name, metadata={"format": "pt"})
-        (folder / hub._INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
         assert checkpoints.is_cached("opt-2.7b")
         assert load(model="opt-2.7b").model == "opt-2.7b"
         (folder / names[1]).unlink()
@@ -238,7 +235,7 @@ class TestLocate:
     )
     def test_a_strange_index_is_no_checkpoint(self, saved, empty_cache, index):
         folder = put_in_cache(empty_cache, "Salesforce/blip2-opt-2.7b", saved / "opt")
-        (folder / hub._INDEX).write_text(index)
+        (folder / "model.safetensors.index.json").write_text(index)
         assert not checkpoints.is_cached("opt-2.7b")
 
     def test_pickled_weights_are_no_weights(self, saved, empty_cache):
@@ -259,11 +256,11 @@ class TestLocate:
     def test_a_matcher_that_does_not_fit_is_left_out(self, saved, empty_cache):
         for name, source in (("opt-2.7b", "opt"), ("itm-vit-g", "matcher")):
             claim_size(put_in_cache(empty_cache, f"Salesforce/blip2-{name}", saved / source), name)
-        tight = checkpoints.locate(settings(), plan.Budget(18 * GIB, 4))
+        tight = checkpoints.locate(settings(), budget.Budget(18 * GIB, 4))
         assert tight.captioner.name == "opt-2.7b"
         assert tight.matcher is None
         assert "does not fit" in tight.warnings[0]
-        assert checkpoints.locate(settings(), plan.Budget(24 * GIB, 4)).matcher is not None
+        assert checkpoints.locate(settings(), budget.Budget(24 * GIB, 4)).matcher is not None
 
     def test_no_matcher_on_request_is_no_warning(self, saved, empty_cache):
         put_in_cache(empty_cache, "Salesforce/blip2-opt-2.7b", saved / "opt")
@@ -329,8 +326,9 @@ class TestSizes:
         assert parts.total == sum(parameter.numel() for parameter in model.parameters())
         assert parts.trunk == sum(parameter.numel() for parameter in model.vision_model.parameters())
         if name != "matcher":
-            layers = [layer for layer in model.language_model.modules() if isinstance(layer, torch.nn.Linear)]
-            assert parts.linear == sum(layer.weight.numel() for layer in layers if layer.out_features != rm.VOCABULARY)
+            layers = [m for n, m in model.language_model.named_modules() if not n.endswith(("wo", "lm_head"))]
+            assert parts.linear == sum(m.weight.numel() for m in layers if isinstance(m, torch.nn.Linear))
+            assert parts.encoder_decoder == (name == "t5")
 
     def test_the_demo_is_as_large_as_its_entry_says(self):
         for member in (family.DEMO_CAPTIONER, family.DEMO_MATCHER):
@@ -368,12 +366,12 @@ class TestMemory:
         assert memory.free_memory() > 16 * MIB
 
     def test_the_guess_without_torch(self):
-        guess = plan._likely_budget
+        guess = budget.likely_budget
         assert guess(settings(device="cpu")).bytes_each == 4
         assert guess(settings(device="cpu", dtype="bfloat16")).bytes_each == 2
         assert guess(settings(device="cpu")).memory > 16 * MIB
-        assert guess(settings(device="cuda")) == plan.Budget(None, 2)
-        assert guess(settings(device="cuda:1", dtype="float32")) == plan.Budget(None, 4)
+        assert guess(settings(device="cuda")) == budget.Budget(None, 2)
+        assert guess(settings(device="cuda:1", dtype="float32")) == budget.Budget(None, 4)
 
 
 def draw(shape, color, box, background="white"):
@@ -589,6 +587,43 @@ class TestLoad:
         assert (loaded.model, loaded.matcher_name, loaded.shared_trunk) == ("opt-2.7b", "itm-vit-g", True)
         assert loaded.notes == ()
 
+    def test_its_revision_is_told(self, saved, empty_cache):
+        put_in_cache(empty_cache, "Salesforce/blip2-opt-2.7b", saved / "opt")
+        put_in_cache(empty_cache, "Salesforce/blip2-itm-vit-g", saved / "twin")
+        with Vision.load(model="opt-2.7b", device="cpu") as vision:
+            told = vision.status()
+            assert (told.revision, told.matcher_revision, told.quantize) == ("a" * 40, "a" * 40, "none")
+            assert f"revisions: opt-2.7b {'a' * 40}, itm-vit-g {'a' * 40}" in told.text_block()
+        pinned = checkpoints.locate(settings(model="opt-2.7b", revision="a" * 40))
+        assert pinned.captioner.here
+        assert not checkpoints.locate(settings(model="opt-2.7b", revision="b" * 40)).captioner.here
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"revision": "v1"},
+            {"model": "demo", "revision": "v1"},
+            {"matcher_revision": "v1"},
+            {"model": "opt-2.7b", "matcher": "none", "matcher_revision": "v1"},
+        ],
+    )
+    def test_a_revision_of_nothing_on_the_hub(self, values):
+        with pytest.raises(ModelUnavailableError, match="pins a m"):
+            checkpoints.locate(settings(**values))
+
+    def test_a_named_model_too_large_for_this_machine(self, saved, empty_cache, monkeypatch):
+        folder = put_in_cache(empty_cache, "Salesforce/blip2-opt-2.7b", saved / "opt")
+        claim_size(folder, "opt-2.7b")
+        monkeypatch.setattr(devices, "free_memory", lambda: 12 * 10**9)
+        for download in (False, True):
+            with pytest.raises(
+                ModelUnavailableError, match=r"opt-2\.7b needs 15\.0 GB of memory on this computer, 12\.0 GB"
+            ):
+                checkpoints.load(settings(model="opt-2.7b", device="cpu"), download=download)
+        monkeypatch.setattr(hub, "pull", lambda *_, **__: pytest.fail("downloaded"))
+        with pytest.raises(ModelUnavailableError, match=r"flan-t5-xl needs 15\.8 GB"):
+            checkpoints.load(settings(model="flan-t5-xl", device="cpu"), download=True)
+
     def test_an_early_file_of_the_family_has_its_epsilon_corrected(self, folder_of, empty_cache):
         early = folder_of("opt", vision_config__layer_norm_eps=1e-5)
         put_in_cache(empty_cache, "Salesforce/blip2-opt-2.7b", early)
@@ -630,7 +665,7 @@ class TestLoad:
     def test_a_named_model_may_be_downloaded(self, saved, empty_cache, monkeypatch):
         pulled = []
 
-        def pull(repository, name, progress):
+        def pull(repository, name, progress, **_):
             pulled.append((repository, name))
             progress("downloading", 0.5)
             return put_in_cache(empty_cache, repository, saved / "opt")
@@ -727,7 +762,7 @@ class TestRefusals:
     def test_pickled_weights_are_never_opened(self, folder_of):
         folder = folder_of("opt")
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-        self.refused("lacks safetensors weights", model=str(folder))
+        self.refused("lacks safetensors weights", model=str(folder), matcher="none")
 
     def test_code_of_a_checkpoint_is_never_run(self, folder_of, tmp_path):
         folder = folder_of("opt", auto_map={"AutoConfig": "evil.C", "AutoModelForImageTextToText": "evil.C"})
@@ -790,7 +825,7 @@ class TestFailures:
         ],
     )
     def test_foreign_text_stays_in_the_log(self, error, says, monkeypatch, caplog):
-        def fail(*_):
+        def fail(*_, **__):
             raise error
 
         monkeypatch.setattr(loading, "_weights", fail)
@@ -800,132 +835,9 @@ class TestFailures:
         assert "0x1234" not in raised.value.message
 
     def test_a_fault_of_ours_is_one_sentence_too(self, monkeypatch):
-        monkeypatch.setattr(loading, "_device", lambda name: 1 // 0)
+        monkeypatch.setattr(loading, "choose_device", lambda name: 1 // 0)
         with pytest.raises(ModelUnavailableError, match="says why"):
             checkpoints.load(settings())
-
-
-PULL = """
-import json, sys
-from huggingface_hub import constants
-constants.DOWNLOAD_CHUNK_SIZE = 65536
-from blip2tools import checkpoints
-from blip2tools.errors import ModelUnavailableError
-told = []
-try:
-    folder = checkpoints.pull(sys.argv[1], lambda what, share: told.append((what, share)))
-    outcome = {"files": sorted(file.name for file in folder.iterdir()), "folder": str(folder)}
-except ModelUnavailableError as error:
-    outcome = {"error": error.message}
-print(json.dumps(outcome | {"told": told, "here": checkpoints.is_cached(sys.argv[1])}))
-"""
-NAME, REPOSITORY = "opt-2.7b", "Salesforce/blip2-opt-2.7b"
-
-
-class TestPull:
-    """Against a hub on the loopback, each in a process of its own, as the hub's client reads its environment once."""
-
-    @pytest.fixture
-    def server(self, monkeypatch):
-        monkeypatch.undo()  # this class needs the loopback
-        files = {file.name: file.read_bytes() for file in family.demo_folder("captioner").iterdir()}
-        files |= {"pytorch_model.bin": b"pickle", "README.md": b"hello", "modeling_evil.py": b"1", "sub/x.json": b"{}"}
-        with running(Hub(repositories={REPOSITORY: files})) as served:
-            yield served
-
-    @pytest.fixture
-    def pull(self, server, tmp_path):
-        def run(name=NAME, **environment):
-            done = subprocess.run(
-                [sys.executable, "-W", "error", "-c", PULL, name],
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=True,
-                cwd=Path(checkpoints.__file__).parents[2],
-                env={
-                    **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
-                    "HF_ENDPOINT": server.url,
-                    "HF_HOME": str(tmp_path / "home"),
-                    "HF_HUB_DISABLE_TELEMETRY": "1",
-                    **environment,
-                },
-            )
-            return json.loads(done.stdout)
-
-        return run
-
-    def test_fetches_what_is_safe_and_nothing_else(self, pull, server):
-        outcome = pull()
-        assert outcome["here"]
-        assert outcome["files"] == sorted(file.name for file in family.demo_folder("captioner").iterdir())
-        assert not {"pytorch_model.bin", "modeling_evil.py", "x.json"} & set(server.downloads())
-        shares = [share for what, share in outcome["told"] if what == "downloading opt-2.7b"]
-        assert shares == sorted(shares)
-        assert shares[-1] == 1
-        assert len(shares) > 10
-        server.requests.clear()
-        assert pull()["here"]
-        assert server.downloads() == []
-
-    def test_takes_up_a_broken_line(self, pull, server):
-        server.break_after["model.safetensors"] = [500_000, 700_000]
-        outcome = pull()
-        assert outcome["here"]
-        ranges = [wanted for method, path, wanted in server.requests if method == "GET" and "safetensors" in path]
-        assert [wanted is None for wanted in ranges] == [True, False, False]
-        stored = Path(outcome["folder"], "model.safetensors").read_bytes()
-        assert stored == server.repositories[REPOSITORY]["model.safetensors"]
-
-    def test_an_older_copy_stays_in_use_until_the_new_one_is_complete(self, pull, server):
-        first = pull()
-        server.repositories[REPOSITORY]["config.json"] += b"\n"
-        spare = server.repositories[REPOSITORY].pop("tokenizer.json")
-        failed = pull()
-        assert "lacks the tokenizer" in failed["error"]
-        assert failed["here"]
-        server.repositories[REPOSITORY]["tokenizer.json"] = spare
-        again = pull()
-        assert again["folder"] != first["folder"]
-        assert again["here"]
-
-    def test_a_repository_without_safetensors_is_refused(self, pull, server):
-        del server.repositories[REPOSITORY]["model.safetensors"]
-        outcome = pull()
-        assert (
-            outcome["error"] == "The repository of opt-2.7b has no safetensors weights, and no others are ever loaded."
-        )
-        assert server.downloads() == []
-        assert not outcome["here"]
-
-    def test_what_is_not_blip2_is_refused_before_its_weights_are_fetched(self, pull, server):
-        server.repositories["some/llama"] = server.repositories[REPOSITORY] | {
-            "config.json": b'{"model_type": "llama"}'
-        }
-        assert pull("some/llama")["error"] == "some/llama is not a BLIP-2 model."
-        assert server.downloads() == ["config.json"]
-
-    def test_a_full_disk_is_known_before(self, pull, server):
-        server.claimed_sizes["model.safetensors"] = 10**15
-        outcome = pull()
-        assert "opt-2.7b needs 1000000.0 GB of disk" in outcome["error"]
-        assert server.downloads() == []
-
-    def test_unknown_gated_and_unreachable(self, pull, server):
-        assert "no public model named some/thing" in pull("some/thing")["error"]
-        server.gated.add("some/gated")
-        assert "terms" in pull("some/gated")["error"]
-        assert "HF_HUB_OFFLINE" in pull(HF_HUB_OFFLINE="1")["error"]
-        unreachable = pull(HF_ENDPOINT="http://127.0.0.1:9")["error"]
-        assert unreachable == (
-            "The download of opt-2.7b failed; check the network and run `blip2tools pull opt-2.7b` again, "
-            "finished files are kept."
-        )
-
-    @pytest.mark.parametrize("name", ["auto", "none", "demo", "rubbish", "a/b/c", "../x", "/etc/passwd", ""])
-    def test_names_without_a_download(self, name):
-        with pytest.raises(ModelUnavailableError, match=r"flan-t5-xl, .*itm-vit-g"):
-            checkpoints.pull(name)
 
 
 def test_settings_refuse_an_empty_name():

@@ -66,7 +66,9 @@ class TestPublishedValues:
         assert parts.trunk == sum(parameter.numel() for parameter in model.vision_model.parameters())
         if facts.text:
             layers = [
-                m for n, m in model.language_model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"
+                m
+                for n, m in model.language_model.named_modules()
+                if isinstance(m, torch.nn.Linear) and n.rpartition(".")[2] not in ("lm_head", "wo")
             ]
             assert parts.linear == sum(layer.weight.numel() for layer in layers)
             assert parts.projection == sum(parameter.numel() for parameter in model.language_projection.parameters())

@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from blip2tools.checkpoints.plan import DEMO_WARNING, Loaded, Located, Plan, is_cached, locate, pull, shown_name
+from blip2tools.checkpoints.plan import DEMO_WARNING, Choice, Loaded, Located, Plan, is_cached, locate, pull, shown_name
 from blip2tools.errors import ModelUnavailableError, VisionError
 from blip2tools.hub import Progress
 from blip2tools.settings import Settings
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEMO_WARNING",
+    "Choice",
     "Loaded",
     "Located",
     "Plan",
     "Progress",
     "choose_device",
+    "fetch",
     "is_cached",
     "load",
     "locate",
@@ -69,9 +71,31 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ModelUnavailableError: there is no such device here.
     """
-    from blip2tools.checkpoints import loading
+    from blip2tools.checkpoints import devices
 
-    return loading.choose_device(name)
+    return devices.choose_device(name)
+
+
+def fetch(name: str, settings: Settings, progress: Progress | None = None, *, anyway: bool = False) -> None:
+    """Download a model, unless it is known to be too large for the device of the settings.
+
+    Args:
+        name: short name or hub id.
+        settings: revision, allow_pickle, device, dtype, quantize, offline.
+        progress: told how far it is.
+        anyway: do not look at the device: the model may be for another machine.
+
+    Raises:
+        ModelUnavailableError: with the model's name and the remedy.
+    """
+    if settings.offline:
+        raise ModelUnavailableError(f"Downloads are switched off (`offline`), and {shown_name(name)} was to be one.")
+    budget = None
+    if not anyway:
+        from blip2tools.checkpoints.devices import budget_of, choose_device
+
+        budget = budget_of(settings, choose_device(settings.device))
+    pull(name, progress, choice=Choice(settings.revision, settings.allow_pickle), budget=budget)
 
 
 def _let_go(error: BaseException) -> None:

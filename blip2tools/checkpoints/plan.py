@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blip2tools import hub
 from blip2tools.calibration import Temperatures
-from blip2tools.checkpoints.memory import free_memory
+from blip2tools.checkpoints.budget import Budget, admit, likely_budget
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.errors import ModelUnavailableError
-from blip2tools.family import (
-    CAPTIONERS,
-    DEMO_CAPTIONER,
-    FAMILY,
-    SUGGESTED,
-    Kind,
-    Member,
-    demo_folder,
-    find,
-    memory_bytes,
-    partner,
-)
+from blip2tools.family import CAPTIONERS, DEMO_CAPTIONER, FAMILY, SUGGESTED, Kind, Member, demo_folder, find, partner
 from blip2tools.hub import Progress
+from blip2tools.published import Weights
 from blip2tools.settings import Settings
 
 if TYPE_CHECKING:
     from blip2tools.model import Captioner, Matcher, Pixels
     from blip2tools.text import CaptionerText, MatcherText
-
-_HEADROOM = 1.15  # weights, and what a few pictures need beside them
-_SPARE_MEMORY = 2**28
 
 DEMO_WARNING = (
     "this is the built-in demo model, which only knows drawn shapes; "
@@ -41,15 +30,11 @@ DEMO_WARNING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """What a model may take on its device."""
+class Choice:
+    """Which form of a named checkpoint is wanted."""
 
-    memory: int | None  # free bytes; None if unknown, and then everything fits
-    bytes_each: int  # of a weight
-
-    def fits(self, needed: int) -> bool:
-        """Whether `needed` bytes of weights and the work with them fit."""
-        return self.memory is None or needed * _HEADROOM + _SPARE_MEMORY <= self.memory
+    revision: str | None = None
+    allow_pickle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +46,25 @@ class Located:
     folder: Path | None  # None: to be pulled first
     member: Member | None  # its entry in the family's table
     repository: str | None  # hub id
+    choice: Choice = Choice()
+    source: str | None = None  # what `pull` calls it, where that is not its name
+    adapter: Path | None = None  # folder of changes to it (peft)
 
     @property
     def here(self) -> bool:
         """Whether it can be loaded now."""
         return self.folder is not None
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of its files, where they come from the hub."""
+        return None if self.folder is None else hub.revision_of(self.folder)
+
+    @property
+    def pull_command(self) -> str:
+        """What fetches it."""
+        pinned = f" --revision {self.choice.revision}" if self.choice.revision else ""
+        return f"`blip2tools pull {self.source or self.name}{pinned}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +97,9 @@ class Loaded:
     dtype: str
     notes: tuple[str, ...]  # what every result should say about this model
     temperatures: Temperatures = field(default_factory=Temperatures)  # of confidences, where they were fitted
+    revision: str | None = None  # commit of the captioner's files on the hub
+    matcher_revision: str | None = None
+    quantize: str = "none"
     self_test: str | None = None  # its verdict in one line; None where it was not run
 
     @property
@@ -116,27 +118,31 @@ def locate(settings: Settings, budget: Budget | None = None) -> Plan:
     Raises:
         ModelUnavailableError: a name that can never work. A model that only has to be pulled is no error here.
     """
-    budget = budget or _likely_budget(settings)
+    budget = budget or likely_budget(settings)
     warnings: list[str] = []
     named = settings.model != "auto"
-    captioner = _named(settings.model, "captioner") if named else _auto_captioner(budget)
+    choice = Choice(settings.revision, settings.allow_pickle)
+    captioner = _named(settings.model, "captioner", choice) if named else _auto_captioner(budget)
+    if settings.revision and captioner.repository is None:
+        raise ModelUnavailableError("`revision` pins a model of the hub: name one (`model`), or leave it out.")
     if captioner.member is DEMO_CAPTIONER:
         warnings.append(DEMO_WARNING)
     elif not captioner.here:
-        warnings.append(
-            f"the model {captioner.name} is not on this computer yet; run `blip2tools pull {captioner.name}`"
-        )
+        warnings.append(f"the model {captioner.name} is not on this computer yet; run {captioner.pull_command}")
 
     matcher: Located | None = None
+    choice = Choice(settings.matcher_revision, settings.allow_pickle)
     if settings.matcher == "auto":
         matcher, reason = _auto_matcher(captioner, budget)
         warnings += [reason] if reason else []
     elif settings.matcher != "none":
-        matcher = _named(settings.matcher, "matcher")
+        matcher = _named(settings.matcher, "matcher", choice)
         if not matcher.here:
-            warnings.append(
-                f"the matcher {matcher.name} is not on this computer yet; run `blip2tools pull {matcher.name}`"
-            )
+            warnings.append(f"the matcher {matcher.name} is not on this computer yet; run {matcher.pull_command}")
+    if settings.matcher_revision and (settings.matcher == "auto" or matcher is None or matcher.repository is None):
+        raise ModelUnavailableError(
+            "`matcher_revision` pins a matcher of the hub: name one (`matcher`), or leave it out."
+        )
     return Plan(captioner, matcher, tuple(warnings))
 
 
@@ -146,27 +152,70 @@ def is_cached(name: str) -> bool:
         return True
     kinds: tuple[Kind, ...] = ("captioner", "matcher")
     for kind in kinds:
-        try:
-            if _named(name, kind).here:
+        with suppress(ModelUnavailableError):
+            if _named(name, kind, Choice()).here:
                 return True
-        except ModelUnavailableError:
-            continue
     return False
 
 
-def pull(name: str, progress: Progress | None = None) -> Path:
-    """Download a model by its short name or hub id; see `hub.pull`.
+def pull(
+    name: str, progress: Progress | None = None, *, choice: Choice | None = None, budget: Budget | None = None
+) -> Path:
+    """Download a model by its short name or hub id, and what it is based on; see `hub.pull`.
+
+    Args:
+        name: short name or hub id.
+        progress: told how far it is.
+        choice: revision, and whether pickles may be opened.
+        budget: where it is to be loaded; None if that is not known.
 
     Raises:
-        ModelUnavailableError: nothing that could be downloaded goes by this name, or the download failed.
+        ModelUnavailableError: nothing that could be downloaded goes by this name, the download failed, or the model is too
+            large for the budget.
     """
+    choice = choice or Choice()
     member = find(name)
     if name in ("auto", "none") or (member is not None and member.hub is None):
         raise ModelUnavailableError(f"There is nothing to download for {name!r}; name one of {_choices()}.")
     repository = member.hub if member is not None else name
     if repository is None or not _is_hub_id(repository):
         raise ModelUnavailableError(f"There is no model named {name!r} to download; name one of {_choices()}.")
-    return hub.pull(repository, member.name if member else name, progress)
+    shown = member.name if member else name
+    if member is not None and budget is not None:
+        admit(shown, member.weights, budget, kind=member.kind)
+    admission = None if budget is None or member is not None else _admission(shown, budget)
+    folder = hub.pull(
+        repository, shown, progress, revision=choice.revision, allow_pickle=choice.allow_pickle, admit=admission
+    )
+    if _is_adapter(folder):
+        base, revision = _base_of(folder, shown)
+        changed = find(base)
+        repository = changed.hub if changed is not None else base
+        if repository is not None and _is_hub_id(repository) and not Path(base).expanduser().is_dir():
+            if changed is not None and budget is not None:
+                admit(changed.name, changed.weights, budget, kind=changed.kind)
+            hub.pull(repository, base, progress, revision=revision, allow_pickle=choice.allow_pickle)
+    return folder
+
+
+def _admission(name: str, budget: Budget) -> Callable[[int], None]:
+    return lambda values: admit(name, Weights(0, 0, 0, 0, values), budget)
+
+
+def check_memory(plan: Plan, settings: Settings, budget: Budget) -> None:
+    """Refuse what was named and cannot fit, before it is fetched or loaded.
+
+    Raises:
+        ModelUnavailableError: it is too large; what to try is in the message.
+    """
+    captioner, matcher = plan.captioner, plan.matcher
+    parts = _weights(captioner)
+    if settings.model != "auto" and parts is not None:
+        admit(captioner.name, parts, budget)
+    theirs = None if matcher is None else _weights(matcher)
+    if settings.matcher not in ("auto", "none") and matcher is not None and theirs is not None:
+        beside = 0 if parts is None else budget.needed(parts)
+        admit(matcher.name, theirs, budget, kind="matcher", beside=beside)
 
 
 def _auto_captioner(budget: Budget) -> Located:
@@ -182,7 +231,7 @@ def _auto_matcher(captioner: Located, budget: Budget) -> tuple[Located | None, s
         return None, "there is no image-text matcher: none is known to go with this model; set one (`matcher`)"
     matcher = _of_member(partner(captioner.member))
     if matcher.member is None or not matcher.here:
-        return None, f"there is no image-text matcher; `blip2tools pull {matcher.name}` fetches the one that fits"
+        return None, f"there is no image-text matcher; {matcher.pull_command} fetches the one that fits"
     # Its own tower is loaded before it can be compared and dropped.
     if not budget.fits(_memory(captioner, budget) + _memory(matcher, budget)):
         return None, f"there is no image-text matcher: {matcher.name} does not fit in memory beside {captioner.name}"
@@ -190,47 +239,76 @@ def _auto_matcher(captioner: Located, budget: Budget) -> tuple[Located | None, s
 
 
 def _memory(located: Located, budget: Budget) -> int:
-    """Bytes of its weights: by its own files where they are here, else by the family's table, else 0."""
-    parts = located.member.weights if located.member is not None else None
+    parts = _weights(located)
+    return 0 if parts is None else budget.needed(parts)
+
+
+def _weights(located: Located) -> Weights | None:
+    """By its own files where they are here, else by the family's table; None if neither tells."""
     if located.folder is not None:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # judged when it is loaded
-            parts = weights_of(located.folder)
-    return 0 if parts is None else memory_bytes(parts, budget.bytes_each)
+            return weights_of(located.folder)
+    return located.member.weights if located.member is not None else None
 
 
-def _likely_budget(settings: Settings) -> Budget:
-    """A guess without torch, which may be on its way in in another thread: a GPU that is there has room enough."""
-    gpu = settings.device.startswith("cuda") or (
-        settings.device == "auto" and Path("/proc/driver/nvidia/version").exists()
-    )
-    half = settings.dtype in ("float16", "bfloat16") or (settings.dtype == "auto" and gpu)
-    return Budget(memory=None if gpu else free_memory(), bytes_each=2 if half else 4)
+def _of_member(member: Member, choice: Choice = Choice()) -> Located:
+    if member.hub is None:
+        return Located(member.name, member.kind, demo_folder(member.kind), member, None)
+    folder = hub.cached(member.hub, choice.revision, allow_pickle=choice.allow_pickle)
+    return Located(member.name, member.kind, folder, member, member.hub, choice)
 
 
-def _of_member(member: Member) -> Located:
-    folder = demo_folder(member.kind) if member.hub is None else hub.cached(member.hub)
-    return Located(member.name, member.kind, folder, member, member.hub)
-
-
-def _named(name: str, kind: Kind) -> Located:
-    """The checkpoint that a user named: the family's names first, then folders, then hub ids."""
+def _named(name: str, kind: Kind, choice: Choice, adapted_by: str | None = None) -> Located:
+    """The checkpoint that a user named, or an adapter did: the family's names first, then folders, then hub ids."""
     member = find(name, kind)
     if member is not None:
-        return _of_member(member)
+        return _of_member(member, choice)
     other = find(name)
     if other is not None:
         raise ModelUnavailableError(f"{other.name} is a {other.kind}, not a {kind}; choose one of {_choices(kind)}.")
     folder = Path(name).expanduser()
+    shown = shown_name(name)
     if folder.is_dir():
-        shown = shown_name(name)
-        if lacking := hub.missing_from(folder):
+        if lacking := hub.missing_from(folder, allow_pickle=choice.allow_pickle):
             raise ModelUnavailableError(f"The folder {shown!r} lacks {lacking}; it cannot be loaded as a {kind}.")
-        return Located(shown, kind, folder, None, None)
+        located = Located(shown, kind, folder, None, None, choice)
+        return _adapted(located, folder, adapted_by) if _is_adapter(folder) else located
     if _is_hub_id(name):
-        return Located(name, kind, hub.cached(name), None, name)
+        found = hub.cached(name, choice.revision, allow_pickle=choice.allow_pickle)
+        located = Located(name, kind, found, None, name, choice)
+        return _adapted(located, found, adapted_by) if found is not None and _is_adapter(found) else located
     raise ModelUnavailableError(
-        f"There is no {kind} named {shown_name(name)!r}; choose one of {_choices(kind)}, a hub id, or a folder."
+        f"There is no {kind} named {shown!r}; choose one of {_choices(kind)}, a hub id, or a folder."
     )
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / hub.ADAPTER).is_file() and not (folder / "config.json").is_file()
+
+
+def _adapted(located: Located, adapter: Path, adapted_by: str | None) -> Located:
+    """The checkpoint that an adapter changes, under the adapter's name."""
+    if adapted_by is not None:
+        raise ModelUnavailableError(
+            f"{adapted_by} changes {located.name}, which is an adapter itself; merge that one first."
+        )
+    name, revision = _base_of(adapter, located.name)
+    base = _named(name, located.kind, replace(located.choice, revision=revision), adapted_by=located.name)
+    return replace(base, name=f"{located.name} on {base.name}", source=base.name, adapter=adapter)
+
+
+def _base_of(adapter: Path, name: str) -> tuple[str, str | None]:
+    """Name and revision of the model that an adapter was trained on."""
+    try:
+        written = json.loads((adapter / hub.ADAPTER).read_text(encoding="utf-8"))
+        base, revision = written["base_model_name_or_path"], written.get("revision")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        base = revision = None
+    if not isinstance(base, str) or not base or not isinstance(revision, str | None):
+        raise ModelUnavailableError(
+            f"The adapter {name} does not say which model it changes (`base_model_name_or_path`)."
+        )
+    return base, revision
 
 
 def _is_hub_id(name: str) -> bool:

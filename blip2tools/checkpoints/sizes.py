@@ -40,7 +40,7 @@ def _counted(files: tuple[tuple[Path, int, int], ...]) -> Weights:
         shapes.pop(_OUTPUT, None)  # OPT's is tied to the embeddings, also where it is stored once more
     for name, shape in shapes.items():
         parts[_part(name, shape)] += math.prod(shape)
-    return Weights(**parts)
+    return Weights(**parts, encoder_decoder=any(name.startswith("language_model.encoder.") for name in shapes))
 
 
 def _part(name: str, shape: list[int]) -> str:
@@ -52,7 +52,8 @@ def _part(name: str, shape: list[int]) -> str:
     if head != "language_model":
         return "bridge"
     in_a_layer = ".layers." in name or ".block." in name
-    return "linear" if in_a_layer and len(shape) == 2 and "relative_attention_bias" not in name else "rest"
+    whole = "relative_attention_bias" in name or name.endswith(".wo.weight")  # never quantized
+    return "linear" if in_a_layer and len(shape) == 2 and not whole else "rest"
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:

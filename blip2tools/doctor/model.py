@@ -9,13 +9,13 @@ from pathlib import Path
 
 from blip2tools import checkpoints, selftest
 from blip2tools.checkpoints import Located, Plan, Progress
-from blip2tools.checkpoints.plan import Budget
+from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.doctor.files import check_files, only_pickles
 from blip2tools.doctor.machine import HUB_PATIENCE_S
 from blip2tools.doctor.report import Section, size, tilde
 from blip2tools.errors import ModelUnavailableError
-from blip2tools.family import CAPTIONERS, memory_bytes
+from blip2tools.family import CAPTIONERS
 from blip2tools.selftest import Finding
 from blip2tools.settings import Settings
 
@@ -133,18 +133,18 @@ def _offers_pickles(repository: str) -> bool:
 
 def _memory(settings: Settings, plan: Plan) -> Finding:
     """Whether the weights fit, before anything is loaded."""
-    from blip2tools.checkpoints import loading
+    from blip2tools.checkpoints import devices
 
     try:
         device = checkpoints.choose_device(settings.device)
-        budget = loading.budget_of(settings, device)
+        budget = devices.budget_of(settings, device)
     except ModelUnavailableError as error:
         return Finding(name="memory", status="skipped", sentence=error.message.rstrip("."))
     needed = 0
     for part in (plan.captioner, plan.matcher):
         if part is not None and part.folder is not None:
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # told by the files' own checks
-                needed += memory_bytes(weights_of(part.folder), budget.bytes_each)
+                needed += budget.needed(weights_of(part.folder))
     if budget.memory is None:
         return Finding(
             name="memory", status="skipped", sentence=f"{size(needed)} are needed; the system tells of none free"
@@ -160,6 +160,6 @@ def _lighter(needed: int, budget: Budget) -> str:
     ways = []
     if budget.bytes_each == 4 and budget.fits(needed // 2):
         ways.append("half the numbers' size (`--dtype bfloat16`)")
-    if fitting := [one.name for one in CAPTIONERS if budget.fits(one.memory(budget.bytes_each))]:
+    if fitting := [one.name for one in CAPTIONERS if budget.fits(budget.needed(one.weights))]:
         ways.append(f"choose {fitting[0]}")
     return ", or ".join([*ways, "make room, or take a device with more memory"])

@@ -318,6 +318,11 @@ class StatusResult(Result):
     matcher: str | None = Field(description="The matcher, or null when there is none.")
     device: str | None = Field(description="Where the model runs; null until it is loaded.")
     dtype: str | None = Field(description="Number format of the weights; null until it is loaded.")
+    revision: str | None = Field(
+        description="Commit of the captioner's files on the model hub; null if not from there."
+    )
+    matcher_revision: str | None = Field(description="Likewise of the matcher.")
+    quantize: str = Field(description="Whether the language model is quantized: 'none', '8bit' or '4bit'.")
     loaded: bool
     state: str = Field(description="'not loaded', 'loading' with how far it is, 'ready', or why it is unavailable.")
     self_test: str | None = Field(
@@ -332,9 +337,13 @@ class StatusResult(Result):
 
     def text_block(self) -> str:
         where = f" on {self.device}, {self.dtype}" if self.loaded else ""
+        where += "" if self.quantize == "none" else f", language model in {self.quantize}"
+        pinned = [f"{self.model} {self.revision}"] if self.revision else []
+        pinned += [f"{self.matcher} {self.matcher_revision}"] if self.matcher_revision else []
         folders = ", ".join(self.limits.allowed_folders) or "none"
         lines = [
             f"model: {self.model}; matcher: {self.matcher or 'none'}; {self.state}{where}",
+            *([f"revisions: {', '.join(pinned)}"] if pinned else []),
             *([] if self.self_test is None else [f"self-test: {self.self_test}"]),
             f"pictures may come from: {folders}; http(s) URLs: {'yes' if self.limits.urls else 'no'}",
             f"limits: {', '.join(self.limits.formats)}; {self.limits.max_image_bytes // 2**20} MiB, "

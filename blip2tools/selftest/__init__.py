@@ -6,7 +6,8 @@ checks.py     the checks
 remembered.py verdicts kept on disk, per weights, versions, device and dtype
 
 A model is tested when it is first loaded, before it answers anybody; that costs a fraction of what loading costs. A
-failure refuses nothing that was asked for by name, but every result then carries a warning.
+failure refuses nothing that was asked for by name, but every result then carries a warning. Only a quantized model is always
+tested, and refused: that fails in ways that nobody sees in an answer (transformers #30383).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 
 from blip2tools import checkpoints
 from blip2tools.checkpoints import Loaded, Progress
+from blip2tools.errors import ModelUnavailableError
 from blip2tools.family import find
 from blip2tools.selftest import remembered
 from blip2tools.selftest.findings import Finding, Status, Verdict, failed
@@ -37,10 +39,16 @@ def load(settings: Settings, progress: Progress | None = None, *, download: bool
         ModelUnavailableError: with the model's name and the remedy.
     """
     loaded = checkpoints.load(settings, progress, download=download)
-    if not settings.self_test:
+    quantized = loaded.quantize != "none"
+    if not settings.self_test and not quantized:
         return loaded
     verdict = verdict_on(loaded, settings, progress)
     notes = loaded.notes
+    if verdict.failed and quantized:
+        raise ModelUnavailableError(
+            f"{loaded.model} fails its self-test in {loaded.quantize} ({', '.join(verdict.failed)}) and is refused; "
+            f"{'try `--quantize 8bit`, or ' if loaded.quantize == '4bit' else ''}leave `quantize` out."
+        )
     if verdict.failed:
         notes += (
             f"the self-test of this model failed ({', '.join(verdict.failed)}), its answers may be wrong; "

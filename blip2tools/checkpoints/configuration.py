@@ -1,0 +1,87 @@
+"""What a checkpoint says about itself, judged: configuration, image processor, tokenizer."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, Blip2Config
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from blip2tools import hub
+from blip2tools.checkpoints.plan import Located
+from blip2tools.errors import ModelUnavailableError
+from blip2tools.model import Pixels
+
+_VISION_EPS = 1e-6
+
+
+def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]) -> Any:
+    """The library's configuration of a folder, with what is known to be wrong put right.
+
+    Raises:
+        ModelUnavailableError: it is not one that this package can run faithfully.
+    """
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    wanted = hub.CLASSES[kind]
+    if written["model_type"] != "blip-2" or wanted not in written.get("architectures", [wanted]):
+        raise unfit(located, f"it is not a BLIP-2 {kind}")
+    found: Any = Blip2Config.from_pretrained(folder, local_files_only=True)
+    if getattr(found, "quantization_config", None) is not None:
+        raise unfit(located, "quantized weights give empty or wrong answers and are not supported")
+    if found.vision_config.layer_norm_eps != _VISION_EPS:
+        # LAVIS #418: early files say 1e-5, which changes every answer a little. The family was trained with 1e-6; of other
+        # checkpoints nobody but their makers can know.
+        if located.member is None:
+            raise unfit(
+                located, f"its vision layer_norm_eps is not {_VISION_EPS}, correct its config.json if it should be"
+            )
+        found.vision_config.layer_norm_eps = _VISION_EPS
+    if kind == "captioner":
+        _check_language_model(found.text_config, located)
+    return found
+
+
+def _check_language_model(text: Any, located: Located) -> None:
+    if text.model_type not in ("opt", "t5"):
+        raise unfit(located, "its language model is neither OPT nor T5")
+    if text.model_type == "t5" and (text.scale_decoder_outputs or text.dense_act_fn != "gelu"):
+        # Without the right flags transformers scales the logits of an original T5, which FLAN-T5 is not.
+        raise unfit(located, "its configuration is not that of FLAN-T5")
+    needed = ["eos_token_id", "pad_token_id", *(["bos_token_id"] if text.model_type == "opt" else [])]
+    if not all(isinstance(getattr(text, name, None), int) for name in needed):
+        raise unfit(located, "its configuration lacks a special token id")
+
+
+def check_untied(model: Any, located: Located) -> None:
+    """Refuse a FLAN-T5 without an output layer of its own."""
+    language_model = model.language_model
+    if language_model.lm_head.weight is language_model.shared.weight:
+        raise unfit(located, "its output layer is tied to the embeddings, which FLAN-T5's is not")
+
+
+def pixels(folder: Path, settled: Any, located: Located) -> Pixels:
+    """Pictures to pixels as the folder says, by Pillow whatever else is installed."""
+    made = Pixels(BlipImageProcessorPil.from_pretrained(folder, local_files_only=True))
+    if settled.vision_config.image_size != made.size:
+        raise unfit(located, "its image processor and its vision tower differ in size")
+    return made
+
+
+def tokenizer(folder: Path) -> Tokenizer:
+    """The folder's tokenizer, whichever files it comes in."""
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        return Tokenizer.from_file(str(file))
+    loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return copy.deepcopy(cast(Tokenizer, loaded.backend_tokenizer))
+
+
+def unfit(located: Located, why: str) -> ModelUnavailableError:
+    """The refusal of a checkpoint, with the remedy."""
+    # Downloading again mends a damaged copy of a published model, but not somebody's own folder.
+    remedy = f"run {located.pull_command} again or choose" if located.repository else "choose"
+    return ModelUnavailableError(f"{located.name} cannot be used: {why}; {remedy} another model.")
