@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from blip2tools.cli import _parser, _settings
+from blip2tools.cli import _parser
+from blip2tools.cli_settings import given_settings
 from blip2tools.settings import Settings
 from tests.conftest import run_cli
 
@@ -145,7 +146,7 @@ def test_options_become_settings(tmp_path):
         "--num-beams",
         "2",
     ]
-    settings = Settings.load({}, **_settings(_parser().parse_args(words)))
+    settings = Settings.load({}, **given_settings(_parser().parse_args(words)))
     assert [str(folder) for folder in settings.allowed_dirs] == ["a", "b"]
     assert settings.allow_urls is True
     assert settings.formats == ("PNG", "TIFF")
