@@ -16,9 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from blip2tools import images, rgb
 from blip2tools.errors import VisionError
 
-# Peak memory of a decode: so many bytes for each pixel that the limits allow, and the interpreter with its libraries.
-BYTES_A_PIXEL = 9
-OVERHEAD_BYTES = 96 * 2**20
+OVERHEAD_BYTES = 96 * 2**20  # the interpreter with its libraries, and what a decoder needs besides pixels
 
 
 class Limits(NamedTuple):
@@ -97,7 +95,7 @@ def _confine(limits: images.Limits) -> None:  # pragma: no cover  see main
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the owner
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    memory = limits.max_pixels * BYTES_A_PIXEL + limits.max_image_bytes + OVERHEAD_BYTES
+    memory = limits.max_pixels * images.BYTES_A_PIXEL + limits.max_image_bytes + OVERHEAD_BYTES
     for bound, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(bound)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)

@@ -44,6 +44,7 @@ _FIRST_BYTES = (
 )
 
 # 0xFF 0x00 is a stuffed byte of the data, 0xFF 0xD0-0xD7 restarts it, 0xFF 0xFF pads (ITU-T T.81, B.1.1.2).
+_JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 
 
@@ -65,45 +66,71 @@ def is_sane(kind: str, data: bytes) -> bool:
         return True
     limit = MAX_BLOCKS + len(data) // 256
     scans = 0
-    for count, block in enumerate(walk(data)):
+    for count, (block, _) in enumerate(walk(data)):
         scans += kind == "JPEG" and block == 0xDA
         if count > limit or scans > MAX_JPEG_SCANS:
             return False
     return True
 
 
+def cost_of(kind: str, data: bytes) -> float:
+    """Bytes of memory for each pixel at the peak of a decode, down to RGB (measured: Pillow 13 on Linux)."""
+    if kind in ("WEBP", "AVIF"):
+        return 16.0  # two canvases of the decoder, what it hands over, and Pillow's copy of that
+    if kind != "JPEG":
+        return 8.0  # the picture, and its RGB
+    frame, scans, progressive = b"", 0, False
+    for code, position in _jpeg_markers(data):
+        if code in _JPEG_FRAMES and not frame:
+            frame = data[position : position + 8 + 3 * 255]
+            progressive = code & 3 == 2
+        scans += code == 0xDA
+    if not frame or not (progressive or scans > 1):
+        return 8.0
+    # The coefficients of every component, two bytes each, wait for the last scan (ITU-T T.81, B.2.2).
+    factors = [(one >> 4, one & 15) for one in frame[9 : 8 + 3 * frame[7] : 3]] if len(frame) > 9 else []
+    most = max((width for width, _ in factors), default=0) * max((height for _, height in factors), default=0)
+    return max(8.0, 4 + 2 * sum(width * height for width, height in factors) / max(1, most))
+
+
 def has_second_frame(gif: bytes) -> bool:
     """Whether a GIF that `is_sane` holds another frame."""
-    return sum(block == 0x2C for block in _gif_blocks(gif)) > 1
+    return sum(block == 0x2C for block, _ in _gif_blocks(gif)) > 1
 
 
-def _jpeg_markers(data: bytes) -> Iterator[int]:
-    """Marker codes up to the end of the image: what follows (a phone's motion clip, say) is not the picture."""
+def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker codes, and where their segments begin, up to the end of the image.
+
+    What follows (a phone's motion clip, say) is not the picture.
+    """
     position = 2
     while marker := _JPEG_MARKER.search(data, position):
         code, position = marker[1][0], marker.end()
         if code == 0xD9:
             return
-        yield code
+        yield code, position
         if code != 0x01:  # the one other marker without a length
             position += int.from_bytes(data[position : position + 2], "big")
 
 
-def _png_chunks(data: bytes) -> Iterator[int]:
-    """First letters of the chunk names."""
+def _png_chunks(data: bytes) -> Iterator[tuple[int, int]]:
+    """First letters of the chunk names, and where the chunks begin."""
     position = 8
     while position + 12 <= len(data):
-        yield data[position + 4]
+        yield data[position + 4], position
         position += 12 + int.from_bytes(data[position : position + 4], "big")
 
 
-def _gif_blocks(data: bytes) -> Iterator[int]:
-    """Introducers of the blocks, up to the second image (GIF89a specification, sections 18 to 26), and 0 per sub-block."""
+def _gif_blocks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Introducers of the blocks and where they begin, up to the second image; and 0 per sub-block.
+
+    GIF89a specification, sections 18 to 26.
+    """
     position = 13 + _gif_table(data[10:11])
     images = 0
     while position < len(data) and images < 2:
         block = data[position]
-        yield block
+        yield block, position
         if block == 0x2C:
             images += 1
             position += 11 + _gif_table(data[position + 9 : position + 10])
@@ -112,7 +139,7 @@ def _gif_blocks(data: bytes) -> Iterator[int]:
         else:
             return
         while position < len(data) and data[position]:
-            yield 0
+            yield 0, position
             position += data[position] + 1
         position += 1
 

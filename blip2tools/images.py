@@ -32,6 +32,9 @@ Region = tuple[float, float, float, float]
 Target = tuple[int, int]
 """A square that pictures are resized to, without keeping their aspect: its side in pixels, and Pillow's number of the filter."""
 
+BYTES_A_PIXEL = 9
+"""Memory that a decode may take at its peak, for each pixel of `max_pixels`: 450 MB for 50 megapixels."""
+
 MIN_SIDE = 2  # a side of one pixel makes image processors mistake rows for channels
 
 _CORRUPT = "The picture is damaged or incomplete and does not decode; send the whole file again or save it anew."
@@ -298,6 +301,7 @@ def _open(data: bytes, settings: Limits) -> Image.Image:
     if image.format != kind and (kind, image.format) != ("JPEG", "MPO"):
         raise UnsupportedImageError(_unsupported(image.format, settings))
     _check_size(image.size, settings)
+    _check_cost(kind, data, image.size, settings)
     return image
 
 
@@ -327,6 +331,15 @@ def _check_size(size: tuple[int, int], settings: Limits) -> None:
     if width < MIN_SIDE or height < MIN_SIDE:
         raise UnsupportedImageError(
             f"The picture is {width} × {height} pixels; each side must have at least {MIN_SIDE}."
+        )
+
+
+def _check_cost(kind: str, data: bytes, size: tuple[int, int], settings: Limits) -> None:
+    most = int(settings.max_pixels * BYTES_A_PIXEL / formats.cost_of(kind, data))
+    if size[0] * size[1] > most:
+        raise TooLargeError(
+            f"The picture is {size[0]} × {size[1]} pixels; of this kind of {kind} at most {most:,} are read, since it takes "
+            "much memory to decode. Save it as PNG or plain JPEG, or make it smaller first."
         )
 
 

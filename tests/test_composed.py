@@ -58,11 +58,11 @@ def test_a_tile_is_the_region_that_the_other_tools_see(vision, montage):
 
 
 def test_a_survey_decodes_once(vision, montage, monkeypatch):
-    from blip2tools import images
+    from blip2tools.decoder import Decoder
 
     decoded = []
-    real = images.decode
-    monkeypatch.setattr(images, "decode", lambda data, settings: decoded.append(1) or real(data, settings))
+    real = Decoder.decode
+    monkeypatch.setattr(Decoder, "decode", lambda *given, **named: decoded.append(1) or real(*given, **named))
     vision.survey(montage.read_bytes(), rows=2, columns=1)
     assert len(decoded) == 1
 

@@ -737,6 +737,40 @@ def test_formats(call: Callable[[], object], wanted: object) -> None:
     assert call() == wanted
 
 
+@pytest.mark.parametrize(
+    ("kind", "mode", "options", "wanted"),
+    [
+        ("JPEG", "RGB", {}, 8),
+        ("JPEG", "RGB", {"progressive": True, "subsampling": 2}, 8),
+        ("JPEG", "RGB", {"progressive": True, "subsampling": 0}, 10),
+        ("JPEG", "CMYK", {"progressive": True}, 12),
+        ("JPEG", "L", {"progressive": True}, 8),
+        ("PNG", "RGBA", {}, 8),
+        ("WEBP", "RGB", {}, 16),
+    ],
+)
+def test_memory_is_judged_by_the_kind(kind: str, mode: str, options: dict[str, object], wanted: float) -> None:
+    data = encoded(corners(mode=mode), kind, **options)
+    assert formats.cost_of(kind, data) == wanted
+    assert images.decode(data, Settings(max_pixels=40 * 20 * 16 // 9 + 1)).width == 40
+    tight = Settings(max_pixels=40 * 20)
+    if wanted <= images.BYTES_A_PIXEL:
+        assert images.decode(data, tight).width == 40
+    else:
+        error = refused(data, tight)
+        assert error.code == "too_large"
+        assert f"at most {int(800 * 9 / wanted):,} are read" in error.message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xd8\xff\xc2", b"\xff\xd8\xff\xc2\0\x08\x08\0\1\0\1\0", b"\xff\xd8\xff\xc2\0\x0b\x08\0\1\0\1\1\1\0\0"],
+    ids=["cut", "no-components", "no-sampling"],
+)
+def test_the_cost_of_a_broken_frame(data: bytes) -> None:
+    assert formats.cost_of("JPEG", data) == 8
+
+
 def test_importing_the_package_brings_no_pillow() -> None:
     code = "import sys, blip2tools.sources, blip2tools.store; print(sorted({'PIL', 'httpx2', 'httpcore2'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
