@@ -8,12 +8,14 @@ kept. It ends at the first input that breaks a promise, and writes that input in
 from __future__ import annotations
 
 import argparse
+import atexit
 import base64
 import contextlib
 import hashlib
 import io
 import os
 import random
+import shutil
 import struct
 import sys
 import tempfile
@@ -110,6 +112,7 @@ def references() -> tuple[Check, list[bytes]]:
     from blip2tools.store import Store
 
     above = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    atexit.register(shutil.rmtree, above, ignore_errors=True)
     root = above / "jail"
     for folder in (root / "a", above / "jail2"):
         folder.mkdir(parents=True)

@@ -5,6 +5,7 @@ environment.py  Python, packages, extras, settings
 machine.py      torch and the device, caches and disk, folders, the hub
 model.py        the model: where it is, whether it fits, loads and passes its self-test
 files.py        its files, one by one
+pictures.py     something else: every file of a folder, read as a picture
 
 It changes nothing and downloads nothing; what it finds out about a model it remembers for the next start.
 """
@@ -16,6 +17,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from blip2tools import __version__
@@ -56,6 +58,12 @@ def add_doctor_command(
         default=None,
         help="ask whether the model hub answers (default: unless offline)",
     )
+    parser.add_argument(
+        "--scan",
+        type=Path,
+        metavar="FOLDER",
+        help="instead, read every file below FOLDER as the tools would, and say what came of it; with --json in JSON Lines",
+    )
     return parser
 
 
@@ -63,13 +71,16 @@ def run(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     """Check everything, and tell it; the exit status.
 
     Args:
-        arguments: `json` and `network`.
+        arguments: `json`, `network` and `scan`.
         given: settings that were given as options.
     """
+    from blip2tools.doctor import pictures
     from blip2tools.doctor.environment import settings_in_effect
     from blip2tools.doctor.model import absent
 
     settings = Settings.load(**given)
+    if arguments.scan is not None:
+        return pictures.run(arguments.scan, settings, json=arguments.json)
     voice = Voice(sys.stdout)
     sections = []
     with Bar("doctor") as bar:
