@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from blip2tools.model import Captioner, Matcher, Pixels, Trunk
     from blip2tools.text import MatcherText, Prompt
 
-SEE_AT_ONCE = 16  # pictures in one pass of the trunk; more is no faster, only larger
+# Pictures in one pass. On a CPU one keeps it busy, and more of them leave its caches: 16 take 5 % longer each than 4.
+SEE_AT_ONCE = {"cpu": 4}
+SEE_AT_ONCE_ELSEWHERE = 16
 MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
 
 
@@ -248,8 +250,9 @@ class Stages:
             else:
                 found[sight.key] = value
         waiting = list(missing.values())
-        for first in range(0, len(waiting), SEE_AT_ONCE):
-            chunk = waiting[first : first + SEE_AT_ONCE]
+        at_once = SEE_AT_ONCE.get(self._loaded.captioner.device.type, SEE_AT_ONCE_ELSEWHERE)
+        for first in range(0, len(waiting), at_once):
+            chunk = waiting[first : first + at_once]
             for sight, value in zip(chunk, compute(chunk), strict=True):
                 # A piece of a batch keeps the whole batch's memory alive, which the cache would not know of.
                 found[sight.key] = value if len(chunk) == 1 else value.clone()

@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +46,7 @@ class Case:
     ours: Callable[[Vision, Sequence[bytes]], Any]
     pictures: int
     warm: bool = False
+    matcher: bool = True  # without one, a caption is not matched with its picture, as stock's is not
 
 
 class Stock:
@@ -202,7 +203,8 @@ CASES = [
     Case("4 questions on one picture, warm", _stock_ask, _ask, 1, warm=True),
     Case("match, 1 picture x 32 texts, cold", _stock_match, _match, 1),
     Case("match, 1 picture x 32 texts, warm", _stock_match, _match, 1, warm=True),
-    Case("16 captions of 16 pictures", _stock_captions, _captions, 16),
+    Case("16 captions of 16 pictures", _stock_captions, _captions, 16, matcher=False),
+    Case("16 captions of 16 pictures, ours with their match", _stock_captions, _captions, 16),
     Case("4 choices ranked", _stock_choose, _choose, 1),
     Case("one lone question, against a direct call of our model code", _direct, _lone, 1),
 ]
@@ -224,8 +226,8 @@ def make_pictures(count: int, seed: int) -> list[bytes]:
     return made
 
 
-def open_eyes(pair: Pair, beams: int, cache_mb: int = 256) -> Vision:
-    """`Vision` over a random pair, no answers kept."""
+def open_eyes(pair: Pair, beams: int, cache_mb: int = 256, *, matcher: bool = True) -> Vision:
+    """`Vision` over a random pair, or over its captioner alone; no answers kept."""
     from blip2tools.engine import LocalEngine
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
@@ -233,8 +235,9 @@ def open_eyes(pair: Pair, beams: int, cache_mb: int = 256) -> Vision:
     settings = Settings.check(
         {"num_beams": beams, "min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "deadline_s": 600}
     )
+    alone = replace(pair.loaded, matcher=None, matcher_pixels=None, matcher_words=None, matcher_name=None)
     engine = LocalEngine(
-        lambda progress: pair.loaded,
+        lambda progress: pair.loaded if matcher else alone,
         max_queue=settings.max_queue,
         max_batch=settings.max_batch * beams,
         cache_bytes=cache_mb * 2**20,
@@ -247,7 +250,7 @@ def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) ->
     now = time.process_time if clock == "cpu" else time.perf_counter
     stock = Stock(pair, beams)
     pairs: list[tuple[float, float]] = []
-    with open_eyes(pair, beams) as vision:
+    with open_eyes(pair, beams, matcher=case.matcher) as vision:
         for number in range(rounds + 1):
             pictures = make_pictures(case.pictures, seed=1000 + number)
             if case.warm:

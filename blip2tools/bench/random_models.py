@@ -6,6 +6,7 @@ fewer layers when asked. Random weights prove algebra and speed, never quality.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,6 +84,8 @@ def build(
     for part in ("embeddings", "encoder"):
         getattr(matcher.vision_model, part).load_state_dict(getattr(captioner.vision_model, part).state_dict())
     captioner, matcher = captioner.to(device, dtype).eval(), matcher.to(device, dtype).eval()
+    # On a CPU our captioner lays its weights out anew, from which stock must not profit.
+    ours = copy.deepcopy(captioner) if device == "cpu" else captioner
     processor: Any = Blip2Processor
     images = BlipImageProcessorPil(size={"height": 224, "width": 224})
     words, reader = _tokenizer(family), _bert_tokenizer()
@@ -91,7 +94,7 @@ def build(
         processor(images, _fast(words, family), num_query_tokens=size.queries),
         matcher,
         processor(images, _fast_bert(reader), num_query_tokens=size.queries),
-        _loaded(captioner, matcher, Pixels(images), words, reader, device, dtype),
+        _loaded(ours, matcher, Pixels(images), words, reader, device, dtype),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval
 
+from blip2tools.model.qformer import TextReader
 from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
 
 
@@ -28,6 +29,7 @@ class Matcher:
         self._post_layernorm: nn.Module = inner.vision_model.post_layernorm
         self._embeddings: nn.Module = inner.embeddings.float()
         self._qformer: nn.Module = inner.qformer.float()
+        self._reader = TextReader(self._qformer)
         self._query_tokens = inner.query_tokens.data.float()
         self._vision_projection: nn.Linear = inner.vision_projection.float()
         self._text_projection: nn.Linear = inner.text_projection.float()
@@ -96,7 +98,7 @@ class Matcher:
     @torch.inference_mode()
     def text_features(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """ITC features (N, D), float32, each of length 1: the projected [CLS] state of each text."""
-        return nn.functional.normalize(self._text_projection(self._read(texts)[:, 0]), dim=-1)
+        return nn.functional.normalize(self._text_projection(self._read(texts, first_only=True)[:, 0]), dim=-1)
 
     @torch.inference_mode()
     def text_embeddings(self, text: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -109,23 +111,16 @@ class Matcher:
         """Hidden states (Q, H) of the queries that read a text and a picture (1, 1 + P, Dv) together."""
         return self._read_together(states, [text])[0]
 
-    def _read(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Hidden states (N, L, H) of texts without a picture."""
+    def _read(self, texts: Sequence[Sequence[int]], *, first_only: bool = False) -> Tensor:
+        """Hidden states (N, L, H) of texts without a picture, or (N, 1, H) of [CLS]."""
         ids, filled = self._text(texts)
-        hidden = self._qformer(query_embeds=self._embeddings(input_ids=ids), query_length=0, attention_mask=filled)
-        return cast(Tensor, hidden.last_hidden_state)
+        return self._reader.read(self._embeddings(input_ids=ids), filled, first_only=first_only)
 
     def _read_together(self, states: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """Hidden states (N, Q, H) of the queries, each row with a text and a picture."""
         ids, filled = self._text(texts)
-        queries = self._query_tokens.expand(len(texts), -1, -1)
-        hidden = self._qformer(
-            query_embeds=self._embeddings(input_ids=ids, query_embeds=queries),
-            query_length=self.num_queries,
-            attention_mask=torch.cat([filled.new_ones(queries.shape[:2]), filled], 1),
-            encoder_hidden_states=self._normed(states),
-        ).last_hidden_state
-        return cast(Tensor, hidden[:, : self.num_queries])
+        words = self._embeddings(input_ids=ids)
+        return self._reader.read_together(self._query_tokens, words, filled, self._normed(states).float())
 
     def _normed(self, states: Tensor) -> Tensor:
         return cast(Tensor, self._post_layernorm(states.to(self.device, self.trunk.dtype)))
