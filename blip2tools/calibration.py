@@ -1,9 +1,9 @@
 """How sure to say a text is: its log-probability on the scale of how often such texts are right.
 
 What a model gives to the whole of its text is a probability that these words are right, an over-confident one. Dividing its
-log-odds by one fitted number, a temperature (Guo et al. 2017, arXiv 1706.04599), makes it fit what was counted and leaves the
-order of any two texts as it was. The temperatures of a checkpoint stand beside its weights; one without any reports
-exp of the mean token log-probability, which is not calibrated.
+log-odds by a temperature and adding a shift, both fitted (Platt 1999; the temperature alone is Guo et al. 2017, arXiv
+1706.04599), makes it fit what was counted and leaves the order of any two texts as it was. The numbers of a checkpoint stand
+beside its weights; one without any reports exp of the mean token log-probability, which is not calibrated.
 """
 
 from __future__ import annotations
@@ -23,19 +23,28 @@ MAX_BYTES: Final = 100_000
 _SURE: Final = -1e-9  # a summed log-probability above this has no finite odds
 
 
-class Temperatures(BaseModel):
-    """Temperatures of one checkpoint; None for a task that has none."""
+class Scaling(BaseModel):
+    """What turns log-odds into a confidence: sigmoid(log-odds / temperature + shift)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    caption: float | None = Field(default=None, gt=0)
-    answer: float | None = Field(default=None, gt=0)
+    temperature: float = Field(gt=0)
+    shift: float = 0.0
+
+
+class Calibration(BaseModel):
+    """How one checkpoint's confidences are scaled; None for a task that was not fitted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    caption: Scaling | None = None
+    answer: Scaling | None = None
 
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    confidence: Temperatures
+    confidence: Calibration
     fitted: dict[str, Any] = Field(default_factory=dict)  # how, for people
 
 
@@ -50,52 +59,52 @@ def sigmoid(odds: float) -> float:
     return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
 
 
-def confidence(mean_logprob: float, tokens: int, temperature: float | None) -> float:
+def confidence(mean_logprob: float, tokens: int, scaling: Scaling | None) -> float:
     """How sure a text is, 0 to 1.
 
     Args:
         mean_logprob: mean log-probability of its tokens, the end included.
         tokens: how many there are.
-        temperature: of the checkpoint and task; None gives exp of the mean.
+        scaling: of the checkpoint and task; None gives exp of the mean.
     """
-    if temperature is None:
+    if scaling is None:
         return min(1.0, math.exp(mean_logprob))
-    return sigmoid(log_odds(mean_logprob * tokens) / temperature)
+    return sigmoid(log_odds(mean_logprob * tokens) / scaling.temperature + scaling.shift)
 
 
-def find(setting: str, folder: Path) -> Temperatures:
-    """The temperatures to use.
+def find(setting: str, folder: Path) -> Calibration:
+    """The scaling to use.
 
     Args:
         setting: "auto" for those beside the weights, "none", or a file.
         folder: of the captioner's weights.
 
     Raises:
-        ModelUnavailableError: the file is missing or is not one of temperatures.
+        ModelUnavailableError: the file is missing or is none of these.
     """
     if setting == "none":
-        return Temperatures()
+        return Calibration()
     if setting == "auto":
-        return read(folder / FILE) if (folder / FILE).is_file() else Temperatures()
+        return read(folder / FILE) if (folder / FILE).is_file() else Calibration()
     return read(Path(setting).expanduser())
 
 
-def read(path: Path) -> Temperatures:
-    """The temperatures in a file.
+def read(path: Path) -> Calibration:
+    """The scaling in a file.
 
     Raises:
-        ModelUnavailableError: it is missing or is not one of temperatures.
+        ModelUnavailableError: it is missing or is none of these.
     """
     try:
         with path.open("rb") as file:
             return _File.model_validate_json(file.read(MAX_BYTES)).confidence
     except (OSError, ValidationError) as error:
         raise ModelUnavailableError(
-            f"The confidence temperatures in {path.name!r} cannot be read; fit them again, or set `calibration` to none."
+            f"The calibration in {path.name!r} cannot be read; fit it again, or set `calibration` to none."
         ) from error
 
 
-def write(path: Path, temperatures: Temperatures, fitted: Mapping[str, Any]) -> None:
-    """Write a file of temperatures, with how they were fitted for people to read."""
-    content = _File(confidence=temperatures, fitted=dict(fitted))
+def write(path: Path, calibration: Calibration, fitted: Mapping[str, Any]) -> None:
+    """Write a file, with how it was fitted for people to read."""
+    content = _File(confidence=calibration, fitted=dict(fitted))
     path.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -154,12 +154,12 @@ class Utterance:
     finish: str  # "eos", or "length" when it was cut
     unread: bool = False  # the prompt was too long, and its beginning was left out
     tokens: int = 1  # the end included
-    temperature: float | None = None  # of the checkpoint for this task, where one was fitted
+    scaling: calibration.Scaling | None = None  # of the checkpoint for this task, where it was fitted
 
     @property
     def confidence(self) -> float:
-        """0 to 1: exp of the mean token log-probability, or calibrated where there is a temperature."""
-        return calibration.confidence(self.logprob, self.tokens, self.temperature)
+        """0 to 1: exp of the mean token log-probability, or calibrated where there is a scaling."""
+        return calibration.confidence(self.logprob, self.tokens, self.scaling)
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,8 +182,8 @@ class Settings(BaseModel):
         "auto",
         min_length=1,
         max_length=4096,
-        description="temperatures of confidences: `auto` (`blip2tools.json` beside the weights, if it is there), `none`, or a "
-        "file that `blip2tools evaluate` wrote",
+        description="scaling of confidences: `auto` (`blip2tools.json` beside the weights, if it is there), `none`, or a file "
+        "that `blip2tools evaluate` wrote",
     )
     abstain_below: float = Field(
         0.0, ge=0, le=1, description="a caption or answer with less confidence is marked as not known; 0 is never"

@@ -41,6 +41,7 @@ from blip2tools.requests import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from blip2tools.calibration import Scaling
     from blip2tools.checkpoints import Loaded
     from blip2tools.model import Captioner, Matcher, Pixels, Trunk
     from blip2tools.text import MatcherText, Prompt
@@ -96,15 +97,15 @@ class Stages:
         self._metrics.tokens += sum(text.tokens for texts in spoken for text in texts)
         answers: list[object] = []
         for request, texts, prompt in zip(requests, spoken, prompts, strict=True):
-            temperatures = self._loaded.temperatures
-            scale = temperatures.caption if isinstance(request, CaptionRequest) else temperatures.answer
-            said = [self._utterance(text, unread=prompt.truncated, temperature=scale) for text in texts]
+            fitted = self._loaded.calibration
+            scaling = fitted.caption if isinstance(request, CaptionRequest) else fitted.answer
+            said = [self._utterance(text, unread=prompt.truncated, scaling=scaling) for text in texts]
             answers.append(said if isinstance(request, CaptionRequest) else said[0])
         return answers
 
-    def _utterance(self, spoken: Spoken, *, unread: bool, temperature: float | None) -> Utterance:
+    def _utterance(self, spoken: Spoken, *, unread: bool, scaling: Scaling | None) -> Utterance:
         text = self._loaded.words.decode(spoken.ids)
-        return Utterance(text, spoken.logprob, spoken.finish, unread, spoken.tokens, temperature)
+        return Utterance(text, spoken.logprob, spoken.finish, unread, spoken.tokens, scaling)
 
     def _prompt(self, request: CaptionRequest | AnswerRequest) -> Prompt:
         if isinstance(request, CaptionRequest):

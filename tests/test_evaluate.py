@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from blip2tools import Vision
-from blip2tools.calibration import Temperatures
+from blip2tools.calibration import Calibration, Scaling
 from blip2tools.cli import main
 from blip2tools.errors import InvalidInputError, NotFoundError
 from blip2tools.evaluate import datasets, reliability, vqa
@@ -142,20 +142,21 @@ class TestVqa:
         mean = sum(group["accuracy"] * group["questions"] for group in groups.values()) / 8
         assert mean == pytest.approx(report["accuracy"])
 
-    def test_a_temperature_is_fitted_and_used(self, lines, tmp_path, capsys):
+    def test_a_scaling_is_fitted_and_used(self, lines, tmp_path, capsys):
         file = tmp_path / "mine.json"
-        words = ("vqa", lines[1], "--output", tmp_path / "out", "--fit-temperature", file, *DEMO)
+        words = ("vqa", lines[1], "--output", tmp_path / "out", "--calibrate", file, *DEMO)
         status, report, _ = evaluate(capsys, *words)
         assert status == 0
         assert report["reliability"]["fitted_on"] == report["reliability"]["tested_on"] == 4
         written = json.loads(file.read_text())["confidence"]
-        assert written["answer"] == pytest.approx(report["reliability"]["temperature"], abs=1e-3)
+        for name in ("temperature", "shift"):
+            assert written["answer"][name] == pytest.approx(report["reliability"][name], abs=1e-3)
         assert written["caption"] is None
         image = lines[1].parent / "0.png"
         with Vision.load(model="demo", calibration=str(file)) as eyes:
             raw = eyes.utterance(image, "how many objects are there?")
             judged = reliability.Judged.of(raw, 1)
-            assert raw.confidence == judged.confidence(written["answer"])
+            assert raw.confidence == judged.confidence(Scaling(**written["answer"]))
             assert eyes.ask(image, "how many objects are there?").confidence == raw.confidence
 
     def test_lemmas_and_reference_questions(self, tmp_path, capsys):
@@ -307,23 +308,37 @@ class TestReliability:
         assert reliability.auroc(sure, right) == pytest.approx(expected)
         assert reliability.auroc([0.5], [1.0]) is None
 
-    @pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
-    def test_a_temperature_is_found_again(self, true):
+    @pytest.mark.parametrize("true", [Scaling(temperature=0.5, shift=0.5), Scaling(temperature=3, shift=-1)])
+    def test_a_scaling_is_found_again(self, true):
         chance = random.Random(4)
         judged = []
         for _ in range(4000):
             one = reliability.Judged(-chance.expovariate(6), chance.randint(1, 12), 0.0)
             judged.append(reliability.Judged(one.logprob, one.tokens, float(chance.random() < one.confidence(true))))
         found = reliability.fit(judged)
-        assert found == pytest.approx(true, rel=0.12)
-        worse = min(reliability.cross_entropy(judged, found * step) for step in (0.8, 1.25))
-        assert reliability.cross_entropy(judged, found) < worse
+        assert found.temperature == pytest.approx(true.temperature, rel=0.15)
+        assert found.shift == pytest.approx(true.shift, abs=0.15)
+        least = reliability.cross_entropy(judged, found)
+        for change in (
+            {"temperature": found.temperature * 1.1},
+            {"shift": found.shift + 0.2},
+            {"shift": found.shift - 0.2},
+        ):
+            assert reliability.cross_entropy(judged, found.model_copy(update=change)) > least
+
+    def test_texts_that_are_all_right_or_all_alike(self):
+        right = [reliability.Judged(-0.01 * n, 3, 1.0) for n in range(9)]
+        assert reliability.fit(right).shift > 0
+        backwards = [reliability.Judged(-0.3 * n, 3, float(n > 4)) for n in range(40)]
+        assert reliability.fit(backwards).temperature == 50
+        with pytest.raises(ValueError, match="nothing to fit"):
+            reliability.fit([])
 
     def test_the_diagram(self, tmp_path):
         from xml.etree import ElementTree
 
         judged = tuple(reliability.Judged(-0.1 * n, 3, float(n < 5)) for n in range(10))
-        task = reliability.Reliability("captions <b>", 2.0, 5, judged)
+        task = reliability.Reliability("captions <b>", Scaling(temperature=2), 5, judged)
         drawn = ElementTree.fromstring(reliability.diagram([task, task], "a & b"))
         texts = [node.text for node in drawn.iter("{http://www.w3.org/2000/svg}text")]
         assert texts.count("captions <b>") == 2
@@ -333,14 +348,14 @@ class TestReliability:
 
 def test_the_study_of_the_demo(tmp_path, capsys):
     plot, file = tmp_path / "plot.svg", tmp_path / "blip2tools.json"
-    words = ("calibration", "--pictures", 12, "--best-of", 4, "--plot", plot, "--temperatures", file)
+    words = ("calibration", "--pictures", 12, "--best-of", 4, "--plot", plot, "--output", file)
     status, report, _ = evaluate(capsys, *words)
     assert status == 0
     assert [task["tested_on"] for task in report["reliability"]] == [12, 12]
     for seed in ("fit_seed", "test_seed"):
         counts = report["best_of"][seed]["all"]
         assert counts["best_of"] == counts["search"] + counts["mended"] - counts["spoilt"]
-    assert Temperatures(**json.loads(file.read_text())["confidence"]) == Temperatures(**report["temperatures"])
+    assert Calibration(**json.loads(file.read_text())["confidence"]) == Calibration(**report["confidence"])
     assert plot.read_text().startswith("<svg")
     status, _, said = evaluate(capsys, "calibration", "--fit-seed", 3, "--test-seed", 3)
     assert status == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blip2tools import hub
-from blip2tools.calibration import Temperatures
+from blip2tools.calibration import Calibration
 from blip2tools.checkpoints.budget import Budget, admit, likely_budget
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.errors import ModelUnavailableError
@@ -96,7 +96,7 @@ class Loaded:
     device: str
     dtype: str
     notes: tuple[str, ...]  # what every result should say about this model
-    temperatures: Temperatures = field(default_factory=Temperatures)  # of confidences, where they were fitted
+    calibration: Calibration = field(default_factory=Calibration)  # of confidences, where it was fitted
     revision: str | None = None  # commit of the captioner's files on the hub
     matcher_revision: str | None = None
     quantize: str = "none"

@@ -5,7 +5,7 @@ journal.py       predictions on the disk, so that a stopped run goes on
 tasks.py         one evaluation from predictions to its report
 captions.py      CIDEr, BLEU, ROUGE-L
 vqa.py           soft accuracy
-reliability.py   calibration error, AUROC, temperatures, the diagram
+reliability.py   calibration error, AUROC, the scaling that fits, the diagram
 demo_world.py    the demo model on pictures made hard for it
 """
 
@@ -35,8 +35,8 @@ with the captions of each picture (Karpathy's split), or VQAv2's questions with 
 
 CALIBRATION: Final = """\
 Draw pictures of the demo's world, as it knows them and made hard (turned, noisy), and count how often the demo model is right,
-how sure it is, and what --best-of mends. The temperatures that make its confidence fit are found on the pictures of one seed
-and tested on those of another."""
+how sure it is, and what --best-of mends. The scaling that makes its confidence fit is found on the pictures of one seed and
+tested on those of another."""
 
 
 def add_evaluate_command(command: AddCommand) -> None:
@@ -85,10 +85,10 @@ def add_evaluate_command(command: AddCommand) -> None:
     )
     vqa.add_argument("--lemmatize", action="store_true", help="compare base forms of nouns and verbs, as for OK-VQA")
     vqa.add_argument(
-        "--fit-temperature",
+        "--calibrate",
         type=Path,
         metavar="FILE",
-        help="fit the temperature of answers on half of the questions, test it on the others, and write it: a --calibration",
+        help="scale confidences to fit half of the questions, test that on the others, and write it: a file for --calibration",
     )
     setting_options(vqa)
 
@@ -101,10 +101,10 @@ def add_evaluate_command(command: AddCommand) -> None:
 
     calibration = add("calibration", _calibration, "the demo model's confidence, and what best-of mends", CALIBRATION)
     calibration.add_argument("--fit-seed", type=int, default=1, help="pictures to fit on (default 1)")
-    calibration.add_argument("--test-seed", type=int, default=2, help="pictures to test on (default 2)")
+    calibration.add_argument("--test-seed", type=int, default=3, help="pictures to test on (default 3)")
     calibration.add_argument("--pictures", type=_positive, default=600, metavar="N", help="of each seed (default 600)")
     calibration.add_argument("--best-of", type=_positive, default=8, metavar="N", help="captions tried (default 8)")
-    calibration.add_argument("--temperatures", type=Path, metavar="FILE", help="where to write them (JSON)")
+    calibration.add_argument("--output", type=Path, metavar="FILE", help="where to write the scaling (JSON)")
     calibration.add_argument("--plot", type=Path, metavar="FILE", help="where to write the reliability diagram (SVG)")
 
 
@@ -145,7 +145,7 @@ def _vqa(arguments: argparse.Namespace) -> int:
             items,
             reference=arguments.reference_questions,
             lemmatize=arguments.lemmatize,
-            temperature=arguments.fit_temperature,
+            calibration=arguments.calibrate,
         ),
     )
 
@@ -204,14 +204,14 @@ def _calibration(arguments: argparse.Namespace) -> int:
     from blip2tools.evaluate.demo_world import run_study
 
     if arguments.fit_seed == arguments.test_seed:
-        raise InvalidInputError("The temperature is tested on other pictures: --fit-seed and --test-seed must differ.")
+        raise InvalidInputError("The scaling is tested on other pictures: --fit-seed and --test-seed must differ.")
     with _Progress("pictures") as progress:
         report = run_study(
             fit_seed=arguments.fit_seed,
             test_seed=arguments.test_seed,
             pictures=arguments.pictures,
             best_of=arguments.best_of,
-            temperatures=arguments.temperatures,
+            output=arguments.output,
             plot=arguments.plot,
             progress=progress,
         )

@@ -1,6 +1,6 @@
 """The demo model on pictures that are made hard for it: how often it is right, how sure it is, and what a matcher mends.
 
-Fit and test use different seeds, so different pictures. The temperatures and the diagram are written where asked for.
+Fit and test use different seeds, so different pictures. The scaling and the diagram are written where asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from blip2tools.calibration import Temperatures, write
+from blip2tools.calibration import Calibration, write
 from blip2tools.demo.mixture import FOR_ANSWERS, FOR_CAPTIONS, TROUBLES, Degrees, Sample, mixture
 from blip2tools.evaluate.reliability import Judged, Reliability, diagram, fit
+from blip2tools.evaluate.tasks import rounded
 from blip2tools.vision import Vision
 
 AT_ONCE: Final = 8
@@ -33,7 +34,7 @@ class _Told:
 
 async def study(
     vision: Vision, *, fit_seed: int, test_seed: int, pictures: int, best_of: int, progress: Progress
-) -> tuple[dict[str, Any], Temperatures, list[Reliability]]:
+) -> tuple[dict[str, Any], Calibration, list[Reliability]]:
     """Fit on one seed's pictures, test on another's.
 
     Args:
@@ -44,10 +45,10 @@ async def study(
         progress: told how many pictures are done, and of how many.
 
     Returns:
-        The numbers, the temperatures, and what the diagram shows.
+        The numbers, the scaling, and what the diagram shows.
     """
     if fit_seed == test_seed:
-        raise ValueError("a temperature must be tested on other pictures than those that it was fitted on")
+        raise ValueError("a scaling must be tested on other pictures than those that it was fitted on")
     done, total = 0, 4 * pictures
 
     async def each(seed: int, degrees: Degrees, verb: Callable[[Sample], Any]) -> list[_Told]:
@@ -78,7 +79,7 @@ async def study(
         Reliability(name, fit([one.judged for one in fitted]), len(fitted), tuple(one.judged for one in tested))
         for name, fitted, tested in zip(("captions", "answers"), fitting, testing, strict=True)
     ]
-    captions, answers = (round(task.temperature, 4) for task in tasks)
+    captions, answers = (rounded(task.scaling) for task in tasks)
     numbers = {
         "fit_seed": fit_seed,
         "test_seed": test_seed,
@@ -86,7 +87,7 @@ async def study(
         "reliability": [task.as_dict() for task in tasks],
         "best_of": {"n": best_of, "fit_seed": _best_of(fitting[0]), "test_seed": _best_of(testing[0])},
     }
-    return numbers, Temperatures(caption=captions, answer=answers), tasks
+    return numbers, Calibration(caption=captions, answer=answers), tasks
 
 
 def _best_of(told: Sequence[_Told]) -> dict[str, dict[str, int]]:
@@ -110,14 +111,14 @@ def run_study(
     test_seed: int,
     pictures: int,
     best_of: int,
-    temperatures: Path | None,
+    output: Path | None,
     plot: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The study on the demo checkpoint, without the temperatures that it already has; see `study`.
+    """The study on the demo checkpoint, without the scaling that it already has; see `study`.
 
     Args:
-        temperatures: where to write them, as `blip2tools.json`.
+        output: where to write the scaling, as `blip2tools.json`.
         plot: where to write the reliability diagram, SVG.
     """
     with Vision.load(model="demo", matcher="demo", calibration="none") as vision:
@@ -136,8 +137,8 @@ def run_study(
         f"blip2tools evaluate calibration --fit-seed {fit_seed} --test-seed {test_seed} --pictures {pictures} "
         f"--best-of {best_of}"
     )
-    if temperatures is not None:
-        write(temperatures, found, {"date": date, "command": command, "pictures": pictures, "fit_seed": fit_seed})
+    if output is not None:
+        write(output, found, {"date": date, "command": command, "pictures": pictures, "fit_seed": fit_seed})
     if plot is not None:
         plot.write_text(diagram(tasks, f"{command}, {date}, demo checkpoint"), encoding="utf-8")
-    return {"date": date, "command": command, "temperatures": found.model_dump(), **numbers}
+    return {"date": date, "command": command, "confidence": found.model_dump(), **numbers}

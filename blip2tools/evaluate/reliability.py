@@ -1,19 +1,20 @@
-"""Is a confidence worth its name? Expected calibration error, AUROC, the temperature that fits, and the diagram."""
+"""Is a confidence worth its name? Expected calibration error, AUROC, the scaling that fits, and the diagram."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from blip2tools.calibration import confidence
+from blip2tools.calibration import Scaling, confidence, log_odds
 from blip2tools.requests import Utterance
 
 BINS: Final = 10
-_LOWEST, _HIGHEST, _STEPS = 0.05, 50.0, 60
-_NARROWING: Final = 40
 _FLOOR: Final = 1e-7
+_NEWTON_STEPS: Final = 50
+_NEAR: Final = 1e-10
+_HOTTEST: Final = 50.0  # a confidence that says nothing, or the opposite, about what is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,9 @@ class Judged:
         """A text that was told."""
         return cls(told.logprob, told.tokens, right)
 
-    def confidence(self, temperature: float | None) -> float:
+    def confidence(self, scaling: Scaling | None) -> float:
         """See `calibration.confidence`."""
-        return confidence(self.logprob, self.tokens, temperature)
+        return confidence(self.logprob, self.tokens, scaling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,43 +86,60 @@ def auroc(confidences: Sequence[float], right: Sequence[float]) -> float | None:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def cross_entropy(judged: Sequence[Judged], temperature: float | None) -> float:
+def cross_entropy(judged: Sequence[Judged], scaling: Scaling | None) -> float:
     """Mean negative log-likelihood, nats, of the correctness under the confidence."""
 
     def loss(one: Judged) -> float:
-        sure = min(1 - _FLOOR, max(_FLOOR, one.confidence(temperature)))
+        sure = min(1 - _FLOOR, max(_FLOOR, one.confidence(scaling)))
         return -one.right * math.log(sure) - (1 - one.right) * math.log(1 - sure)
 
     return math.fsum(map(loss, judged)) / len(judged)
 
 
-def fit(judged: Sequence[Judged]) -> float:
-    """The temperature with the least cross-entropy, from 0.05 to 50: a coarse search, then golden sections.
+def fit(judged: Sequence[Judged]) -> Scaling:
+    """The scaling with the least cross-entropy: logistic regression on the log-odds of the whole text, by Newton's method.
+
+    A prior as strong as one text pulls towards no scaling at all, so that a few texts, or texts that are all right, have a
+    finite answer.
 
     Raises:
         ValueError: nothing to fit.
     """
     if not judged:
-        raise ValueError("there is nothing to fit a temperature to")
-    step = (math.log(_HIGHEST) - math.log(_LOWEST)) / _STEPS
-    coarse = [math.log(_LOWEST) + step * number for number in range(_STEPS + 1)]
-    best = min(coarse, key=lambda value: cross_entropy(judged, math.exp(value)))
-    low, high, golden = best - step, best + step, (math.sqrt(5) - 1) / 2
-    for _ in range(_NARROWING):
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        if cross_entropy(judged, math.exp(left)) <= cross_entropy(judged, math.exp(right)):
-            high = right
-        else:
-            low = left
-    return math.exp((low + high) / 2)
+        raise ValueError("there is nothing to fit a scaling to")
+    import numpy as np
+
+    odds = np.asarray([log_odds(one.logprob * one.tokens) for one in judged])
+    right = np.asarray([one.right for one in judged])
+    columns = np.stack([odds, np.ones_like(odds)])
+    start = np.asarray([1.0, 0.0])  # slope, shift: no scaling
+
+    def loss(point: Any) -> float:
+        values = point @ columns
+        losses = np.logaddexp(0, values) - right * values  # of a Bernoulli variable, from its log-odds
+        return float(losses.sum() + ((point - start) ** 2).sum() / 2)
+
+    point = start
+    for _ in range(_NEWTON_STEPS):
+        sure = np.exp(-np.logaddexp(0, -(point @ columns)))
+        down = columns @ (sure - right) + point - start
+        bend = (columns * (sure * (1 - sure))) @ columns.T + np.eye(2)
+        step = np.linalg.solve(bend, down)
+        while loss(point - step) > loss(point) and np.abs(step).max() > _NEAR:
+            step = step / 2  # a full step may overshoot
+        point = point - step
+        if np.abs(step).max() <= _NEAR:
+            break
+    slope, shift = map(float, point)
+    return Scaling(temperature=1 / max(slope, 1 / _HOTTEST), shift=shift)
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """What a temperature that was fitted on some texts does for others."""
+    """What a scaling that was fitted on some texts does for others."""
 
     name: str
-    temperature: float
+    scaling: Scaling
     fitted_on: int
     judged: tuple[Judged, ...]  # the others
 
@@ -131,8 +149,8 @@ class Reliability:
         return [one.right for one in self.judged]
 
     def confidences(self, *, scaled: bool) -> list[float]:
-        """With the temperature, or as a checkpoint without one reports."""
-        return [one.confidence(self.temperature if scaled else None) for one in self.judged]
+        """With the scaling, or as a checkpoint without one reports."""
+        return [one.confidence(self.scaling if scaled else None) for one in self.judged]
 
     def as_dict(self) -> dict[str, float | int | str | None]:
         """For a JSON report."""
@@ -142,13 +160,14 @@ class Reliability:
             "fitted_on": self.fitted_on,
             "tested_on": len(self.judged),
             "errors": 1 - math.fsum(self.right) / len(self.judged),
-            "temperature": self.temperature,
+            "temperature": self.scaling.temperature,
+            "shift": self.scaling.shift,
             "ece_before": calibration_error(before, self.right),
             "ece_after": calibration_error(after, self.right),
             "auroc_before": auroc(before, self.right),
             "auroc_after": auroc(after, self.right),
             "cross_entropy_before": cross_entropy(self.judged, None),
-            "cross_entropy_after": cross_entropy(self.judged, self.temperature),
+            "cross_entropy_after": cross_entropy(self.judged, self.scaling),
         }
 
 
@@ -157,14 +176,14 @@ def diagram(tasks: Sequence[Reliability], caption: str) -> str:
     side, gap, left, top = 300, 70, 60, 40
     width = left + len(tasks) * (side + gap)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + side + 110}" '
-        f'viewBox="0 0 {width} {top + side + 110}" font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + side + 84}" '
+        f'viewBox="0 0 {width} {top + side + 84}" font-family="sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for number, task in enumerate(tasks):
         x = left + number * (side + gap)
         parts += _panel(task, x, top, side)
-    parts.append(f'<text x="{left}" y="{top + side + 96}" font-size="11" fill="#555">{_escaped(caption)}</text></svg>')
+    parts.append(f'<text x="{left}" y="{top + side + 70}" font-size="11" fill="#555">{_escaped(caption)}</text></svg>')
     return "\n".join(parts) + "\n"
 
 
@@ -195,12 +214,12 @@ def _panel(task: Reliability, x: float, y: float, side: float) -> list[str]:
                 f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{radius:.1f}" fill="{color}" fill-opacity="0.65"/>'
             )
         parts.append(
-            f'<text x="{x + side - 10}" y="{y + side - (28 if scaled else 46)}" text-anchor="end" fill="{color}">'
+            f'<text x="{x + 12}" y="{y + (42 if scaled else 22)}" fill="{color}">'
             f"{word}: ECE {facts['ece_after' if scaled else 'ece_before']:.3f}</text>"
         )
     parts.append(
-        f'<text x="{x + side - 10}" y="{y + side - 10}" text-anchor="end" fill="#555">AUROC {facts["auroc_after"]:.2f}, '
-        f"T = {task.temperature:.2f}</text>"
+        f'<text x="{x + 12}" y="{y + 62}" fill="#555">AUROC {facts["auroc_after"]:.2f}, '
+        f"T = {task.scaling.temperature:.2f}, shift {task.scaling.shift:+.2f}</text>"
         if facts["auroc_after"] is not None
         else ""
     )

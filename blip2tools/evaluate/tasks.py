@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from blip2tools.calibration import Temperatures, read, write
+from blip2tools.calibration import Calibration, Scaling, read, write
 from blip2tools.errors import InvalidInputError, VisionError
 from blip2tools.evaluate import captions, datasets, reliability, vqa
 from blip2tools.evaluate.journal import Journal, Prediction, predict
@@ -81,7 +81,7 @@ async def evaluate_captions(run: Run, items: Sequence[datasets.Captioned], style
 
 
 async def evaluate_vqa(
-    run: Run, items: Sequence[datasets.Asked], *, reference: bool, lemmatize: bool, temperature: Path | None
+    run: Run, items: Sequence[datasets.Asked], *, reference: bool, lemmatize: bool, calibration: Path | None
 ) -> dict[str, Any]:
     """VQA soft accuracy.
 
@@ -90,7 +90,7 @@ async def evaluate_vqa(
         items: questions with answers.
         reference: prepare questions as the reference does.
         lemmatize: compare base forms, of the model's answers and of people's.
-        temperature: where to write the temperature of answers that half of the questions fit; the other half judges it.
+        calibration: where to write the scaling of confidences that half of the questions fit; the other half judges it.
     """
     lemmas = vqa.Lemmatizer() if lemmatize else None
 
@@ -126,27 +126,29 @@ async def evaluate_vqa(
         "calibration_error": reliability.calibration_error(sure, list(right.values())),
         "auroc": reliability.auroc(sure, list(right.values())),
     }
-    if temperature is not None:
+    if calibration is not None:
         judged = [
             reliability.Judged(told[item.id]["logprob"], told[item.id]["tokens"], right[item.id]) for item in done
         ]
-        numbers["reliability"] = _fitted(judged, temperature, run.facts)
+        numbers["reliability"] = _fitted(judged, calibration, run.facts)
     return run.report(len(items), numbers)
 
 
 def _fitted(judged: Sequence[reliability.Judged], path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit on every other question, judge on those between, and write the temperature beside what the file has."""
+    """Fit on every other question, judge on those between, and write the scaling beside what the file has."""
     fitting, testing = judged[::2], judged[1::2]
     if not testing:
-        raise InvalidInputError("A temperature needs at least two answered questions.")
+        raise InvalidInputError("To calibrate takes at least two answered questions.")
     found = reliability.Reliability("answers", reliability.fit(fitting), len(fitting), tuple(testing))
-    before = read(path) if path.is_file() else Temperatures()
-    write(
-        path,
-        before.model_copy(update={"answer": round(found.temperature, 4)}),
-        {**facts, "reliability": found.as_dict()},
-    )
+    before = read(path) if path.is_file() else Calibration()
+    after = before.model_copy(update={"answer": rounded(found.scaling)})
+    write(path, after, {**facts, "reliability": found.as_dict()})
     return found.as_dict()
+
+
+def rounded(scaling: Scaling) -> Scaling:
+    """To digits that mean something."""
+    return Scaling(temperature=round(scaling.temperature, 4), shift=round(scaling.shift, 4))
 
 
 async def evaluate_retrieval(run: Run, items: Sequence[datasets.Captioned], k: int) -> dict[str, Any]:
