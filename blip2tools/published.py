@@ -25,8 +25,9 @@ SOURCES = {
         "the checkpoint's own config.json as transformers 4.47.0.dev0 saved it, quoted in public repositories"
     ),
     "defaults": Source(
-        "left out of the published config.json, so that the default of transformers' configuration class holds "
-        "(`Blip2VisionConfig`, `Blip2QFormerConfig`, `Blip2Config`, `OPTConfig`; 5.23.0)"
+        "the default of transformers' configuration classes (`Blip2VisionConfig`, `Blip2QFormerConfig`, `Blip2Config`, "
+        "`OPTConfig`; 5.23.0): the converter sets nothing else, and the config.json files that were seen (opt-2.7b, "
+        "flan-t5-xl) leave it out"
     ),
     "converter": Source(
         "transformers, models/blip_2/convert_blip_2_original_to_pytorch.py, `get_blip2_config` and the processor it saves"
@@ -42,8 +43,9 @@ SOURCES = {
     "update": Source(
         "transformers pull requests #34223, #34225 and #34876, which gave the configurations an image token"
     ),
-    "sibling": Source("taken over from the sibling checkpoint that was converted in the same way", verified=False),
-    "recall": Source("the usual value of this language model; not seen for this checkpoint", verified=False),
+    "sibling": Source(
+        "taken over from a sibling that was converted in the same way (opt-2.7b, flan-t5-xl)", verified=False
+    ),
 }
 
 
@@ -118,6 +120,8 @@ _LANGUAGE = {
     | _facts(
         "config", model_type="opt", eos_token_id=50118, vocab_size=50304, num_hidden_layers=32, num_attention_heads=32
     )
+    | _facts("defaults", bos_token_id=2, pad_token_id=1, activation_function="relu", do_layer_norm_before=True)
+    | _facts("defaults", max_position_embeddings=2048)
     | _facts("config", hidden_size=2560, ffn_dim=10240, word_embed_proj_dim=2560),
     "opt-6.7b": _OPT
     | _facts("language", hidden_size=4096, ffn_dim=16384, word_embed_proj_dim=4096)
@@ -262,7 +266,7 @@ def published(name: str) -> Published:
     language = name.removesuffix("-coco")
     text = _LANGUAGE[language]
     seen = name in _CONFIG_SEEN
-    if coco:
+    if not seen:
         text = {key: Fact(fact.value, "sibling") if fact.source == "config" else fact for key, fact in text.items()}
     token = _IMAGE_TOKEN[str(text["model_type"].value)]
     # The output layer of OPT is tied to the embeddings; where the page counts more values, it is stored once more.

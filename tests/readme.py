@@ -5,9 +5,12 @@ from pathlib import Path
 
 from blip2tools.clients import CLIENTS
 from blip2tools.family import FAMILY, memory_table
+from blip2tools.published import SOURCES, published
 from blip2tools.settings import Settings, variable
+from tests import traps
 
 README = Path(__file__).parent.parent / "README.md"
+PAGES = (README, README.with_name("FAMILY.md"))
 
 
 def settings_table() -> str:
@@ -22,7 +25,7 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
-REDUCED = "its configuration, narrow and shallow, random weights: {what} equal to transformers'"
+REDUCED = "its values, narrow, shallow, random weights: {what} equal transformers'; published weights not run"
 TRAINED = "in full: trained for this package; every test runs it"
 
 
@@ -54,9 +57,46 @@ def install_table() -> str:
     return "\n".join(rows)
 
 
+def values_table() -> str:
+    """One row for each value, one column for each checkpoint; what all of them share is written once."""
+    letters = dict(zip(SOURCES, "abcdefghijkl", strict=False))
+    names = [member.name for member in FAMILY if member.hub]
+    rows = [f"| value | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    known = {name: published(name).parts for name in names}
+    for part in known[names[0]]:
+        keys = dict.fromkeys(key for parts in known.values() for key in parts[part])
+        for key in keys:
+            cells = []
+            for name in names:
+                fact = known[name][part].get(key)
+                mark = "" if fact is None or fact.verified else " **?**"
+                cells.append("" if fact is None else f"{_shown(fact.value)}{mark} ({letters[fact.source]})")
+            rows.append(f"| `{f'{part}.{key}' if part else key}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _shown(value: object) -> str:
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def sources_list() -> str:
+    return "\n".join(
+        f"- ({letter}) {source.text}{'' if source.verified else ' (**?**)'}"
+        for letter, source in zip("abcdefghijkl", SOURCES.values(), strict=False)
+    )
+
+
 def filled(text: str) -> str:
-    """The README with fresh tables."""
-    for name, table in (("settings", settings_table()), ("models", models_table()), ("install", install_table())):
+    """A page with fresh tables."""
+    tables = {
+        "settings": settings_table(),
+        "models": models_table(),
+        "install": install_table(),
+        "values": values_table(),
+        "sources": sources_list(),
+        "traps": traps.table(),
+    }
+    for name, table in tables.items():
         text = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
             lambda found, t=table: f"{found[1]}{t}\n{found[2]}",
@@ -67,4 +107,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

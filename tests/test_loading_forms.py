@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import Blip2ForConditionalGeneration
 
 from blip2tools import Vision, checkpoints, family, selftest
-from blip2tools.checkpoints import devices
+from blip2tools.checkpoints import devices, loading
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.model import GenerationOptions
 from blip2tools.selftest import Finding, Verdict
@@ -238,6 +238,21 @@ class TestSpread:
         assert not any("lm_head" in key or "embed" in key or "shared" in key for key in offloaded)
         assert spoken(loaded, options) == spoken(whole, options)
         assert loaded.captioner.language_fingerprint
+        hooks = [
+            module._hf_hook for module in loaded.captioner._language_model.modules() if hasattr(module, "_hf_hook")
+        ]
+        assert hooks
+        assert all(getattr(hook, "io_same_device", True) for hook in hooks)  # or two GPUs would meet in one sum
+
+    def test_an_adapter_on_a_spread_model_is_refused(self, saved, tmp_path, monkeypatch):
+        monkeypatch.setattr(loading, "placement", lambda *_: {"device_map": {"a": "cpu", "b": "disk"}})
+        folder = tmp_path / "my-lora"
+        folder.mkdir()
+        config = {"base_model_name_or_path": str(saved / "opt"), "peft_type": "LORA"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+        with pytest.raises(ModelUnavailableError, match="cannot be merged into a spread model"):
+            load(folder, device="spread")
 
     def test_without_a_folder_it_says_so(self, saved):
         with pytest.raises(ModelUnavailableError, match=r"needs .* all devices together|name a folder for the rest"):

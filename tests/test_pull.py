@@ -220,6 +220,43 @@ class TestRevisions:
         assert server.requests == []
 
 
+class TestAdapters:
+    def test_an_adapter_comes_with_the_model_that_it_changes(self, pull, server):
+        server.branches[REPOSITORY, "v1"] = dict(server.repositories[REPOSITORY])
+        config = {"base_model_name_or_path": REPOSITORY, "revision": "v1", "peft_type": "LORA"}
+        server.repositories["some/lora"] = {
+            "adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": b"x", "README.md": b"x",
+            "adapter_model.bin": b"x", "code.py": b"x",
+        }  # fmt: skip
+        outcome = pull("some/lora")
+        assert (outcome["here"], outcome["name"]) == (True, "some/lora on opt-2.7b")
+        assert outcome["revision"] == server.revision(server.branches[REPOSITORY, "v1"])
+        assert sorted(server.downloads())[:2] == ["adapter_config.json", "adapter_model.safetensors"]
+        assert not {"adapter_model.bin", "code.py", "pytorch_model.bin"} & set(server.downloads())
+
+    def test_pickled_adapters_are_refused_too(self, pull, server):
+        config = {"base_model_name_or_path": REPOSITORY, "peft_type": "LORA"}
+        server.repositories["some/lora"] = {
+            "adapter_config.json": json.dumps(config).encode(), "adapter_model.bin": b"x",
+        }  # fmt: skip
+        assert "pickled weights only" in pull("some/lora")["error"]
+
+
+class TestCommandLine:
+    def test_a_pinned_pull(self, server, tmp_path):
+        server.branches[REPOSITORY, "v1"] = dict(server.repositories[REPOSITORY])
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "blip2tools", "pull", NAME, "--revision", "v1", "--anyway"],
+            capture_output=True, text=True, timeout=120, check=False, env=environment,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "opt-2.7b is ready." in done.stderr
+        [reference] = (tmp_path / "home").rglob("refs/v1")
+        assert reference.read_text() == server.revision(server.branches[REPOSITORY, "v1"])
+
+
 class TestAdmission:
     """What is too large for this machine is refused before it is fetched."""
 

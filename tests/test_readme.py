@@ -12,7 +12,7 @@ import pytest
 from blip2tools.cli import _parser
 from blip2tools.toolset import TOOLS
 from tests.conftest import REPOSITORY
-from tests.readme import README, filled
+from tests.readme import PAGES, README, filled
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -61,7 +61,9 @@ def test_the_configurations_start_a_server():
 
 
 def test_the_tables_are_those_of_the_code():
-    assert filled(TEXT) == TEXT, "run `make readme`"
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert filled(text) == text, f"{page.name}: run `make readme`"
 
 
 def test_every_tool_is_named():

@@ -176,6 +176,18 @@ def placement(
     return {"device_map": spread, "offload_folder": str(Path(settings.offload_dir).expanduser())}
 
 
+def bring_back(model: Any) -> None:
+    """Let every part of a spread model give its results where its arguments came from.
+
+    The decoding loop calls the parts of a layer one by one, and keeps what it adds up on the main device.
+    """
+    for module in model.modules():
+        hook: Any = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):
+            if hasattr(each, "io_same_device"):
+                each.io_same_device = True
+
+
 def _limits(settings: Settings, device: torch.device) -> dict[str, int]:
     """What each place may give, the main device first, main memory last."""
     limits: dict[str, int] = {}

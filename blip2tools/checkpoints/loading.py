@@ -19,7 +19,7 @@ from blip2tools.checkpoints import configuration
 from blip2tools.checkpoints.adapters import merged
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.configuration import unfit
-from blip2tools.checkpoints.devices import budget_of, choose_device, dtype_for, placement, quantization
+from blip2tools.checkpoints.devices import bring_back, budget_of, choose_device, dtype_for, placement, quantization
 from blip2tools.checkpoints.plan import Loaded, Located, Plan, check_memory, locate, pull
 from blip2tools.errors import ModelUnavailableError, VisionError
 from blip2tools.family import DEMO_CAPTIONER
@@ -134,6 +134,10 @@ def _load_captioner(
                 f"{located.name} cannot be merged into quantized weights; leave `quantize` out."
             )
         where = placement(settings, device, _CAPTIONER, config, dtype, located.name)
+        if located.adapter is not None and len(where["device_map"]) > 1:
+            raise ModelUnavailableError(
+                f"{located.name} cannot be merged into a spread model; choose one device (`device`)."
+            )
         model = _weights(_CAPTIONER, folder, config, dtype, located, **where, quantization_config=quantized)
         if t5:
             configuration.check_untied(model, located)
@@ -207,6 +211,8 @@ def _weights(
             output_loading_info=True,
             **options,
         )
+        if len(set(options["device_map"].values())) > 1:
+            bring_back(model)
         if located.adapter is not None:
             model = merged(model, located.adapter, located.name)
     unexpected = [key for key in info["unexpected_keys"] if not key.endswith("position_ids")]
