@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types readme clients mcpb tools check clean
+.PHONY: help demo test lint types readme clients mcpb tools audit sbom check clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,13 @@ mcpb:  ## build the bundle for clients that install .mcpb files, into dist
 
 tools: $(VENV)/mcp-tools/.done  ## the official MCP test tools, for the tests marked `interop`
 
+audit: $(VENV)/audit/.done  ## known vulnerabilities of the pinned dependencies; a finding fails
+	$(VENV)/audit/bin/python packaging/audit.py
+
+sbom: $(VENV)/audit/.done  ## bill of materials (CycloneDX) of the pinned dependencies, into dist
+	mkdir -p dist
+	$(VENV)/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json constraints.txt
+
 check: lint types test  ## everything that a change must pass
 
 clean:  ## remove the virtual environment and caches
@@ -53,6 +60,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[dev]'
+	touch $@
+
+# Tools of their own, so that they are no part of what they look at.
+$(VENV)/audit/.done:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7.5,<8'
 	touch $@
 
 # Node comes as a package, so that nothing has to be on the machine.

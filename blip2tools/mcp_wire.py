@@ -6,7 +6,6 @@ until it gives up, and an endless line takes all memory. So this reads for it.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
@@ -67,14 +66,12 @@ async def lines(source: BinaryIO, sink: BinaryIO, limit: int) -> AsyncIterator[t
                 del message
 
     async def send() -> None:
-        wire = io.BufferedWriter(sink)
         async with outgoing:
             gone = False
             async for message in outgoing:
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                 # Who does not listen any more will soon close the other side too, and that ends it.
-                gone = gone or not await anyio.to_thread.run_sync(_written, wire, text.encode() + b"\n")
-        wire.detach()
+                gone = gone or not await anyio.to_thread.run_sync(_written, sink, text.encode() + b"\n")
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(receive)
@@ -104,11 +101,12 @@ def _next(source: BinaryIO, limit: int) -> bytes | tuple[bytes, bytes]:
     return line[:_PIECE], tail
 
 
-def _written(wire: io.BufferedWriter[BinaryIO], line: bytes) -> bool:
-    """Whether it could be written."""
+def _written(sink: BinaryIO, line: bytes) -> bool:
+    """Whether it could be written, all of it."""
+    rest = memoryview(line)
     try:
-        wire.write(line)
-        wire.flush()
+        while rest:
+            rest = rest[sink.write(rest) :]
     except OSError:
         return False
     return True

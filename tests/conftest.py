@@ -94,10 +94,11 @@ class StdioServer:
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
         program: tuple[str, ...] = ("blip2tools",),
+        prefix: tuple[str, ...] = (),
     ) -> None:
         clean = environment_without_settings(keep=["cache_dir"])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *program, "serve", *arguments],
+            [*prefix, sys.executable, "-m", *program, "serve", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -151,7 +152,7 @@ class StdioServer:
     def call(self, name: str, timeout: float = 60, **arguments: Any) -> dict[str, Any]:
         return self.request("tools/call", timeout, name=name, arguments=arguments)["result"]
 
-    def end(self, timeout: float = 20) -> int:
+    def end(self, timeout: float = 60) -> int:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         status = self.process.wait(timeout)

@@ -15,6 +15,8 @@ from PIL import Image
 
 from blip2tools.errors import ERROR_CODES
 from blip2tools.mcp_server import ERROR_CODE_KEY
+from blip2tools.paths import printable
+from blip2tools.schemas import plain
 from tests.conftest import StdioServer
 
 MIB = 2**20
@@ -148,8 +150,8 @@ class Face:
         for _ in range(3):
             self.healthy()
 
-    def send(self, tool: str, *, timeout: float = 60, **arguments: Any) -> Answer:
-        """One call, its code, time and memory."""
+    def ask(self, tool: str, arguments: Any, timeout: float = 60) -> Answer:
+        """One call with whatever arguments; its code, time and memory."""
         before = self.processes.resident()
         self.processes.begin_peak()
         began = time.monotonic()
@@ -158,6 +160,8 @@ class Face:
         memory = self.processes.peak() - before
         if "error" in message:
             text, content = message["error"]["message"], None
+            if text == "Invalid request parameters":  # the SDK's own words for arguments that are no object
+                text = "invalid_input: The arguments are no object."
             code = text.partition(":")[0]
         else:
             result = message["result"]
@@ -167,9 +171,9 @@ class Face:
             assert (content is None) == (code is not None)
         return Answer(code, text, content, seconds, memory)
 
-    def judged(self, tool: str, *, timeout: float = 60, given: Iterable[str] = (), **arguments: Any) -> Answer:
+    def judge(self, tool: str, arguments: Any) -> Answer:
         """One call whose answer may be anything lawful: a result, or one clear error of the closed set."""
-        answer = self.send(tool, timeout=timeout, **arguments)
+        answer = self.ask(tool, arguments)
         if answer.code is not None:
             assert answer.code in ERROR_CODES, answer.text[:300]
             assert answer.code != "internal", answer.text[:300] + self.server.log[-3000:]
@@ -179,8 +183,12 @@ class Face:
             assert sentence[-1] in ".?"
             assert "\n" not in sentence
             assert len(sentence) < 600
-            assert not foreign_text(sentence, given=[*given, *_texts(arguments)], folders=self.folders), sentence
+            assert not foreign_text(sentence, given=_texts([tool, arguments]), folders=self.folders), sentence
         return answer
+
+    def judged(self, tool: str, **arguments: Any) -> Answer:
+        """The same with arguments by name."""
+        return self.judge(tool, arguments)
 
     def refused(
         self, codes: str | Sequence[str], tool: str = "caption_image", *, within: float = 3, **arguments: Any
@@ -195,7 +203,7 @@ class Face:
 
     def works(self, tool: str = "caption_image", **arguments: Any) -> dict[str, Any]:
         """One call that must succeed; its structured content."""
-        answer = self.send(tool, **arguments)
+        answer = self.ask(tool, arguments)
         assert answer.code is None, answer.text[:300]
         assert answer.content is not None
         return answer.content
@@ -208,7 +216,8 @@ class Face:
 def _texts(value: Any) -> list[str]:
     """Every string in some arguments, names included, as a message may quote them."""
     if isinstance(value, str):
-        return [value, *([value.removeprefix("@")] if value.startswith("@") else [])]
+        shown = [printable(form, limit) for form in (value, value.removeprefix("@")) for limit in (80, 200)]
+        return [value, value.removeprefix("@"), plain(value), plain(value)[:64], *shown]
     if isinstance(value, dict):
         return [text for pair in value.items() for part in pair for text in _texts(part)]
     return [text for part in value for text in _texts(part)] if isinstance(value, list) else []

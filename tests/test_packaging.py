@@ -337,3 +337,20 @@ def test_the_unpacked_bundle_serves(bundle, tmp_path, picture, folder):
         server.stdin = None
     assert begun["serverInfo"]["version"] == PROJECT["version"]
     assert seen["structuredContent"]["text"] == picture.caption
+
+
+def test_the_audit_fails_for_a_finding_and_says_when_it_could_not_ask(capsys, monkeypatch):
+    spec = importlib.util.spec_from_file_location("audit", REPOSITORY / "packaging" / "audit.py")
+    audit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(audit)
+    good = {"name": "a", "version": "1", "vulns": []}
+    bad = {"name": "b", "version": "2", "vulns": [{"id": "X-1", "aliases": ["CVE-1"], "fix_versions": ["3"]}]}
+    skipped = {"name": "c", "skip_reason": "not found"}
+    assert audit.report([good, skipped]) == 0
+    assert "1 of 2 packages audited, 0 findings" in capsys.readouterr().out
+    assert audit.report([good, bad]) == 1
+    assert "b 2: X-1, fixed by 3" in capsys.readouterr().out
+    assert audit.report([skipped]) == 0
+    assert "not reachable: none of 1" in capsys.readouterr().out
+    monkeypatch.setitem(audit.ACCEPTED, "CVE-1", "the code is never reached")
+    assert audit.report([bad]) == 0

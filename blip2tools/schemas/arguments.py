@@ -20,12 +20,10 @@ A = TypeVar("A", bound="Arguments")
 def plain(text: str) -> str:
     """Text without anything that a terminal, a log or a chat template could act on.
 
-    NFC; control, format (bidi, zero-width), surrogate and private-use characters removed, white space collapsed.
+    NFC; control, format (bidi, zero-width), surrogate, private-use and unassigned characters removed, white space collapsed.
     """
     kept = (" " if char.isspace() else char for char in unicodedata.normalize("NFC", text))
-    return " ".join(
-        "".join(char for char in kept if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co")).split()
-    )
+    return " ".join("".join(char for char in kept if not unicodedata.category(char).startswith("C")).split())
 
 
 def has_too_many_parts(message: bytes) -> bool:
