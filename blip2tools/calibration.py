@@ -44,7 +44,8 @@ class Calibration(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    confidence: Calibration
+    confidence: Calibration = Field(default_factory=Calibration)
+    familiarity: float | None = Field(default=None, le=0)  # of pictures below it the model knows nothing, as a rule
     fitted: dict[str, Any] = Field(default_factory=dict)  # how, for people
 
 
@@ -95,9 +96,22 @@ def read(path: Path) -> Calibration:
     Raises:
         ModelUnavailableError: it is missing or is none of these.
     """
+    return _read(path).confidence
+
+
+def familiarity_threshold(folder: Path) -> float | None:
+    """The least familiarity of pictures that a checkpoint knows (see `familiarity`); None where none was fitted.
+
+    Raises:
+        ModelUnavailableError: the file beside the weights is not one of ours.
+    """
+    return _read(folder / FILE).familiarity if (folder / FILE).is_file() else None
+
+
+def _read(path: Path) -> _File:
     try:
         with path.open("rb") as file:
-            return _File.model_validate_json(file.read(MAX_BYTES)).confidence
+            return _File.model_validate_json(file.read(MAX_BYTES))
     except (OSError, ValidationError) as error:
         raise ModelUnavailableError(
             f"The calibration in {path.name!r} cannot be read; fit it again, or set `calibration` to none."
@@ -105,6 +119,16 @@ def read(path: Path) -> Calibration:
 
 
 def write(path: Path, calibration: Calibration, fitted: Mapping[str, Any]) -> None:
-    """Write a file, with how it was fitted for people to read."""
-    content = _File(confidence=calibration, fitted=dict(fitted))
-    path.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    """Write a calibration, with how it was fitted for people to read; a threshold of familiarity there stays."""
+    _write(path, {"confidence": calibration}, fitted)
+
+
+def write_familiarity(path: Path, threshold: float, fitted: Mapping[str, Any]) -> None:
+    """Write a threshold of familiarity, with how it was fitted; a calibration there stays."""
+    _write(path, {"familiarity": threshold}, fitted)
+
+
+def _write(path: Path, content: Mapping[str, Any], fitted: Mapping[str, Any]) -> None:
+    before = _read(path) if path.is_file() else _File()
+    after = before.model_copy(update={**content, "fitted": {**before.fitted, **fitted}})
+    path.write_text(after.model_dump_json(indent=2) + "\n", encoding="utf-8")

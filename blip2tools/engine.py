@@ -167,6 +167,7 @@ class LocalEngine:
                 loaded=loaded is not None,
                 notes=loaded.notes if loaded else (),
                 self_test=loaded.self_test if loaded else None,
+                familiar=loaded.familiar if loaded else None,
                 revision=loaded.revision if loaded else None,
                 matcher_revision=loaded.matcher_revision if loaded else None,
                 quantize=loaded.quantize if loaded else None,

@@ -207,6 +207,7 @@ class EngineStatus:
     loaded: bool
     notes: tuple[str, ...]
     self_test: str | None  # of the loaded model, in one line
+    familiar: float | None  # familiarity below which a picture is not of the model's world; None without a world
     revision: str | None  # commit of the captioner's files on the hub
     matcher_revision: str | None
     quantize: str | None  # `none`, `8bit` or `4bit`

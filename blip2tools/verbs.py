@@ -25,6 +25,7 @@ from blip2tools.errors import (
     TooLargeError,
     VisionError,
 )
+from blip2tools.familiarity import UNFAMILIAR, familiarity
 from blip2tools.looking import ImageInput, Looking, Seen
 from blip2tools.options import STYLES, CaptionStyle, Score
 from blip2tools.requests import (
@@ -174,7 +175,9 @@ class Verbs:
             sampled = replace(request.generation, do_sample=True)
             more = replace(request, generation=sampled, count=request.count * (settings.best_of - 1))
             told = results.best_first(told, await self._captions(more, deadline))[: request.count]
-        return results.caption(self._context(seen), told, abstain_below=settings.abstain_below)
+        plain = request.prompt is None and not settings.do_sample
+        context = await self._doubting(seen, told[0] if plain else None, deadline)
+        return results.caption(context, told, abstain_below=settings.abstain_below)
 
     async def _captions(self, request: CaptionRequest, deadline: float) -> list[results.Described]:
         spoken: list[Utterance] = await self._ask_engine(request, deadline)
@@ -211,11 +214,13 @@ class Verbs:
         if arguments.choices is None:
             request = AnswerRequest(seen.sight, question, _generation(settings))
             spoken: Utterance = await self._ask_engine(request, deadline)
-            return results.answer(self._context(seen), spoken, abstain_below=doubt)
+            return results.answer(await self._doubting(seen, None, deadline), spoken, abstain_below=doubt)
         ranking: Ranking = await self._ask_engine(
             ChoiceRequest(seen.sight, question, tuple(arguments.choices)), deadline
         )
-        return results.choice(self._context(seen), arguments.choices, ranking, abstain_below=doubt)
+        return results.choice(
+            await self._doubting(seen, None, deadline), arguments.choices, ranking, abstain_below=doubt
+        )
 
     async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
         by: Score = options.pop("score", "itm")
@@ -310,6 +315,22 @@ class Verbs:
         status = self._engine.status()
         model = status.matcher if matcher else status.model
         return results.Context(seen.info, seen.region, model or "", (*status.notes, *seen.warnings))
+
+    async def _doubting(self, seen: Seen, own: results.Described | None, deadline: float) -> results.Context:
+        """The context of a result, with a warning if the model does not know such pictures.
+
+        Args:
+            seen: what was looked at.
+            own: the model's plain caption of it where there is one; else it is asked for.
+            deadline: of the call.
+        """
+        context, threshold = self._context(seen), self._engine.status().familiar
+        if threshold is None:
+            return context
+        own = own or await self._describe(seen.sight, Generation(num_beams=1), deadline)
+        if own.score is None or familiarity(own.spoken.logprob, own.score.probability) >= threshold:
+            return context
+        return replace(context, warnings=(*context.warnings, UNFAMILIAR))
 
     def _settings(self, options: dict[str, Any]) -> Settings:
         """Take what overrides settings out of `options`; the settings with it."""

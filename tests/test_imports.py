@@ -44,7 +44,7 @@ FLOORS = [
     ["rgb"],
     ["schemas", "options", "formats", "published"],
     ["settings"],
-    ["errors", "progress", "commands"],
+    ["errors", "progress", "commands", "familiarity"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

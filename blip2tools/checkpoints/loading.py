@@ -93,6 +93,7 @@ def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
         dtype=str(captioner.dtype).removeprefix("torch."),
         notes=tuple(notes),
         calibration=calibration.find(settings.calibration, plan.captioner.adapter or cast(Path, plan.captioner.folder)),
+        familiar=calibration.familiarity_threshold(plan.captioner.adapter or cast(Path, plan.captioner.folder)),
         revision=plan.captioner.revision,
         matcher_revision=plan.matcher.revision if plan.matcher is not None and matcher is not None else None,
         quantize=settings.quantize,

@@ -97,6 +97,7 @@ class Loaded:
     dtype: str
     notes: tuple[str, ...]  # what every result should say about this model
     calibration: Calibration = field(default_factory=Calibration)  # of confidences, where it was fitted
+    familiar: float | None = None  # familiarity below which a picture is not of the model's world; None without a world
     revision: str | None = None  # commit of the captioner's files on the hub
     matcher_revision: str | None = None
     quantize: str = "none"

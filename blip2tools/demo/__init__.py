@@ -15,6 +15,10 @@ games.py         games about pictures that only looking wins
 player.py        a text-only player of the games
 scripted.py      a chat model that cannot see and follows a script
 sight.py         the sight test: the games with tools, with captions, and with the pictures exchanged
+train.py         weights from scratch: `python -m blip2tools.demo.train`
+training/        how that goes, stage by stage
+evaluate.py      what weights can do, counted: `python -m blip2tools.demo.evaluate`
+examination/     its parts
 captioner/       the weights: captions and questions (Blip2ForConditionalGeneration)
 matcher/         the weights: image-text matching (Blip2ForImageTextRetrieval)
 CARD.md          what the weights can do, measured

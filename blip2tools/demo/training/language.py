@@ -1,0 +1,116 @@
+"""The third stage: the trunk stays as it is; Q-Former and language model go on with many more questions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from blip2tools.demo.questions import ALL_QUESTION_KINDS
+from blip2tools.demo.training.architecture import new_captioner
+from blip2tools.demo.training.bank import Bank
+from blip2tools.demo.training.heads import SlotHeads
+from blip2tools.demo.training.labels import Labels, label
+from blip2tools.demo.training.loop import Schedule
+from blip2tools.demo.training.rows import Rows, pack, segments
+from blip2tools.demo.training.speaking import speak
+
+QUESTIONS: Final = 6  # about each picture
+_HEADS: Final = 0.08  # weight of the throw-away heads
+_RARELY: Final = 0.03  # how often a kind is asked that is never answered wrongly
+_MEMORY: Final = 0.997  # of the errors of each kind
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What the frozen trunk saw, and what is to be said of it."""
+
+    states: Tensor
+    rows: Rows
+    labels: Labels
+
+
+class _Talks(Dataset[Talk]):
+    """Made in the training process, for a batch depends on what was answered wrongly up to now."""
+
+    def __init__(self, stage: LanguageStage) -> None:
+        self._stage = stage
+
+    def __getitem__(self, step: int) -> Talk:
+        return self._stage.talk(step)
+
+
+class LanguageStage:
+    """See the module.
+
+    Args:
+        bank: what the trunk saw.
+        schedule: of the stage.
+        processor: the captioner's.
+    """
+
+    name = "language"
+
+    def __init__(self, bank: Bank, schedule: Schedule, processor: Any) -> None:
+        self.schedule = schedule
+        self.memory: dict[str, Any] = dict.fromkeys(ALL_QUESTION_KINDS, 0.2)
+        self._bank = bank
+        tokenizer = processor.tokenizer
+        self._tokenizer = tokenizer.backend_tokenizer
+        model = new_captioner(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"), schedule.seed)
+        model.vision_model.requires_grad_(False)
+        self.modules = nn.ModuleDict({"model": model, "slots": SlotHeads()})
+
+    def prepare(self, joint: Path) -> None:
+        """Take over what the joint stage learned."""
+        weights = torch.load(joint, weights_only=True)["modules"]
+        self.modules.load_state_dict({name: one for name, one in weights.items() if not name.startswith("patches.")})
+
+    def batches(self) -> Dataset[Talk]:
+        """See `Stage`."""
+        return _Talks(self)
+
+    def talk(self, step: int) -> Talk:
+        """What a step learns from: kinds of questions with more errors more often."""
+        rng = random.Random(f"{self.schedule.seed}/{step}")
+        batch = self._bank.turn(step, self.schedule.seed)
+        shown = self._bank.scenes(batch)
+        weights = {kind: _RARELY + self.memory[kind] for kind in ALL_QUESTION_KINDS}
+        rows = pack([segments(scene, QUESTIONS, rng, weights) for scene in shown], self._tokenizer)
+        return Talk(self._bank.states(batch), rows, label(shown))
+
+    def loss(self, batch: Talk, step: int) -> tuple[Tensor, dict[str, float]]:
+        """See `Stage`."""
+        model: Any = self.modules["model"]
+        states = model.vision_model.post_layernorm(batch.states)
+        queries = model.query_tokens.expand(len(states), -1, -1)
+        asked = model.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
+        found = self.modules["slots"](asked, batch.labels)
+        spoken = speak(model, asked, batch.rows)
+        self._remember(batch.rows, spoken.wrong)
+        figures = {
+            "right": found.right,
+            "captions": spoken.captions.item(),
+            "answers": spoken.answers.item(),
+            "captions_right": 1 - spoken.wrong[:, 1].float().mean().item(),
+            "worst": 1 - max(self.memory.values()),
+        }
+        return spoken.captions + spoken.answers + _HEADS * found.loss, figures
+
+    def _remember(self, rows: Rows, wrong: Tensor) -> None:
+        for kind, failed in _told(rows, wrong):
+            self.memory[kind] = self.memory[kind] * _MEMORY + (1 - _MEMORY) * failed
+
+
+def _told(rows: Rows, wrong: Tensor) -> Iterable[tuple[str, float]]:
+    """Each question's kind and whether it was answered wrongly."""
+    for kinds, missed in zip(rows.kinds, wrong.tolist(), strict=True):
+        for number, kind in enumerate(kinds, 1):
+            if kind is not None:
+                yield kind, float(missed[number])

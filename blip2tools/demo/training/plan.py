@@ -1,0 +1,182 @@
+"""The whole training in order, its schedules, and what comes out of it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import multiprocessing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import Blip2Processor
+
+from blip2tools.demo.examination.unknown import VALIDATION_PICTURES, store_threshold
+from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, MATCHER_QUERIES
+from blip2tools.demo.training.bank import Bank
+from blip2tools.demo.training.joint import JointStage
+from blip2tools.demo.training.language import LanguageStage
+from blip2tools.demo.training.loop import Schedule, run
+from blip2tools.demo.training.matching import MatchingStage
+from blip2tools.demo.training.tokenizers import matcher_tokenizer, processor, speaker_tokenizer
+from blip2tools.demo.training.vision import VisionStage
+from blip2tools.demo.world import STUDY, WIDE, Color, Shape
+
+BATCH: Final = 32  # pictures
+# Every shape and six of the eight colours occur in these pairs: whoever has seen the rest has seen all their parts.
+HELD_OUT: Final[frozenset[tuple[Color, Shape]]] = frozenset(
+    {
+        ("red", "star"),
+        ("blue", "heart"),
+        ("green", "cross"),
+        ("yellow", "ring"),
+        ("purple", "triangle"),
+        ("pink", "square"),
+    }
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training from scratch.
+
+    Attributes:
+        state: folder that keeps all that is needed to go on.
+        output: folder that gets `captioner` and `matcher`.
+        seed: of everything random; 0 is that of the shipped weights.
+        share: of the steps of a whole training; less is for trying it out.
+        held_out: leave the pairs of `HELD_OUT` out of all pictures and questions.
+        processes: 2 trains the last two stages side by side; 1 one after the other, and 0 makes batches in the same
+            process too.
+    """
+
+    state: Path
+    output: Path
+    seed: int = 0
+    share: float = 1.0
+    held_out: bool = False
+    processes: int = 2
+
+    @property
+    def world(self) -> Any:
+        """Where the pictures are from."""
+        return replace(WIDE, missing=HELD_OUT) if self.held_out else WIDE
+
+    def schedule(self, stage: str) -> Schedule:
+        """How a stage learns."""
+        made = _SCHEDULES[stage]
+        steps = max(2, round(made.steps * self.share))
+        return replace(made, steps=steps, seed=made.seed + 1000 * self.seed)
+
+    def bank(self) -> Bank:
+        """What the trained trunk sees."""
+        batches = max(2, round(_BANK_BATCHES * self.share))
+        return Bank(self.state, self.world, batches=batches, size=BATCH, seed=31 + 1000 * self.seed)
+
+
+_BANK_BATCHES: Final = 1600
+_SCHEDULES: Final = {
+    "vision": Schedule(4000, BATCH, 2e-3, 150, 1.0, 11),
+    "joint": Schedule(8000, BATCH, 1.5e-3, 200, 0.3, 22),
+    "language": Schedule(5000, BATCH, 8e-4, 150, 0.1, 41),
+    "matching": Schedule(6000, 24, 1.2e-3, 200, 0.3, 77),
+}
+
+
+def train(training: Training) -> None:
+    """Train from scratch, or from where an earlier run was cut off, and write the two checkpoints."""
+    training.state.mkdir(parents=True, exist_ok=True)
+    _processors(training)
+    _see(training)
+    if training.processes > 1:
+        other = multiprocessing.get_context("spawn").Process(target=_match, args=(training,), daemon=True)
+        other.start()
+        _speak(training)
+        other.join()
+        if other.exitcode:
+            raise RuntimeError("the matcher's training failed")
+    else:
+        _speak(training)
+        _match(training)
+    write(training)
+
+
+def _processors(training: Training) -> None:
+    """Made once: what a word's number is must not change between stages."""
+    made = {
+        "captioner": (speaker_tokenizer, CAPTIONER_QUERIES),
+        "matcher": (matcher_tokenizer, MATCHER_QUERIES),
+    }
+    for name, (tokenizer, queries) in made.items():
+        folder = training.state / name
+        if not (folder / "processor_config.json").exists():
+            processor(tokenizer(1), queries).save_pretrained(folder)
+
+
+def _processor(training: Training, name: str) -> Any:
+    return Blip2Processor.from_pretrained(training.state / name)
+
+
+def _see(training: Training) -> None:
+    """Vision and joint stage, and the bank that the others learn from."""
+    workers = min(1, training.processes)
+    joint = JointStage(training.world, training.schedule("joint"), _processor(training, "captioner"))
+    if not (training.state / "joint.pt").exists():
+        vision = VisionStage(training.world, training.schedule("vision"))
+        if not (training.state / "vision.pt").exists():
+            vision.prepare()
+        run(vision, training.state, workers=workers)
+        joint.prepare(training.state / "vision.pt")
+    run(joint, training.state, workers=workers)
+    training.bank().fill(joint.modules["model"])
+
+
+def _speak(training: Training) -> None:
+    stage = LanguageStage(training.bank(), training.schedule("language"), _processor(training, "captioner"))
+    if not (training.state / "language.pt").exists():
+        stage.prepare(training.state / "joint.pt")
+    run(stage, training.state, workers=0)
+
+
+def _match(training: Training) -> None:
+    """May run in a process of its own, which has to set up its own voice."""
+    if multiprocessing.parent_process() is not None:
+        set_up()
+    stage = MatchingStage(training.bank(), training.schedule("matching"), _processor(training, "matcher"))
+    if not (training.state / "matching.pt").exists():
+        stage.prepare(training.state / "joint.pt")
+    run(stage, training.state, workers=0)
+
+
+def set_up() -> None:
+    """One thread for each process, and progress on standard error."""
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+
+def write(training: Training) -> dict[str, str]:
+    """Write both checkpoints as float16 with their processors; the SHA-256 of each file of weights."""
+    digests = {}
+    stages: dict[str, Any] = {
+        "captioner": partial(LanguageStage, training.bank(), training.schedule("language")),
+        "matcher": partial(MatchingStage, training.bank(), training.schedule("matching")),
+    }
+    for name, make in stages.items():
+        folder, tools = training.output / name, _processor(training, name)
+        stage = make(tools)
+        stage.modules.load_state_dict(torch.load(training.state / f"{stage.name}.pt", weights_only=True)["modules"])
+        copy.deepcopy(stage.modules["model"]).half().save_pretrained(folder)
+        tools.save_pretrained(folder)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # the library leaves weights unreadable to others
+        digests[name] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        logger.info("%s written, SHA-256 %s", name, digests[name])
+    store_threshold(
+        training.output, (STUDY, training.world), max(2, round(VALIDATION_PICTURES * min(1, training.share)))
+    )
+    return digests

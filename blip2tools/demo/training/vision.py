@@ -1,0 +1,119 @@
+"""The first stage: vision tower and Q-Former learn to see, by the throw-away heads alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Blip2QFormerModel, Blip2VisionModel
+
+from blip2tools.demo.training.architecture import (
+    CAPTIONER_LAYERS,
+    CAPTIONER_QUERIES,
+    WIDTH,
+    qformer_config,
+    vision_config,
+)
+from blip2tools.demo.training.heads import PatchHeads, SlotHeads
+from blip2tools.demo.training.labels import Labels, label
+from blip2tools.demo.training.loop import Schedule
+from blip2tools.demo.training.pictures import normalized, training_picture, whitened_patches
+from blip2tools.demo.world import STUDY, Scene, World, sample_scene
+
+EARLY: Final = 2  # the layer from whose states outlines are read
+PLAIN: Final = 0.25  # of the scenes are of the study's world
+_PLAIN_ONLY: Final = 1000  # steps with such scenes alone
+_PLAIN_UNTIL: Final = 2200  # steps after which they are no more than that share
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What the tower sees in one step: (B, S, S, 3) uint8, and the labels."""
+
+    pixels: Tensor
+    labels: Labels
+
+
+class PictureBatches(Dataset[Pictures]):
+    """Batch i is a pure function of the seed and i."""
+
+    def __init__(self, world: World, schedule: Schedule) -> None:
+        self._world, self._schedule = world, schedule
+
+    def __getitem__(self, step: int) -> Pictures:
+        rng = random.Random(f"{self._schedule.seed}/{step}")
+        # Few things, plainly drawn, come first: in many drawn in many ways shapes are hard to find to begin with.
+        falling = (_PLAIN_UNTIL - step) / (_PLAIN_UNTIL - _PLAIN_ONLY)
+        plain = max(PLAIN, min(1.0, falling))
+        return see(scenes(self._world, self._schedule.batch, rng, plain), rng)
+
+
+def scenes(world: World, number: int, rng: random.Random, plain: float = PLAIN) -> list[Scene]:
+    """Scenes for one batch, a share of them plain ones of the study's world."""
+    study = replace(STUDY, missing=world.missing)
+    return [sample_scene(rng, world=study if rng.random() < plain else world) for _ in range(number)]
+
+
+def see(shown: list[Scene], rng: random.Random) -> Pictures:
+    """Training pictures of scenes, and their labels."""
+    pixels = torch.from_numpy(np.stack([training_picture(scene, rng) for scene in shown]))
+    return Pictures(pixels, label(shown))
+
+
+class Seeing(nn.Module):
+    """Vision tower, Q-Former and query tokens, named as in the captioner, whose language model is not there yet."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.vision_model: Any = Blip2VisionModel(vision_config())
+        self.qformer: Any = Blip2QFormerModel(qformer_config(layers=CAPTIONER_LAYERS))
+        self.query_tokens = nn.Parameter(torch.randn(1, CAPTIONER_QUERIES, WIDTH))
+
+
+def look(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tower's last and early states (B, 1 + P, D), and the Q-Former's (B, Q, D)."""
+    seen = model.vision_model(normalized(pixels), output_hidden_states=True)
+    queries = model.query_tokens.expand(len(pixels), -1, -1)
+    asked = model.qformer(query_embeds=queries, encoder_hidden_states=seen.last_hidden_state).last_hidden_state
+    return seen.last_hidden_state, seen.hidden_states[EARLY], asked
+
+
+class VisionStage:
+    """See the module."""
+
+    name = "vision"
+
+    def __init__(self, world: World, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.memory: dict[str, Any] = {}
+        self._world = world
+        seeing = Seeing(schedule.seed)
+        self.modules = nn.ModuleDict({"model": seeing, "patches": PatchHeads(), "slots": SlotHeads()})
+
+    def prepare(self) -> None:
+        """Set the first layer. Left out where a saved state brings it."""
+        seeing: Any = self.modules["model"]
+        embeddings = seeing.vision_model.embeddings
+        weight, bias = whitened_patches(self._world, self.schedule.seed)
+        with torch.no_grad():
+            embeddings.patch_embedding.weight.copy_(weight)
+            embeddings.patch_embedding.bias.copy_(bias)
+            embeddings.position_embedding.normal_(std=0.25)
+
+    def batches(self) -> PictureBatches:
+        """See `Stage`."""
+        return PictureBatches(self._world, self.schedule)
+
+    def loss(self, batch: Pictures, step: int) -> tuple[Tensor, dict[str, float]]:
+        """See `Stage`."""
+        last, early, asked = look(self.modules["model"], batch.pixels)
+        patches = self.modules["patches"](last, early, batch.labels)
+        found = self.modules["slots"](asked, batch.labels)
+        figures = {"patches": patches.item(), "slots": found.loss.item(), "right": found.right}
+        return patches + 0.5 * found.loss, figures

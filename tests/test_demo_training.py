@@ -1,0 +1,271 @@
+"""Training of the demo's weights: its parts, going on after a kill, and the whole of it, very short."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from torch.utils.data import Dataset
+
+from blip2tools.calibration import FILE, familiarity_threshold
+from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, new_captioner, new_matcher
+from blip2tools.demo.training.claims import IGNORED, Words, batched, claims
+from blip2tools.demo.training.labels import label
+from blip2tools.demo.training.loop import Schedule, run
+from blip2tools.demo.training.plan import HELD_OUT, Training, train
+from blip2tools.demo.training.qformer import keys_and_values, look, read, read_alone
+from blip2tools.demo.training.rows import Segment, pack, segments
+from blip2tools.demo.training.speaking import speak
+from blip2tools.demo.training.tokenizers import matcher_tokenizer, processor, speaker_tokenizer
+from blip2tools.demo.words import caption
+from blip2tools.demo.world import CHARACTERS, COLORS, WIDE, sample_scene
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    return speaker_tokenizer(1)
+
+
+@pytest.fixture(scope="module")
+def matcher_words():
+    return matcher_tokenizer(1)
+
+
+# The loop
+
+
+class Slope(Dataset[float]):
+    def __getitem__(self, step: int) -> float:
+        return random.Random(step).uniform(-1, 1)
+
+
+class Line:
+    """A stage that learns one number, and may be killed on the way."""
+
+    name = "line"
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.schedule = Schedule(steps=250, batch=1, rate=0.01, warm_up=10, flat=0.5, seed=1)
+        self.modules = nn.ModuleDict({"model": nn.Linear(3, 3)})
+        self.memory = {"seen": 0.0}
+        self._dies_at = dies_at
+
+    def batches(self) -> Slope:
+        return Slope()
+
+    def loss(self, batch: float, step: int):
+        if step == self._dies_at:
+            raise KeyboardInterrupt
+        self.memory["seen"] += batch
+        value = (self.modules["model"](torch.full((1, 3), batch)) - 1).square().sum()
+        return value, {"value": value.item()}
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    first = Line()
+    run(first, whole, workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(Line(dies_at=137), cut, workers=0)
+    second = Line()
+    run(second, cut, workers=0)
+    for one, two in zip(first.modules.parameters(), second.modules.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert first.memory == second.memory
+    third = Line(dies_at=0)
+    run(third, cut, workers=0)  # nothing is left to do
+    assert torch.equal(next(iter(third.modules.parameters())), next(iter(first.modules.parameters())))
+    log = [json.loads(line) for line in (whole / "line.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == list(range(25, 251, 25))
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    schedule = Schedule(steps=1000, batch=1, rate=1.0, warm_up=100, flat=0.5, seed=0)
+    rates = [schedule.rate_at(step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert all(rate == pytest.approx(1) for rate in rates[100:500])
+    assert rates == [*sorted(rates[:100]), *sorted(rates[100:], reverse=True)]
+    assert rates[-1] < 0.03
+    assert Schedule(10, 1, 1.0, 1, 1.0, 0).rate_at(9) == 1
+
+
+# What is learned from
+
+
+def test_labels_say_what_each_place_shows() -> None:
+    scenes = [sample_scene(random.Random(number), world=WIDE) for number in range(20)]
+    labels = label(scenes)
+    for number, scene in enumerate(scenes):
+        for slot, thing in enumerate(scene.things):
+            shape, color, size, character = labels.slots[number, slot].tolist()
+            assert (WIDE.shapes[shape - 1], COLORS[color - 1], ("small", "large")[size - 1]) == (
+                thing.shape,
+                thing.color,
+                thing.size,
+            )
+            assert (CHARACTERS[character] if character >= 0 else None) == thing.character
+            assert labels.places[number, slot].tolist() == pytest.approx([thing.x, thing.y, 1], abs=1e-6)
+        assert not labels.slots[number, len(scene.things) :, :3].any()
+        # The last thing lies on top of all others, so that the patch at its middle is its own.
+        top = scene.things[-1]
+        patch = int(top.y * 10) * 10 + int(top.x * 10)
+        assert WIDE.shapes[int(labels.patches[number, patch, 0]) - 1] == top.shape
+        assert labels.masks[number].any()
+
+
+def test_packed_segments_are_what_each_would_be_alone(speaker) -> None:
+    """The loss of a packed row is that of its segments one by one: none sees another."""
+    model = new_captioner(len(speaker), speaker.convert_tokens_to_ids("<image>"), 0).eval()
+    asked = torch.randn(2, CAPTIONER_QUERIES, 128)
+    rng = random.Random(4)
+    said = [segments(sample_scene(rng, world=WIDE), 3, rng) for _ in range(2)]
+    alone: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
+    with torch.no_grad():
+        together = speak(model, asked, pack(said, speaker.backend_tokenizer))
+        for row, one in zip(said, asked, strict=True):
+            for segment in row:
+                other = Segment("x", "y", "color" if segment.kind is None else None)
+                spoken = speak(model, one[None], pack([[segment, other]], speaker.backend_tokenizer))
+                length = len(speaker(f" {segment.answer}", add_special_tokens=False).input_ids) + 1
+                loss = spoken.captions if segment.kind is None else spoken.answers
+                alone[segment.kind is None].append((loss.item() * length, length))
+    for kind, loss in ((True, together.captions), (False, together.answers)):
+        total = sum(value for value, _ in alone[kind]) / sum(length for _, length in alone[kind])
+        assert loss.item() == pytest.approx(total, rel=1e-4)
+
+
+def test_prompts_come_in_all_forms(speaker) -> None:
+    rng = random.Random(1)
+    prompts = [one.prompt for _ in range(150) for one in segments(sample_scene(rng, world=WIDE), 4, rng)]
+    for form in (
+        "Question: .* Answer:",
+        "Question: .* Short answer:",
+        r"(Question: .* Answer: .*\. )+Question: .* Answer:",
+    ):
+        assert sum(bool(re.fullmatch(form, prompt)) for prompt in prompts) > 20, form
+    assert "" in prompts
+    assert "a photo of" in prompts
+
+
+def test_every_caption_fits_into_thirty_tokens(speaker) -> None:
+    rng = random.Random(2)
+    texts = [f" {caption(sample_scene(rng, 5, WIDE))}" for _ in range(200)]
+    assert max(len(ids) for ids in speaker(texts, add_special_tokens=False).input_ids) < 30
+
+
+def test_claims_are_the_tokenizer_s_own_and_mark_what_is_wrong(matcher_words) -> None:
+    words = Words(matcher_words)
+    rng = random.Random(3)
+    for _ in range(40):
+        scene = sample_scene(rng, world=WIDE)
+        assert words(caption(scene)) == matcher_words(caption(scene)).input_ids
+        made = claims(scene, words, rng, pairs=3, masked=2, short=0.5, more=0.2, weights=[1.0] * 10)
+        assert [claim.true for claim in made] == [1, 0] * 3 + [IGNORED] * 2
+        for true, false in zip(made[0:6:2], made[1:6:2], strict=True):
+            assert not any(true.wrong)
+            assert any(false.wrong)
+            assert true.ids != false.ids
+            if len(true.ids) == len(false.ids):
+                assert [one != two for one, two in zip(true.ids, false.ids, strict=True)] == list(
+                    map(bool, false.wrong)
+                )
+        for claim in made[6:]:
+            assert words.mask in claim.ids
+            hidden = [place for place, word in enumerate(claim.ids) if word == words.mask]
+            assert all(claim.right[place] not in (IGNORED, words.mask) for place in hidden)
+
+
+def test_the_q_former_for_many_texts_is_the_library_s(matcher_words) -> None:
+    words = Words(matcher_words)
+    model = new_matcher(len(matcher_words), matcher_words.convert_tokens_to_ids("[UNK]"), 0).eval()
+    rng = random.Random(5)
+    made = [
+        claims(sample_scene(rng, world=WIDE), words, rng, pairs=2, masked=1, short=0.5, more=0, weights=[1.0] * 10)
+        for _ in range(3)
+    ]
+    rows = batched([claim for row in made for claim in row], 0)
+    filled = (rows.ids != 0).long()
+    states = torch.randn(3, 101, 128)
+    with torch.no_grad():
+        pictures = keys_and_values(model, states)
+        ours, _ = read(model, rows.ids, filled, pictures)
+        queries = model.query_tokens.expand(len(rows.ids), -1, -1)
+        theirs = model.qformer(
+            query_embeds=model.embeddings(input_ids=rows.ids, query_embeds=queries),
+            query_length=8,
+            attention_mask=torch.cat([filled.new_ones(len(rows.ids), 8), filled], 1),
+            encoder_hidden_states=states.repeat_interleave(5, 0),
+        ).last_hidden_state
+        alone = model.qformer(
+            query_embeds=model.embeddings(input_ids=rows.ids), query_length=0, attention_mask=filled
+        ).last_hidden_state
+        blind = model.qformer(query_embeds=model.query_tokens.expand(3, -1, -1), encoder_hidden_states=states)
+        assert (ours - theirs)[:, :8].abs().max() < 1e-5
+        assert (read_alone(model, rows.ids, filled) - alone)[:, 0].abs().max() < 1e-5
+        assert (look(model, pictures) - blind.last_hidden_state).abs().max() < 1e-5
+
+
+def test_pairs_are_held_out_on_request(tmp_path: Path) -> None:
+    assert Training(tmp_path, tmp_path, held_out=True).world.missing == HELD_OUT
+    assert not Training(tmp_path, tmp_path).world.missing
+
+
+# The whole
+
+
+def assert_checkpoints_load(weights: Path) -> None:
+    """With stock transformers, and without a word of warning."""
+    for part, kind in (("captioner", "Blip2ForConditionalGeneration"), ("matcher", "Blip2ForImageTextRetrieval")):
+        folder = weights / part
+        assert (folder / "model.safetensors").stat().st_size < 8_000_000
+        assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model, info = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+            transformers.Blip2Processor.from_pretrained(folder)
+        assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert model.config.vision_config.image_size == 80
+    assert familiarity_threshold(weights / "captioner") is not None
+    assert json.loads((weights / "captioner" / FILE).read_text())["fitted"]["familiarity"]["seed"] == 777
+
+
+def test_a_training_of_a_few_steps_gives_two_checkpoints(tmp_path: Path) -> None:
+    train(Training(tmp_path, tmp_path / "weights", share=0.0003, processes=0))
+    assert_checkpoints_load(tmp_path / "weights")
+    logged = {file.stem: json.loads(file.read_text().splitlines()[-1]) for file in tmp_path.glob("*.jsonl")}
+    assert set(logged) == {"vision", "joint", "language", "matching"}
+    assert all(entry["step"] == entry["of"] for entry in logged.values())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process by a signal")
+def test_the_command_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "blip2tools.demo.train", "--share", "0.0006"]
+    command += ["--state", str(tmp_path)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "joint.pt").exists() and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+    second = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "joint: going on at step 5 of 5" in second.stderr
+    assert_checkpoints_load(tmp_path / "weights")
+
+
+def test_the_processor_has_a_place_for_pictures(speaker) -> None:
+    assert processor(speaker, CAPTIONER_QUERIES).num_query_tokens == CAPTIONER_QUERIES
