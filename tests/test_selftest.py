@@ -15,6 +15,7 @@ from blip2tools import Vision, checkpoints, selftest
 from blip2tools.selftest import checks, remembered
 from blip2tools.selftest.pictures import PICTURES
 from blip2tools.settings import Settings
+from tests import random_models as rm
 from tests.selftest_pictures import FOLDER, SCENES
 
 
@@ -52,9 +53,11 @@ def test_the_pictures_are_those_of_the_demo_world():
 
 def test_the_demo_passes_every_check(good):
     found = outcome(good)
-    assert {name: finding.status for name, finding in found.items()} == dict.fromkeys(
-        ["configuration", "tokenizer", "prompt", "numbers", "pictures", "batch", "answer", "match", "words"], "ok"
-    )
+    assert {name: finding.status for name, finding in found.items()} == {
+        **dict.fromkeys(["configuration", "tokenizer", "prompt", "numbers", "pictures", "batch", "decoding"], "ok"),
+        "quantized": "skipped",
+        **dict.fromkeys(["answer", "match", "words"], "ok"),
+    }
     assert found["answer"].sentence == "what color is the circle? red"
     assert found["prompt"].sentence == "16 image slots and one BOS"
     assert all(finding.remedy is None for finding in found.values())
@@ -128,6 +131,35 @@ class TestDamage:
         self.change(loaded, monkeypatch, lambda rows: replace(rows, prompt=rows.prompt.roll(1, 2)))
         assert outcome(loaded)["batch"].status == "failed"
 
+    def test_a_decoder_that_goes_its_own_way(self, loaded, monkeypatch):
+        right = type(loaded.captioner._words).extend
+
+        def wrong(words, rows, ids):
+            rows, logits = right(words, rows, ids)
+            return rows, logits.roll(1, -1)
+
+        monkeypatch.setattr(type(loaded.captioner._words), "extend", wrong)
+        assert "own forward" in outcome(loaded)["decoding"].sentence
+
+    def test_quantized_into_another_model(self, loaded, good):
+        """Whatever the rounding did to it, the language model must still agree with the one it was made from."""
+        quantized = replace(loaded, quantize="4bit")
+        findings, _ = checks.run(quantized, None, unquantized=lambda: good.captioner)
+        same = {one.name: one for one in findings}["quantized"]
+        assert (same.status, same.sentence.endswith("0.00 per token less likely")) == ("ok", True)
+        with torch.no_grad():
+            for layer in loaded.captioner._language_model.model.decoder.layers:
+                layer.fc1.weight.neg_()
+        findings, _ = checks.run(quantized, None, unquantized=lambda: good.captioner)
+        assert {one.name: one for one in findings}["quantized"].status == "failed"
+        findings, _ = checks.run(quantized, None)
+        assert "no room" in {one.name: one for one in findings}["quantized"].sentence
+
+    def test_what_was_quantized_is_loaded_again_whole(self, settings, loaded):
+        whole = selftest._unquantized(replace(loaded, quantize="8bit"), settings)
+        assert whole.language_fingerprint == loaded.captioner.language_fingerprint
+        assert selftest._unquantized(loaded, None) is None
+
     def test_a_model_that_says_nothing(self, loaded, monkeypatch):
         monkeypatch.setattr(type(loaded.words), "decode", lambda words, ids: "")
         assert outcome(loaded)["answer"].status == "failed"
@@ -150,7 +182,7 @@ class TestDamage:
         monkeypatch.setattr(type(loaded.captioner), "query", lambda *_: 1 / 0)
         verdict = selftest.examine(loaded)
         assert not verdict.complete
-        assert set(verdict.failed) == {"prompt", "numbers", "pictures", "batch", "answer", "words"}
+        assert set(verdict.failed) == {"prompt", "numbers", "pictures", "batch", "decoding", "answer", "words"}
         assert "zero" not in verdict.model_dump_json()
         monkeypatch.setattr(type(loaded.captioner), "query", _out_of_memory)
         assert "memory" in outcome(loaded)["pictures"].sentence
@@ -164,6 +196,16 @@ def checks_row(special, ids, truncated):
     from blip2tools.text import Prompt
 
     return Prompt((special, special, *ids), truncated)
+
+
+@pytest.mark.parametrize("make", [rm.make_opt, rm.make_t5])
+def test_both_families_decode_as_the_library_does(make, tmp_path):
+    """Random weights know nothing, so that only what they cannot get wrong is asked of them."""
+    folder = rm.save(make(), tmp_path / "random")
+    settings = Settings.load({}, model=str(folder), matcher="none", device="cpu", cache_dir=tmp_path)
+    found = outcome(checkpoints.load(settings))
+    for name in ("configuration", "prompt", "numbers", "batch", "decoding"):
+        assert found[name].status == "ok", found[name]
 
 
 class TestRemembered:

@@ -31,7 +31,10 @@ from blip2tools.settings import Settings
 logger = logging.getLogger(__name__)
 
 # Settings that this command looks at, and has options for; the others come from variables alone, and are named.
-LOOKED_AT = ("model", "matcher", "device", "dtype", "threads", "offline", "cache_dir", "allowed_dirs")
+LOOKED_AT = (
+    *("model", "revision", "matcher", "matcher_revision", "allow_pickle", "device", "dtype", "quantize", "threads"),
+    *("max_memory", "offload_dir", "offline", "cache_dir", "allowed_dirs"),
+)
 
 SUMMARY = "find what is wrong, and say what to do"
 TEXT = """\

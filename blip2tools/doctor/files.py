@@ -151,6 +151,8 @@ def _weights(folder: Path, name: str, wanted: set[str], progress: Progress) -> s
         if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise Damage("only a pointer of Git LFS, not the weights", "run `git lfs pull` in its repository")
     length = file.stat().st_size
+    if file.suffix != ".safetensors":
+        return f"{size(length)}, a pickle: read when the model is loaded, weights only"
     try:
         with safe_open(file, framework="np") as opened:
             found = set(opened.keys())

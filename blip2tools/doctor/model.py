@@ -20,7 +20,10 @@ from blip2tools.selftest import Finding
 from blip2tools.settings import Settings
 
 _PICKLED = "its weights are only there as pickles, which can run code when they are loaded, and are refused"
-_CONVERT = "choose a revision or a copy with safetensors weights, or have its maker convert it"
+_CONVERT = (
+    "name a revision with safetensors weights (`--revision`), or have its maker convert it; for files that you trust, "
+    "`--allow-pickle`"
+)
 
 
 def examine(settings: Settings, progress: Progress, *, online: bool) -> Iterator[Section]:

@@ -196,6 +196,32 @@ class Captioner:
         return scores
 
     @torch.inference_mode()
+    @torch.inference_mode()
+    def plain_logits(self, image_tokens: Tensor, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
+        """Logits (len(ids), V), float32, that predict each of `ids` after picture and prompt.
+
+        One pass of the library's own forward without a cache: slow, and what the way of `speak` must agree with.
+
+        Args:
+            image_tokens: (1, Q, D) from `query`.
+            prompt: ids as for `speak`.
+            ids: what `speak` said.
+        """
+        embed = self._language_model.get_input_embeddings()
+
+        def embedded(tokens: Sequence[int]) -> Tensor:
+            return cast(Tensor, embed(torch.tensor([list(tokens)], device=self.device)))
+
+        row = torch.cat([image_tokens.to(self.device, self.dtype), embedded(prompt)], 1)
+        if self.family == "opt":
+            if len(ids) > 1:
+                row = torch.cat([row, embedded(ids[:-1])], 1)
+            logits = self._language_model(inputs_embeds=row, use_cache=False).logits
+        else:
+            told = torch.tensor([[*self._decoder_start, *ids[:-1]]], device=self.device)
+            logits = self._language_model(inputs_embeds=row, decoder_input_ids=told, use_cache=False).logits
+        return cast(Tensor, logits[0, -len(ids) :].float())
+
     def places(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> list[int]:
         """How many places of each row, of a batch about as many pictures, the language model looks at when it answers."""
         rows, _ = self._read(image_tokens, range(len(prompts)), prompts, 1)

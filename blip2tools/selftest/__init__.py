@@ -15,6 +15,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 from blip2tools import checkpoints
 from blip2tools.checkpoints import Loaded, Progress
@@ -23,6 +25,9 @@ from blip2tools.family import find
 from blip2tools.selftest import remembered
 from blip2tools.selftest.findings import Finding, Status, Verdict, failed
 from blip2tools.settings import Settings
+
+if TYPE_CHECKING:
+    from blip2tools.model import Captioner
 
 __all__ = ["Finding", "Status", "Verdict", "examine", "failed", "load", "verdict_on"]
 
@@ -73,18 +78,24 @@ def verdict_on(loaded: Loaded, settings: Settings, progress: Progress | None = N
         return known
     if progress is not None:
         progress("testing the model, once", None)
-    verdict = examine(loaded)
+    verdict = examine(loaded, settings)
     if verdict.complete:
         remembered.keep(folder, key, verdict)
     return verdict
 
 
-def examine(loaded: Loaded) -> Verdict:
-    """Run every check now."""
+def examine(loaded: Loaded, settings: Settings | None = None) -> Verdict:
+    """Run every check now.
+
+    Args:
+        loaded: the model.
+        settings: what it was loaded with; a quantized one can then be compared with what it was made from.
+    """
     from blip2tools.selftest.checks import run
 
     started = time.perf_counter()
-    findings, complete = run(loaded, named=find(loaded.model, "captioner"))
+    whole = partial(_unquantized, loaded, settings)
+    findings, complete = run(loaded, named=find(loaded.model, "captioner"), unquantized=whole)
     name = loaded.model if loaded.matcher_name is None else f"{loaded.model} + {loaded.matcher_name}"
     return Verdict(
         model=name,
@@ -93,3 +104,22 @@ def examine(loaded: Loaded) -> Verdict:
         findings=tuple(findings),
         complete=complete,
     )
+
+
+def _unquantized(loaded: Loaded, settings: Settings | None) -> Captioner | None:
+    """The captioner before it was quantized, on the same device; None if there is no room for it, or nothing to tell from."""
+    if settings is None:
+        return None
+    plain = settings.model_copy(update={"quantize": "none", "matcher": "none"})
+    part = checkpoints.locate(plain).captioner
+    if part.folder is None:
+        return None
+    from blip2tools.checkpoints import devices
+    from blip2tools.checkpoints.sizes import weights_of
+
+    budget = devices.budget_of(plain, checkpoints.choose_device(loaded.device))
+    try:
+        fits = budget.memory is not None and budget.fits(budget.needed(weights_of(part.folder)))
+        return checkpoints.load(plain).captioner if fits else None
+    except (ModelUnavailableError, OSError, ValueError, KeyError):
+        return None

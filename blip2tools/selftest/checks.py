@@ -17,6 +17,7 @@ from torch import Tensor
 
 from blip2tools.checkpoints import Loaded
 from blip2tools.family import Member
+from blip2tools.model import Captioner
 from blip2tools.options import GenerationOptions, Spoken
 from blip2tools.selftest.findings import Finding
 from blip2tools.selftest.pictures import ANSWERS, PICTURES, QUESTION
@@ -25,7 +26,9 @@ TOKENS = 12  # of a caption: enough to name what is there
 PUBLISHED_QUERIES = 32  # num_query_tokens of every published member
 GREEDY = GenerationOptions(num_beams=1)
 # Half precision rounds sums in another order for another batch: a near tie may then fall to another word.
-HALF_PRECISION_GAP = 0.1  # mean log-probability
+HALF_PRECISION_GAP = 0.1  # mean log-probability, or logit
+# Rounding to 4 bits moves a token's log-probability by tenths; broken kernels and overflows move it by several.
+QUANTIZED_GAP = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +39,14 @@ class Trial:
     Args:
         loaded: the model.
         named: its entry in the family's table.
+        unquantized: loads the captioner that a quantized one was made from; None where there is no room for it.
     """
 
-    def __init__(self, loaded: Loaded, named: Member | None) -> None:
+    def __init__(
+        self, loaded: Loaded, named: Member | None, unquantized: Callable[[], Captioner | None] = lambda: None
+    ) -> None:
         self.loaded = loaded
+        self.unquantized = unquantized
         self.captioner = loaded.captioner
         self.known = named is not None
         self.published = named is not None and named.hub is not None
@@ -207,6 +214,49 @@ def batch(trial: Trial) -> str:
     return "the same words alone and in a batch"
 
 
+def decoding(trial: Trial) -> str:
+    """The decoder's fast way (caches, shared prompts, compiled or not) says what the library's plain forward says."""
+    captioner = trial.captioner
+    gap = 1e-2 if captioner.dtype == torch.float32 else HALF_PRECISION_GAP
+    for row, spoken in enumerate(trial.batch):
+        if not spoken.ids:
+            continue
+        picture = row % len(PICTURES)
+        logits = captioner.plain_logits(trial.tokens[picture : picture + 1], trial.prompts[row], spoken.ids)
+        logits = logits.clone()
+        logits[: GREEDY.min_new_tokens, captioner.eos] = float("-inf")  # an end so early is not allowed to either
+        said = logits.gather(1, torch.tensor([spoken.ids], device=logits.device).T)[:, 0]
+        # Of the likeliest token the logit is the largest: how far below it what was said lies.
+        if bool((logits.amax(1) - said > gap).any()):
+            raise Doubt(
+                "words are decoded that the library's own forward would not say",
+                "report this, with what `blip2tools doctor --json` prints: it is a fault of this package",
+            )
+    return "the same words as the library's plain forward"
+
+
+def quantized(trial: Trial) -> str:
+    """A quantized language model thinks of captions as the one does that it was made from."""
+    if trial.loaded.quantize == "none":
+        raise Nothing("the model is not quantized")
+    whole = trial.unquantized()
+    if whole is None:
+        raise Nothing("there is no room for the unquantized model beside it")
+    worst = 0.0
+    for row, prompt_ids in enumerate(trial.prompts[: len(PICTURES)]):
+        tokens = trial.tokens[row : row + 1]
+        ids = whole.speak(tokens, [prompt_ids], GREEDY, max_new_tokens=[TOKENS])[0][0].ids
+        if ids:
+            (theirs, count), (ours, _) = (one.rank(tokens, prompt_ids, [ids])[0] for one in (whole, trial.captioner))
+            worst = max(worst, (theirs - ours) / count)
+    if not worst <= QUANTIZED_GAP:
+        raise Doubt(
+            f"quantized it finds the unquantized model's captions less likely by {worst:.1f} per token",
+            "leave `--quantize` out, or try 8bit",
+        )
+    return f"captions of the unquantized model are at most {worst:.2f} per token less likely"
+
+
 def answer(trial: Trial) -> str:
     """A question in the trained template gets an answer (an empty one: transformers #30383)."""
     said = trial.text(trial.batch[-1])
@@ -242,20 +292,25 @@ CHECKS: tuple[Callable[[Trial], str], ...] = (
     numbers,
     pictures,
     batch,
+    decoding,
+    quantized,
     answer,
     match,
     words,
 )
 
 
-def run(loaded: Loaded, named: Member | None) -> tuple[list[Finding], bool]:
+def run(
+    loaded: Loaded, named: Member | None, unquantized: Callable[[], Captioner | None] = lambda: None
+) -> tuple[list[Finding], bool]:
     """Every check on a loaded model, and whether all came to their end. None of them raises.
 
     Args:
         loaded: the model.
         named: its entry in the family's table.
+        unquantized: as for `Trial`.
     """
-    trial = Trial(loaded, named)
+    trial = Trial(loaded, named, unquantized)
     findings, complete = [], True
     for check in CHECKS:
         name = check.__name__

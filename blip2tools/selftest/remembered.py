@@ -19,7 +19,7 @@ from blip2tools import __version__
 from blip2tools.checkpoints import Loaded
 from blip2tools.selftest.findings import Verdict
 
-EDITION = 1  # of the checks: another one, and old verdicts count no more
+EDITION = 2  # of the checks: another one, and old verdicts count no more
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "pillow", "bitsandbytes")
 
 logger = logging.getLogger(__name__)
