@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -222,6 +223,7 @@ def test_the_q_former_for_many_texts_is_the_library_s(matcher_words) -> None:
 def test_pairs_are_held_out_on_request(tmp_path: Path) -> None:
     assert Training(tmp_path, tmp_path, held_out=True).world.missing == HELD_OUT
     assert not Training(tmp_path, tmp_path).world.missing
+    assert Training(tmp_path, tmp_path, seed=2, held_out=True).command.endswith("--state FOLDER --seed 2 --held-out")
 
 
 # The whole
@@ -239,6 +241,11 @@ def assert_checkpoints_load(weights: Path) -> None:
             transformers.Blip2Processor.from_pretrained(folder)
         assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert model.config.vision_config.image_size == 80
+    card = (weights / "CARD.md").read_text()
+    for part in ("captioner", "matcher"):
+        digest = hashlib.sha256((weights / part / "model.safetensors").read_bytes()).hexdigest()
+        assert f"| `{digest}` |" in card
+    assert "hand-drawn" in card
     assert familiarity_threshold(weights / "captioner") is not None
     assert json.loads((weights / "captioner" / FILE).read_text())["fitted"]["familiarity"]["seed"] == 777
 

@@ -15,6 +15,7 @@ rows.py          captions and questions → tokens
 speaking.py      the loss of what is said
 claims.py        true and false statements → tokens
 qformer.py       the matcher's Q-Former for many texts about a few pictures
+card.py          the card of what came out
 plan.py          the whole in order, and the checkpoints that come out
 """
 

@@ -17,6 +17,7 @@ from transformers import Blip2Processor
 from blip2tools.demo.examination.unknown import VALIDATION_PICTURES, store_threshold
 from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, MATCHER_QUERIES
 from blip2tools.demo.training.bank import Bank
+from blip2tools.demo.training.card import write_card
 from blip2tools.demo.training.joint import JointStage
 from blip2tools.demo.training.language import LanguageStage
 from blip2tools.demo.training.loop import Schedule, run
@@ -66,6 +67,15 @@ class Training:
     def world(self) -> Any:
         """Where the pictures are from."""
         return replace(WIDE, missing=HELD_OUT) if self.held_out else WIDE
+
+    @property
+    def command(self) -> str:
+        """What makes the same weights again."""
+        said = ["python -m blip2tools.demo.train --state FOLDER"]
+        said += [f"--seed {self.seed}"] if self.seed else []
+        said += [f"--share {self.share:g}"] if self.share != 1 else []
+        said += ["--held-out"] if self.held_out else []
+        return " ".join(said)
 
     def schedule(self, stage: str) -> Schedule:
         """How a stage learns."""
@@ -159,9 +169,9 @@ def set_up() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
 
-def write(training: Training) -> dict[str, str]:
-    """Write both checkpoints as float16 with their processors; the SHA-256 of each file of weights."""
-    digests = {}
+def write(training: Training) -> None:
+    """Write both checkpoints as float16 with their processors, the threshold of familiarity, and the card."""
+    digests, parameters = {}, {}
     stages: dict[str, Any] = {
         "captioner": partial(LanguageStage, training.bank(), training.schedule("language")),
         "matcher": partial(MatchingStage, training.bank(), training.schedule("matching")),
@@ -170,7 +180,9 @@ def write(training: Training) -> dict[str, str]:
         folder, tools = training.output / name, _processor(training, name)
         stage = make(tools)
         stage.modules.load_state_dict(torch.load(training.state / f"{stage.name}.pt", weights_only=True)["modules"])
-        copy.deepcopy(stage.modules["model"]).half().save_pretrained(folder)
+        model = copy.deepcopy(stage.modules["model"]).half()
+        model.save_pretrained(folder)
+        parameters[name] = sum(weight.numel() for weight in model.parameters())
         tools.save_pretrained(folder)
         for file in folder.iterdir():
             file.chmod(0o644)  # the library leaves weights unreadable to others
@@ -179,4 +191,11 @@ def write(training: Training) -> dict[str, str]:
     store_threshold(
         training.output, (STUDY, training.world), max(2, round(VALIDATION_PICTURES * min(1, training.share)))
     )
-    return digests
+    write_card(
+        training.output,
+        world=training.world,
+        schedules={name: training.schedule(name) for name in _SCHEDULES},
+        parameters=parameters,
+        digests=digests,
+        command=training.command,
+    )

@@ -1,0 +1,77 @@
+"""The card of freshly trained weights: what they know, how they were made, and their digests. Figures come from an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from blip2tools.demo.coverage import covers
+from blip2tools.demo.training.loop import Schedule
+from blip2tools.demo.world import World
+
+NAME = "CARD.md"
+
+
+def write_card(
+    folder: Path,
+    *,
+    world: World,
+    schedules: Mapping[str, Schedule],
+    parameters: Mapping[str, int],
+    digests: Mapping[str, str],
+    command: str,
+) -> None:
+    """Write the card.
+
+    Args:
+        folder: of the weights.
+        world: what they were trained on.
+        schedules: of the stages, in their order.
+        parameters: how many each checkpoint has.
+        digests: SHA-256 of each checkpoint's weights.
+        command: what makes the same weights again.
+    """
+    stages = "\n".join(
+        f"| {name} | {one.steps:,} | {one.batch} | {one.steps * one.batch:,} | {one.rate:g} | {one.seed} |"
+        for name, one in schedules.items()
+    )
+    files = "\n".join(
+        f"| `{part}/model.safetensors` | {parameters[part]:,} | `{digest}` |" for part, digest in digests.items()
+    )
+    missing = ", ".join(sorted(f"{color} {shape}" for color, shape in world.missing))
+    kept_out = f"\nKept out of all pictures and questions: {missing}.\n" if missing else ""
+    (folder / NAME).write_text(
+        f"""\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-to-text
+language: en
+tags: [blip-2, image-captioning, visual-question-answering, image-text-matching]
+---
+
+# A small genuine BLIP-2 for drawn shapes
+
+## What it was trained on
+
+{covers(world)}
+{kept_out}
+## How
+
+`{command}`
+
+| stage | steps | pictures in one | pictures | highest rate | seed |
+|---|---:|---:|---:|---:|---:|
+{stages}
+
+## Files
+
+| file | parameters | SHA-256 |
+|---|---:|---|
+{files}
+
+Weights are float16; the trunk of both checkpoints is the same. What they can do: `python -m blip2tools.demo.evaluate
+--weights FOLDER --world wide`. Licence: Apache-2.0.
+""",
+        encoding="utf-8",
+    )
