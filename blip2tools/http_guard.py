@@ -14,7 +14,6 @@ import json
 import logging
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blip2tools.concurrency import CALLER
 from blip2tools.errors import ErrorCode, to_vision_error
+from blip2tools.http_rate import RateLimit
 from blip2tools.http_wire import let_finish
 from blip2tools.page import Page
 from blip2tools.schemas import has_too_many_parts
@@ -36,7 +36,6 @@ PROBES = (HEALTH, "/readyz", "/metrics")  # asked every few seconds: they would 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 BODY_PATIENCE_S = 30.0  # for the next piece of a body
 BODIES_AT_ONCE = 8  # bodies of the largest size that may be in memory together
-RATE_KEYS = 4096  # callers remembered by the rate limit
 DEPARTURE = "blip2tools.departure"  # key in an ASGI scope
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
@@ -101,33 +100,6 @@ class Departure:
                 yield scope
             finally:
                 self._scopes.discard(scope)
-
-
-class RateLimit:
-    """A bucket for each caller: a minute's worth at once, then as many as flow in.
-
-    Args:
-        per_minute: requests; 0 is no limit.
-        clock: seconds that only go up.
-    """
-
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._size = float(per_minute)
-        self._clock = clock
-        self._buckets: OrderedDict[tuple[bool, str], tuple[float, float]] = OrderedDict()
-
-    def wait(self, caller: tuple[bool, str]) -> float:
-        """Count one request and return 0, or the seconds until there is room for it."""
-        if not self._size:
-            return 0.0
-        now = self._clock()
-        left, then = self._buckets.pop(caller, (self._size, now))
-        left = min(self._size, left + (now - then) * self._size / 60)
-        # Remembered callers are bounded: who can use many addresses must not fill the memory.
-        while len(self._buckets) >= RATE_KEYS:
-            self._buckets.popitem(last=False)
-        self._buckets[caller] = (left - 1 if left >= 1 else left, now)
-        return 0.0 if left >= 1 else (1 - left) * 60 / self._size
 
 
 @dataclass(frozen=True, slots=True)

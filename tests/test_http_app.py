@@ -24,7 +24,8 @@ from blip2tools import Vision
 from blip2tools.errors import ERROR_CODES, InvalidInputError, TooLargeError
 from blip2tools.exposition import Metric, render
 from blip2tools.http_app import STATUS, body_limits, build_app
-from blip2tools.http_guard import RATE_KEYS, Guard, RateLimit, Rules
+from blip2tools.http_guard import Guard, Rules
+from blip2tools.http_rate import RATE_KEYS, RateLimit
 from blip2tools.http_server import Listener
 from blip2tools.mcp_server import ERROR_CODE_KEY
 from blip2tools.settings import Settings

@@ -27,7 +27,7 @@ FLOORS = [
     ["mcp_resources", "mcp_wire"],
     ["mcp_prompts"],
     ["toolset", "http_guard", "exposition"],
-    ["page", "http_wire"],
+    ["page", "http_wire", "http_rate"],
     ["vision"],
     ["feature_verbs"],
     ["retrieval"],
