@@ -336,7 +336,7 @@ class _Process:
 
 def _group() -> dict[str, Any]:
     """A process group of its own: Ctrl-C in a terminal goes to all of one, and is for the owner."""
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # pragma: no cover
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     return {"process_group": 0}
 

@@ -83,7 +83,7 @@ def _send(replies: BinaryIO, reply: dict[str, Any]) -> None:
 
 
 def _alarm(seconds: float) -> None:
-    if sys.platform != "win32":
+    if sys.platform != "win32":  # pragma: no branch
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 

@@ -138,12 +138,15 @@ def decode(data: bytes, settings: Limits) -> Picture:
         CorruptImageError: a known format that does not decode.
     """
     with _guarded():
-        image = _open(data, settings)
-        animated = _has_more_frames(image, data)
-        image.load()
-        turn = _UPRIGHT.get(_orientation(image))
-        _let_go(image)
-        image = rgb.to_rgb(image)
+        opened = _open(data, settings)
+        animated = _has_more_frames(opened, data)
+        opened.load()
+        turn = _UPRIGHT.get(_orientation(opened))
+        if opened.format == "PNG":
+            _scale_transparent_colour(opened, data[24])
+        _let_go(opened)
+        image = rgb.to_rgb(opened)
+        del opened  # two of a large picture are in memory at most
         if turn is not None:
             image = image.transpose(turn)
         _check_size(image.size, settings)
@@ -284,7 +287,7 @@ def _guarded() -> Iterator[None]:
         raise CorruptImageError(_CORRUPT) from error
 
 
-def _open(data: bytes, settings: Limits) -> Image.Image:
+def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
     """The picture behind its header, nothing decoded yet, within every limit."""
     if not data:
         raise CorruptImageError("The picture is empty: it has no bytes.")
@@ -351,11 +354,23 @@ def _has_more_frames(image: Image.Image, data: bytes) -> bool:
     return image.format != "MPO" and bool(getattr(image, "is_animated", False))
 
 
-def _let_go(image: Image.Image) -> None:
+def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
+    """The transparent colour of a PNG in the scale of the pixels: Pillow scales 2, 4 and 3 x 16 bits to 8, but not their key.
+
+    Of 3 x 16 bits the lower halves are gone by now: a colour that differs from the key in these alone is hidden too.
+    """
+    key = image.info.get("transparency")
+    most = 2**depth - 1
+    if isinstance(key, int) and image.mode == "L":
+        image.info["transparency"] = (key & most) * 255 // most
+    elif isinstance(key, tuple):
+        image.info["transparency"] = tuple((value & most) >> max(0, depth - 8) for value in key)
+
+
+def _let_go(image: ImageFile.ImageFile) -> None:
     """Part a loaded image from its decoder, which for some formats holds the canvas two or three times."""
     vars(image).pop("_decoder", None)
-    if isinstance(image, ImageFile.ImageFile):
-        image.fp = None
+    image.fp = None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -30,6 +30,7 @@ from blip2tools.store import Store
 
 MAX_REFERENCE = 8192  # for everything but a data: URI
 MAX_LABEL = 200
+MAX_SCHEME = 40  # characters of one that a message repeats
 MAX_DATA_HEADER = 256
 HEAD_BYTES = 256 * 2**10  # enough for the header of nearly every picture
 
@@ -238,7 +239,7 @@ class Sources:
                 "into an allowed folder and pass its path, or pass it as a data: URI."
             )
         raise NotAllowedError(
-            f"References with '{scheme}:' are not read; pass a path in an allowed folder or a data: URI."
+            f"References with '{printable(scheme, MAX_SCHEME)}:' are not read; pass a path in an allowed folder or a data: URI."
         )
 
     def _fetched(self, url: str) -> bytes:

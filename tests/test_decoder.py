@@ -272,6 +272,26 @@ class TestDeath:
         assert code(lambda: own.decode(GOOD)) == "cancelled"
         assert is_gone(pid)
 
+    def test_an_interrupt_in_the_middle_of_an_answer(self, own: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        is_well(own)
+        (pid,) = pids(own)
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "frombytes", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                own.decode(GOOD)
+        assert is_gone(pid), "half an answer is still in its pipe"
+        is_well(own)
+
+    def test_a_timer_that_comes_too_late_kills_nothing(self, own: Decoder) -> None:
+        is_well(own)
+        (process,) = own._all
+        process._expire()
+        assert process.is_alive()
+
     def test_warm(self, own: Decoder) -> None:
         own.warm()
         (pid,) = pids(own)

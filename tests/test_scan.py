@@ -70,6 +70,11 @@ def test_the_command_for_people(folder: Path, capsys: pytest.CaptureFixture[str]
     assert any(line.startswith("7 files in ") and "1 ok, 1 corrupt_image, 1 invalid_input" in line for line in lines)
 
 
+def test_json_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pictures.run(folder, Settings(), json=True) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["files"] == len(WANTED)
+
+
 def test_no_such_folder() -> None:
     done = run_cli("doctor", "--scan", "/no/such/folder")
     assert done.returncode == 2

@@ -881,3 +881,30 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
             with pytest.raises(VisionError):
                 box.read(name)
     assert _descriptors() == before
+
+
+class TestKnown:
+    """What is known of pictures without decoding them."""
+
+    def test_about_a_handle(self, root: Path) -> None:
+        store = Store(2**20)
+        box = opened_with(Settings(allowed_dirs=(root,)), store)
+        facts = box.about(store.put(RED))
+        assert (facts.format, facts.width, facts.height, facts.bytes) == ("PNG", 12, 8, len(RED))
+        refused(lambda: box.about("img_0123456789abcdef"), "not_found")
+
+    def test_suggestions_by_path_and_by_name(self, root: Path) -> None:
+        (root / "deep").mkdir()
+        (root / "deep" / "Redder.png").write_bytes(RED)
+        (root / "red\x1b.png").write_bytes(RED)
+        box = opened(root)
+        assert set(box.suggest("re", 9)) == {"red.png", "deep/Redder.png"}
+        assert box.suggest("@DEEP/", 9) == ["deep/Redder.png"]
+        assert box.suggest(str(root / "deep"), 9) == [str(root / "deep" / "Redder.png")]
+        assert len(box.suggest("", 1)) == 1
+        assert box.suggest("nothing-like-it", 9) == []
+        assert opened().suggest("", 9) == []
+
+    def test_an_address_of_a_kind_without_end_is_not_repeated(self, root: Path) -> None:
+        error = refused(lambda: opened(root).read("x" * 5000 + "://a"), "not_allowed")
+        assert len(error.message) < 200
