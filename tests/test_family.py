@@ -156,7 +156,9 @@ def test_a_captioner_speaks_as_stock_transformers(name, layout, tmp_path):
         captioner = loaded.captioner
         tokens = captioner.query(captioner.trunk.see(loaded.pixels(PICTURES)))
         with torch.no_grad():
-            assert torch.equal(tokens, model.get_image_features(pixels_of(name)).pooler_output)
+            # Patches are embedded with a matrix product here, a convolution there: the same sums in another order.
+            stock = model.get_image_features(pixels_of(name)).pooler_output
+            torch.testing.assert_close(tokens, stock, rtol=1e-5, atol=1e-5)
         rows = [loaded.words.caption(prompt).ids for prompt in PROMPTS]
         assert [row.count(captioner.bos if kind == "opt" else captioner.eos) for row in rows] == [1, 1, 1]
         for options, expected in ((GenerationOptions(num_beams=1), greedy), (GenerationOptions(num_beams=3), beams)):
