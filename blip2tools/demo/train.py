@@ -1,7 +1,8 @@
 """`python -m blip2tools.demo.train`: the demo's weights from scratch, on pictures that the world draws itself.
 
-A whole training takes about three hours on two free CPU cores. It can be killed at any time; the same command goes on where
-it was. What it saw and did is logged in the state folder, one line of JSON for each 25 steps of each stage.
+By the processor time of single steps (2 cores of a Xeon, 23 November 2026) a whole training takes about three and a quarter
+hours on two free cores; none has been run to its end yet. It can be killed at any time; the same command goes on where it was.
+What it saw and did is logged in the state folder, one line of JSON for each 25 steps of each stage.
 """
 
 from __future__ import annotations
