@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import pickle
@@ -42,6 +43,13 @@ def saved(tmp_path_factory):
     rm.save(rm.make_opt(hidden_size=128, word_embed_proj_dim=128, ffn_dim=256), root / "wide-opt")
     rm.save(rm.make_t5(d_model=128, d_kv=32, d_ff=256), root / "wide-t5")
     return root
+
+
+def pretend(monkeypatch, *, there):
+    """Let it look as if bitsandbytes were installed, or were not; nothing else may look different."""
+    real = importlib.util.find_spec
+    found = lambda name, *rest: (there or None) if name == "bitsandbytes" else real(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", found)
 
 
 def load(folder, **given):
@@ -126,7 +134,7 @@ def adapt(base, folder, targets, *, seed=5, **config):
     return folder
 
 
-@pytest.mark.skipif(devices.importlib.util.find_spec("peft") is None, reason="needs the extra [lora]")
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the extra [lora]")
 class TestAdapters:
     @pytest.mark.parametrize(
         ("name", "targets"),
@@ -215,7 +223,7 @@ class TestAdapters:
             load(adapter)
 
     def test_not_into_quantized_weights(self, saved, tmp_path, monkeypatch):
-        monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: True)
+        pretend(monkeypatch, there=True)
         adapter = adapt(saved / "opt", tmp_path / "my-lora", ["q_proj"])
         with pytest.raises(ModelUnavailableError, match="cannot be merged into quantized weights"):
             load(adapter, quantize="4bit")
@@ -262,9 +270,7 @@ class TestSpread:
         assert spoken(load(saved / "opt", device="spread")) == spoken(load(saved / "opt"))
 
 
-bitsandbytes = pytest.mark.skipif(
-    devices.importlib.util.find_spec("bitsandbytes") is None, reason="needs the extra [quantize]"
-)
+bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs the extra [quantize]")
 
 
 def dequantized(parameter):
@@ -316,7 +322,7 @@ class TestQuantized:
     def test_refused_where_it_fails_its_self_test(self, saved, monkeypatch):
         failed = Finding(name="batch", status="failed", sentence="no", remedy="none")
         monkeypatch.setattr(
-            selftest, "examine", lambda loaded: Verdict(
+            selftest, "examine", lambda *_, **__: Verdict(
                 model="x", tested="2026-11-23T00:00:00Z", seconds=0.1, findings=(failed,), complete=False
             ),
         )  # fmt: skip
@@ -332,7 +338,7 @@ class TestQuantized:
 
 class TestQuantizeRefusals:
     def test_without_the_extra(self, saved, monkeypatch):
-        monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+        pretend(monkeypatch, there=False)
         with pytest.raises(ModelUnavailableError, match=r"pip install 'blip2tools\[quantize\]'"):
             load(saved / "opt", quantize="4bit")
 
@@ -344,14 +350,14 @@ class TestQuantizeRefusals:
         ],
     )
     def test_a_card_that_cannot(self, size, card, says, monkeypatch):
-        monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: True)
+        pretend(monkeypatch, there=True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
         chosen = Settings.load({}, quantize=size)
         with pytest.raises(ModelUnavailableError, match=says):
             devices.quantization(chosen, torch.device("cuda:0"), torch.float16, "opt-2.7b")
 
     def test_the_demo_a_mac_and_many_devices(self, monkeypatch):
-        monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: True)
+        pretend(monkeypatch, there=True)
         chosen = Settings.load({}, quantize="8bit")
         for name, device, settings, says in (
             ("demo", "cpu", chosen, "too small"),

@@ -196,7 +196,6 @@ class Captioner:
         return scores
 
     @torch.inference_mode()
-    @torch.inference_mode()
     def plain_logits(self, image_tokens: Tensor, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
         """Logits (len(ids), V), float32, that predict each of `ids` after picture and prompt.
 
@@ -222,6 +221,7 @@ class Captioner:
             logits = self._language_model(inputs_embeds=row, decoder_input_ids=told, use_cache=False).logits
         return cast(Tensor, logits[0, -len(ids) :].float())
 
+    @torch.inference_mode()
     def places(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> list[int]:
         """How many places of each row, of a batch about as many pictures, the language model looks at when it answers."""
         rows, _ = self._read(image_tokens, range(len(prompts)), prompts, 1)
