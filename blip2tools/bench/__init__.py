@@ -8,6 +8,7 @@ speed.py           the options of those three
 soak.py            many callers for a long time: what grows?
 report.py          date, machine and versions, and JSON
 plot.py            charts as SVG
+pairs.py           what to measure: a checkpoint, or random weights of a published size
 random_models.py   models of any size without any knowledge, to measure speed with
 """
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from blip2tools.bench.pairs import Subject
     from blip2tools.bench.random_models import Pair
     from blip2tools.vision import Vision
 
@@ -35,6 +34,8 @@ class Row:
     highest: float
     stock_ms: float  # median of a round
     ours_ms: float
+    clock: Clock
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Case:
     ours: Callable[[Vision, Sequence[bytes]], Any]
     pictures: int
     warm: bool = False
-    matcher: bool = True  # without one, a caption is not matched with its picture, as stock's is not
+    matcher: bool = False  # whether ours has one; without it a caption is not matched with its picture, as stock's is not
 
 
 class Stock:
@@ -63,7 +64,7 @@ class Stock:
 
         image = Image.open(io.BytesIO(data)).convert("RGB")
         words = {} if text is None else {"text": text}
-        inputs = self._pair.captioner_processor(images=image, return_tensors="pt", **words)
+        inputs = self._placed(self._pair.captioner_processor(images=image, return_tensors="pt", **words))
         with torch.inference_mode():
             self._pair.captioner.generate(
                 **inputs,
@@ -79,7 +80,7 @@ class Stock:
         from PIL import Image
 
         image = Image.open(io.BytesIO(data)).convert("RGB")
-        inputs = self._pair.matcher_processor(images=image, text=text, return_tensors="pt")
+        inputs = self._placed(self._pair.matcher_processor(images=image, text=text, return_tensors="pt"))
         with torch.inference_mode():
             self._pair.matcher(**inputs, use_image_text_matching_head=True)
 
@@ -92,12 +93,15 @@ class Stock:
         pair = self._pair
         encoder = pair.captioner.language_model.config.is_encoder_decoder
         text = prompt if encoder else f"{prompt} {choice}"
-        inputs = pair.captioner_processor(images=image, text=text, return_tensors="pt")
+        inputs = self._placed(pair.captioner_processor(images=image, text=text, return_tensors="pt"))
         if encoder:
-            labels = pair.captioner_processor.tokenizer(choice, return_tensors="pt").input_ids
+            labels = pair.captioner_processor.tokenizer(choice, return_tensors="pt").input_ids.to(pair.loaded.device)
             inputs["decoder_input_ids"] = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], 1)
         with torch.inference_mode():
             pair.captioner(**inputs)
+
+    def _placed(self, inputs: Any) -> Any:
+        return inputs.to(self._pair.loaded.device, self._pair.loaded.captioner.dtype)
 
     def direct(self, data: bytes, question: str) -> None:
         """Our own model code, called without queue, cache or threads."""
@@ -197,14 +201,14 @@ async def _lone(vision: Vision, data: Sequence[bytes]) -> None:
 
 
 CASES = [
-    Case("32 mixed requests about 8 pictures, cold", _stock_mixed, _mixed, 8),
-    Case("32 mixed requests about 8 pictures, warm", _stock_mixed, _mixed, 8, warm=True),
+    Case("32 mixed requests about 8 pictures, cold", _stock_mixed, _mixed, 8, matcher=True),
+    Case("32 mixed requests about 8 pictures, warm", _stock_mixed, _mixed, 8, warm=True, matcher=True),
     Case("4 questions on one picture, cold", _stock_ask, _ask, 1),
     Case("4 questions on one picture, warm", _stock_ask, _ask, 1, warm=True),
-    Case("match, 1 picture x 32 texts, cold", _stock_match, _match, 1),
-    Case("match, 1 picture x 32 texts, warm", _stock_match, _match, 1, warm=True),
-    Case("16 captions of 16 pictures", _stock_captions, _captions, 16, matcher=False),
-    Case("16 captions of 16 pictures, ours with their match", _stock_captions, _captions, 16),
+    Case("match, 1 picture x 32 texts, cold", _stock_match, _match, 1, matcher=True),
+    Case("match, 1 picture x 32 texts, warm", _stock_match, _match, 1, warm=True, matcher=True),
+    Case("16 captions of 16 pictures", _stock_captions, _captions, 16),
+    Case("16 captions of 16 pictures, ours with their match", _stock_captions, _captions, 16, matcher=True),
     Case("4 choices ranked", _stock_choose, _choose, 1),
     Case("one lone question, against a direct call of our model code", _direct, _lone, 1),
 ]
@@ -254,11 +258,13 @@ def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) ->
         for number in range(rounds + 1):
             pictures = make_pictures(case.pictures, seed=1000 + number)
             if case.warm:
-                vision.run(_see(vision, pictures))
+                vision.run(_see(vision, pictures, matcher=case.matcher))
             started = now()
             case.stock(stock, pictures)
+            _finish(pair)
             middle = now()
             vision.run(case.ours(vision, pictures))
+            _finish(pair)
             pairs.append((middle - started, now() - middle))
     pairs = pairs[1:]  # the first warms up code paths and allocators
     ratios = [theirs / ours for theirs, ours in pairs]
@@ -269,52 +275,53 @@ def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) ->
         max(ratios),
         1000 * statistics.median(theirs for theirs, _ in pairs),
         1000 * statistics.median(ours for _, ours in pairs),
+        clock,
     )
 
 
-async def _see(vision: Vision, pictures: Sequence[bytes]) -> None:
+def _finish(pair: Pair) -> None:
+    """Wait for what a GPU has still to do."""
+    if pair.loaded.device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(pair.loaded.device)
+
+
+async def _see(vision: Vision, pictures: Sequence[bytes], *, matcher: bool) -> None:
     """Put the pictures' features into the cache, with requests that the measured ones do not repeat."""
     await asyncio.gather(*(vision.aask(one, "and now?") for one in pictures))
-    await asyncio.gather(*(vision.amatch(one, ["nothing"]) for one in pictures))
+    if matcher:
+        await asyncio.gather(*(vision.amatch(one, ["nothing"]) for one in pictures))
 
 
 def run(
+    subjects: Iterable[Subject],
     *,
-    model: str = "mid",
-    families: Sequence[str] = ("opt", "t5"),
     beams: int = 1,
     rounds: int = 5,
-    clock: Clock = "cpu",
-    threads: int = 1,
+    clock: Clock | None = None,
     only: str = "",
-    output: Path | None = None,
     tell: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Measure every case for each family, tell each row as it comes, and write them as JSON if asked.
+    """Measure every case for each model, and tell each row as it comes.
 
     Args:
-        model: a size of `random_models.SIZES`.
+        subjects: the models, see `pairs.subjects`.
         beams: 1 is greedy.
         rounds: timed rounds of each case.
-        clock: CPU time of this process, which other load disturbs less, or wall-clock time.
+        clock: CPU time of this process, which other load disturbs less, or wall-clock time; without it the former on a
+            CPU and the latter on a GPU.
         only: part of the names of the cases to run.
     """
-    import torch
-
-    from blip2tools.bench.random_models import SIZES, build
-
-    torch.set_num_threads(threads)
-    tell(f"{'case':60}  stock / ours: median (lowest-highest)   {clock} ms per round")
+    tell(f"{'case':60}  stock / ours: median (lowest-highest)   ms per round")
     rows: list[Row] = []
-    for family in families:
-        pair = build(SIZES[model], "opt" if family == "opt" else "t5")
+    for subject in subjects:
+        chosen: Clock = clock or ("cpu" if subject.device == "cpu" else "wall")
         for case in CASES:
-            if only not in case.name:
+            if only not in case.name or (case.matcher and subject.pair.matcher is None):
                 continue
-            row = measure(case, pair, beams=beams, rounds=rounds, clock=clock)
-            rows.append(Row(f"{family}: {row.case}", *list(asdict(row).values())[1:]))
+            row = replace(measure(case, subject.pair, beams=beams, rounds=rounds, clock=chosen), model=subject.name)
+            rows.append(row)
             spread = f"{row.median:5.2f}x ({row.lowest:.2f}-{row.highest:.2f})"
-            tell(f"{family + ': ' + row.case:60}  {spread:>24}   {row.stock_ms:8.0f} -> {row.ours_ms:.0f}")
-    if output is not None:
-        output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+            tell(f"{row.model + ': ' + row.case:60}  {spread:>24}   {row.stock_ms:8.0f} -> {row.ours_ms:.0f}")
     return rows

@@ -1,7 +1,7 @@
 """BLIP-2 models of any size with random weights: right in shape, and so in cost, but without any knowledge.
 
-`mid` is small enough for one CPU core; the others have the published sizes of their language model and vision tower, with
-fewer layers when asked. Random weights prove algebra and speed, never quality.
+`MID` is small enough for one CPU core; `pairs.published_size` gives those of the family. Random weights prove algebra and
+speed, never quality.
 """
 
 from __future__ import annotations
@@ -47,13 +47,11 @@ class Size:
     language: tuple[int, int, int, int]  # width, layers, heads, feed-forward width
     vocabulary: int
     queries: int = 32
+    vision_inner: int | None = None  # feed-forward width; None is four times the width
+    image_size: int = 224
 
 
-SIZES = {
-    "mid": Size((384, 8, 6), (256, 4, 4), (512, 8, 8, 2048), 4096),
-    "opt-2.7b": Size((1408, 39, 16), (768, 12, 12), (2560, 32, 32, 10240), 50304),
-    "flan-t5-xl": Size((1408, 39, 16), (768, 12, 12), (2048, 24, 32, 5120), 32128),
-}
+MID = Size((384, 8, 6), (256, 4, 4), (512, 8, 8, 2048), 4096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def build(
     # On a CPU our captioner lays its weights out anew, from which stock must not profit.
     ours = copy.deepcopy(captioner) if device == "cpu" else captioner
     processor: Any = Blip2Processor
-    images = BlipImageProcessorPil(size={"height": 224, "width": 224})
+    images = BlipImageProcessorPil(size={"height": size.image_size, "width": size.image_size})
     words, reader = _tokenizer(family), _bert_tokenizer()
     return Pair(
         captioner,
@@ -128,10 +126,10 @@ def _config(size: Size, text: Any, *, retrieval: bool) -> Any:
     width, layers, heads = size.vision
     vision = Blip2VisionConfig(
         hidden_size=width,
-        intermediate_size=4 * width,
+        intermediate_size=size.vision_inner or 4 * width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        image_size=224,
+        image_size=size.image_size,
         patch_size=14,
         initializer_range=0.02,
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from blip2tools.bench import pairs, plot
 
 ENGINE = "the engine against stock transformers, interleaved"
 ENGINE_TEXT = """\
@@ -14,7 +17,8 @@ with random weights, and prints how many times faster the engine was: median, lo
 
 LATENCY = "waiting times under load, against stock behind a lock"
 LATENCY_TEXT = """\
-Lets single questions arrive at random, at 70 % of what stock transformers can serve, and prints how long they wait."""
+Lets single questions arrive at random, at 70 % of what stock transformers can serve, and prints how long they wait. On a CPU
+time is this process's CPU time, in which other load on the machine does not count; `--clock wall` wants a quiet machine."""
 
 CALLS = "32 tool calls at once, against one by one"
 CALLS_TEXT = """\
@@ -23,61 +27,71 @@ Makes 32 calls of the LangChain tools at once and one by one, on the demo checkp
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     """The options of `blip2tools bench engine`."""
-    parser.add_argument(
-        "--random",
-        default="mid",
-        metavar="SIZE",
-        help="mid (default: fits one CPU core), opt-2.7b or flan-t5-xl in full size",
-    )
-    _families(parser)
+    pairs.add_options(parser)
     parser.add_argument("--beams", type=int, default=1, metavar="N", help="1 (default) is greedy")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed rounds of each case (default 5)")
-    parser.add_argument("--clock", choices=["cpu", "wall"], default="cpu", help="CPU time (default) or wall-clock time")
+    parser.add_argument(
+        "--clock", choices=["cpu", "wall"], help="CPU time (default on a CPU) or wall-clock time (default on a GPU)"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="only the cases whose name holds this")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the rows as JSON, too")
-    _threads(parser)
+    _output(parser)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios as SVG")
 
 
 def run_engine(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     from blip2tools.bench import engine
-    from blip2tools.bench.random_models import SIZES
 
-    if arguments.random not in SIZES:
-        _tell(f"There is no size {arguments.random!r}; choose one of {', '.join(SIZES)}.", sys.stderr)
-        return 2
-    engine.run(
-        model=arguments.random,
-        families=arguments.family or {"opt-2.7b": ["opt"], "flan-t5-xl": ["t5"]}.get(arguments.random, ["opt", "t5"]),
+    rows = engine.run(
+        pairs.subjects(arguments, _tell),
         beams=arguments.beams,
         rounds=arguments.rounds,
         clock=arguments.clock,
-        threads=arguments.threads,
         only=arguments.only,
-        output=arguments.output,
         tell=_tell,
     )
+    _write(arguments, {"beams": arguments.beams, "rounds": arguments.rounds, "rows": [asdict(row) for row in rows]})
+    if arguments.plot is not None and rows:
+        marks = [plot.Ratio(row.case, row.model, row.median, row.lowest, row.highest) for row in rows]
+        search = "greedy" if arguments.beams == 1 else f"{arguments.beams} beams"
+        arguments.plot.write_text(
+            plot.ratios(f"Times faster than stock transformers ({search})", marks), encoding="utf-8"
+        )
     return 0
 
 
 def latency_options(parser: argparse.ArgumentParser) -> None:
     """The options of `blip2tools bench latency`."""
-    _families(parser)
-    parser.add_argument("--requests", type=int, default=100, metavar="N", help="arrivals of each stream (default 100)")
+    pairs.add_options(parser)
+    parser.add_argument(
+        "--requests", type=int, default=200, metavar="N", help="arrivals of each stream in each round (default 200)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds of both sides in turns (default 3)")
+    parser.add_argument("--clock", choices=["cpu", "wall"], help="as in `bench engine`; see the text above")
     parser.add_argument("--seed", type=int, default=0, help="draws arrivals and pictures (default 0)")
-    _threads(parser)
+    _output(parser)
 
 
 def run_latency(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     from blip2tools.bench import latency
 
-    latency.run(
-        families=arguments.family or ("opt", "t5"),
+    streams = latency.run(
+        pairs.subjects(arguments, _tell),
         requests=arguments.requests,
-        threads=arguments.threads,
+        rounds=arguments.rounds,
         seed=arguments.seed,
+        clock=arguments.clock,
         tell=_tell,
+    )
+    _write(
+        arguments,
+        {
+            "requests": arguments.requests,
+            "rounds": arguments.rounds,
+            "seed": arguments.seed,
+            "streams": [asdict(stream) for stream in streams],
+        },
     )
     return 0
 
@@ -102,12 +116,15 @@ def run_calls(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _families(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--family", action="append", choices=["opt", "t5"], help="only this language model family")
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all figures as JSON")
 
 
-def _threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of both sides (default 1)")
+def _write(arguments: argparse.Namespace, measured: dict[str, Any]) -> None:
+    if arguments.output is not None:
+        from blip2tools.bench.report import write_json
+
+        write_json(arguments.output, measured)
 
 
 def _tell(line: str, stream: TextIO | None = None) -> None:
