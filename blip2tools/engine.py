@@ -7,8 +7,8 @@
 2. The worker takes the next batch as soon as it is free; while it is busy, the line grows into the next batch. An idle
    device waits for nobody but those whose picture is being decoded right now, and for them a few milliseconds at most.
    Callers take turns.
-3. `stages.py` answers the batch: features come from the cache where they can; a row that nobody waits for any more ends at
-   its next token.
+3. `stages.py` answers the batch: features come from the cache where they can; a row is answered when it has ended, not when
+   the batch has, and one that nobody waits for any more ends at its next token.
 4. A batch that fails is halved until the failing request stands alone, so that it fails alone.
 
 Faces never see a tensor, and the engine never sees a path or an image format.
@@ -172,7 +172,7 @@ class LocalEngine:
                 matcher_revision=loaded.matcher_revision if loaded else None,
                 quantize=loaded.quantize if loaded else None,
                 waiting=len(self._line),
-                running=len(self._running),
+                running=sum(not work.answered for work in self._running),
                 limit=self._max_queue,
                 completed=metrics.completed,
                 failed=metrics.failed,
@@ -276,8 +276,11 @@ class LocalEngine:
                 self._deliver(work, None)
 
     def _answer(self, stages: Stages, batch: list[Work], *, retry: bool) -> None:
+        batch = [work for work in batch if not work.answered]
+        if not batch:
+            return
         try:
-            answers = stages.answer(batch)
+            answers = stages.answer(batch, self._deliver)
         except Exception as error:  # noqa: BLE001 - the worker must outlive every request
             failure: BaseException = error
         else:
@@ -308,6 +311,9 @@ class LocalEngine:
     def _deliver(self, work: Work, answer: object) -> None:
         metrics = self._metrics
         with self._wake:
+            if work.answered:  # as soon as its row had ended
+                return
+            work.answered = True
             self._forget(work)
             if work.stopped():
                 self._drop(work)

@@ -38,6 +38,7 @@ class Work:
         self.group = group(job.request)
         self.rows = rows(job.request)
         self.since = time.monotonic()
+        self.answered = False  # it may be so before the rest of its batch is
 
     def stopped(self) -> bool:
         """Whether nobody waits any more."""

@@ -60,11 +60,15 @@ class Stages:
         self._cache = cache
         self._metrics = metrics
 
-    def answer(self, batch: Sequence[Work]) -> list[object]:
-        """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused."""
+    def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None]) -> list[object]:
+        """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused.
+
+        Args:
+            tell: gets an answer that is ready before the others of the batch.
+        """
         match batch[0].request:
             case CaptionRequest() | AnswerRequest():
-                return self._speak(batch)
+                return self._speak(batch, tell)
             case ChoiceRequest():
                 return [self._choose(cast(ChoiceRequest, work.request)) for work in batch]
             case MatchRequest() | FeatureRequest():
@@ -78,30 +82,37 @@ class Stages:
 
     # ---- words ----
 
-    def _speak(self, batch: Sequence[Work]) -> list[object]:
+    def _speak(self, batch: Sequence[Work], tell: Callable[[Work, object], None]) -> list[object]:
         requests = [cast("CaptionRequest | AnswerRequest", work.request) for work in batch]
         sights = {request.sight.key: request.sight for request in requests}
         tokens = torch.cat(self._tokens(list(sights.values())))
         place = {key: number for number, key in enumerate(sights)}
         prompts = [self._prompt(request) for request in requests]
         options = self._options(requests[0])
+        answers: list[object] = [None] * len(batch)
+
+        def said(row: int, texts: Sequence[Spoken]) -> None:
+            self._metrics.tokens += sum(text.tokens for text in texts)
+            answers[row] = self._spoken(requests[row], texts, unread=prompts[row].truncated)
+            tell(batch[row], answers[row])
+
         with self._metrics.timed("speak"):
-            spoken = self._loaded.captioner.speak(
+            self._loaded.captioner.speak(
                 tokens,
                 [prompt.ids for prompt in prompts],
                 options,
                 max_new_tokens=[_longest(request) for request in requests],
                 pictures=[place[request.sight.key] for request in requests],
                 stop=lambda row: batch[row].stopped(),
+                said=said,
             )
-        self._metrics.tokens += sum(text.tokens for texts in spoken for text in texts)
-        answers: list[object] = []
-        for request, texts, prompt in zip(requests, spoken, prompts, strict=True):
-            fitted = self._loaded.calibration
-            scaling = fitted.caption if isinstance(request, CaptionRequest) else fitted.answer
-            said = [self._utterance(text, unread=prompt.truncated, scaling=scaling) for text in texts]
-            answers.append(said if isinstance(request, CaptionRequest) else said[0])
         return answers
+
+    def _spoken(self, request: CaptionRequest | AnswerRequest, texts: Sequence[Spoken], *, unread: bool) -> object:
+        fitted = self._loaded.calibration
+        scaling = fitted.caption if isinstance(request, CaptionRequest) else fitted.answer
+        said = [self._utterance(text, unread=unread, scaling=scaling) for text in texts]
+        return said if isinstance(request, CaptionRequest) else said[0]
 
     def _utterance(self, spoken: Spoken, *, unread: bool, scaling: Scaling | None) -> Utterance:
         text = self._loaded.words.decode(spoken.ids)

@@ -561,7 +561,54 @@ def test_features_are_kept_by_picture_region_preprocessing_weights_and_precision
         (half, sight),
     ):
         before = cache.use().misses
-        Stages(model, cache, Metrics()).answer([Work(Job(caption(looked, num_beams=1), None))])
+        Stages(model, cache, Metrics()).answer([Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None)
         assert cache.use().misses == before + 2, model.dtype
-        Stages(model, cache, Metrics()).answer([Work(Job(caption(looked, num_beams=1), None))])
+        Stages(model, cache, Metrics()).answer([Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None)
         assert cache.use().misses == before + 2
+
+
+def test_a_row_is_answered_when_it_ends_not_when_its_batch_does(loaded, sights):
+    """Short and long answers of one batch: the short ones are there while the long one is still being spoken."""
+    order = []
+    with Held(loaded) as (engine, let_go):
+        jobs = {}
+        for number, (sight, tokens) in enumerate(zip(sights, (64, 33, 40, 36), strict=False)):
+            request = caption(sight, num_beams=1, min_new_tokens=33, max_new_tokens=tokens)
+            jobs[number] = engine.submit(request, deadline=None)
+            jobs[number].future.add_done_callback(lambda _, n=number: order.append((n, engine.status().running)))
+        let_go()
+        for job in jobs.values():
+            assert len(answer(job)) == 1
+        status = engine.status()
+    assert status.batches == {1: 1, 4: 1}
+    assert order[0][0] == 1
+    assert order[0][1] > 0  # the others were still running
+    assert status.completed == 5
+    assert status.tokens >= 4 * 33
+
+
+def test_what_was_answered_early_is_not_done_again_when_the_batch_fails(loaded, sights, monkeypatch):
+    """Memory runs out after the first row has ended: that row keeps its answer, the others are tried again."""
+    speak = type(loaded.captioner).speak
+    sizes = []
+
+    def fails_late(captioner, tokens, prompts, *arguments, said, **options):
+        sizes.append(len(prompts))
+
+        def then_fail(row, texts):
+            said(row, texts)
+            if len(prompts) > 1:
+                raise torch.OutOfMemoryError
+
+        return speak(captioner, tokens, prompts, *arguments, said=then_fail, **options)
+
+    monkeypatch.setattr(type(loaded.captioner), "speak", fails_late)
+    with Held(loaded) as (engine, let_go):
+        jobs = [engine.submit(caption(sight, num_beams=1), deadline=None) for sight in sights]
+        let_go()
+        assert all(answer(job) for job in jobs)
+        status = engine.status()
+    assert sizes[0] == len(sights)
+    assert sum(sizes) < sum(range(len(sights) + 1))
+    assert status.completed == len(sights) + 1
+    assert status.failed == status.cancelled == 0

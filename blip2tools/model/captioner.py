@@ -123,6 +123,7 @@ class Captioner:
         max_new_tokens: Sequence[int],
         pictures: Sequence[int] | None = None,
         stop: Callable[[int], bool] | None = None,
+        said: Callable[[int, list[Spoken]], None] | None = None,
     ) -> list[list[Spoken]]:
         """Texts for B rows, decoded together: `options.num_return_sequences` per row, best first.
 
@@ -137,6 +138,8 @@ class Captioner:
                 once for all its rows.
             stop: asked as `stop(row)` after each token of each running row; a row for which it is true ends there with
                 what it has. A batch without running rows ends at once.
+            said: told as `said(row, texts)` when a row has ended, before the others of the batch have; what it raises ends
+                the batch.
 
         Raises:
             ValueError: shapes or ids that do not fit; nothing has run.
@@ -151,7 +154,7 @@ class Captioner:
             for row, cap in enumerate(caps)
         ]
         chooser = Chooser(options, self._decoder_start, self.eos, len(requests))
-        return decode(self._words, rows, logits, chooser, requests)
+        return decode(self._words, rows, logits, chooser, requests, said)
 
     def _request(self, cap: int, options: GenerationOptions, stop: Callable[[], bool]) -> Row:
         if options.num_beams > 1 and not options.do_sample:

@@ -204,6 +204,7 @@ def decode(
     logits: Tensor,
     chooser: Chooser,
     requests: Sequence[Row],
+    said: Callable[[int, list[Spoken]], None] | None = None,
 ) -> list[list[Spoken]]:
     """Let every request choose token after token until all are done.
 
@@ -213,6 +214,7 @@ def decode(
         logits: of the first new tokens, likewise.
         chooser: what can be said next.
         requests: what to do with it.
+        said: told as `said(row, texts)` of each request when it is done, whatever the others still have to say.
     """
     live = list(range(len(requests)))
     logits = logits.repeat_interleave(len(requests[0].texts), 0)
@@ -221,6 +223,8 @@ def decode(
         for row, found in zip(live, candidates, strict=True):
             if not requests[row].done:
                 requests[row].choose(found)
+                if said is not None and requests[row].done:
+                    said(row, requests[row].spoken())
         going = [place for place, row in enumerate(live) if not requests[row].done]
         if not going:
             return [request.spoken() for request in requests]
