@@ -561,9 +561,13 @@ def test_features_are_kept_by_picture_region_preprocessing_weights_and_precision
         (half, sight),
     ):
         before = cache.use().misses
-        Stages(model, cache, Metrics()).answer([Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None)
+        Stages(model, cache, Metrics()).answer(
+            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None
+        )
         assert cache.use().misses == before + 2, model.dtype
-        Stages(model, cache, Metrics()).answer([Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None)
+        Stages(model, cache, Metrics()).answer(
+            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None
+        )
         assert cache.use().misses == before + 2
 
 
