@@ -93,7 +93,7 @@ def test_both_sides_of_a_checkpoint_say_the_same(picture):
     with torch.inference_mode():
         ids = subject.pair.captioner.generate(**inputs, num_beams=1, max_new_tokens=40)
         judged = subject.pair.matcher_processor(images=image, text=picture.caption, return_tensors="pt")
-        score = subject.pair.matcher(**judged, use_image_text_matching_head=True).itm_score.softmax(-1)[0, 1]
+        score = subject.pair.matcher(**judged, use_image_text_matching_head=True).logits_per_image.softmax(-1)[0, 1]
     stock = subject.pair.captioner_processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
     assert stock.endswith(picture.caption)
     assert score > 0.9

@@ -47,7 +47,9 @@ class Case:
     ours: Callable[[Vision, Sequence[bytes]], Any]
     pictures: int
     warm: bool = False
-    matcher: bool = False  # whether ours has one; without it a caption is not matched with its picture, as stock's is not
+    matcher: bool = (
+        False  # whether ours has one; without it a caption is not matched with its picture, as stock's is not
+    )
 
 
 class Stock:
