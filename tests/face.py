@@ -216,6 +216,7 @@ class Face:
 def _texts(value: Any) -> list[str]:
     """Every string in some arguments, names included, as a message may quote them."""
     if isinstance(value, str):
+        value = value[:10_000]  # no message quotes more than a few hundred characters
         shown = [printable(form, limit) for form in (value, value.removeprefix("@")) for limit in (80, 200)]
         return [value, value.removeprefix("@"), plain(value), plain(value)[:64], *shown]
     if isinstance(value, dict):

@@ -180,7 +180,13 @@ def test_a_closed_pipe_is_no_error(pictures):
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_an_interrupt_ends_with_130(pictures):
     command = [sys.executable, "-m", "blip2tools", "caption", *[str(pictures[0].path)] * 2000, *DEMO]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell lets its background jobs ignore interrupts, and a child inherits that.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     process.stdout.readline()  # it works
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)

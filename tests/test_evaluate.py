@@ -74,7 +74,11 @@ class TestCaptions:
 
         monkeypatch.setattr("blip2tools.evaluate.journal.AT_ONCE", 1)
         monkeypatch.setattr(Vision, "acaption", counted)
-        assert main(["evaluate", "captions", str(path), "--output", str(output), *DEMO]) == 130
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is to ignore it
+        try:
+            assert main(["evaluate", "captions", str(path), "--output", str(output), *DEMO]) == 130
+        finally:
+            signal.signal(signal.SIGINT, before)
         monkeypatch.setattr(Vision, "acaption", real)
         capsys.readouterr()
         journal = output / "predictions.jsonl"
