@@ -38,8 +38,7 @@ def refused(http, path, picture, codes, *, given=(), **body):
     assert said["code"] in codes
     assert 400 <= answer.status_code < 500 or said["code"] in ("busy", "timeout")
     assert not foreign_text(said["message"], given=given), said
-    # The peaks of all processes are added up, though they come one after another: a body of 20 MiB can pass 50 MiB that way.
-    assert grown < max(50 * MIB, 3.2 * len(body.get("content", b"")))
+    assert grown < 50 * MIB
     healthy = http.open.post("/api/caption", json={"image": "good.png"})
     assert healthy.json()["text"] == picture.caption
     return said
