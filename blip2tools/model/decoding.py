@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from blip2tools.model.language import LanguageModel, Rows
+from blip2tools.model.language import LanguageModel, Rows, sent
 from blip2tools.options import Finish, GenerationOptions, Spoken
 
 CROWDED = (
@@ -167,22 +167,22 @@ class Chooser:
         else:
             tokens = self._scored(logits, said).argmax(-1)
         chosen = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
-        found = iter(zip(tokens.tolist(), chosen.tolist(), strict=True))
-        return [[(0.0, place, *next(found)) for place in range(len(row))] for row in texts]
+        found = iter(_together(tokens, chosen))
+        steps = [[(place, *next(found)) for place in range(len(row))] for row in texts]
+        return [[(0.0, place, int(token), logprob) for place, token, logprob in row] for row in steps]
 
     def _best(
         self, logprobs: Tensor, said: Sequence[tuple[int, ...]], texts: Sequence[Sequence[Text]]
     ) -> list[list[Candidate]]:
         """Twice as many as there are beams: as many can end, and the search must be able to go on."""
         vocabulary, count = logprobs.shape[-1], 2 * self._options.num_beams
-        before = torch.tensor([[text.score for text in row] for row in texts], device=logprobs.device)
+        before = sent([[text.score for text in row] for row in texts], logprobs.device)
         scores = self._scored(logprobs, said).view(*before.shape, vocabulary) + before[..., None]
         best, places = scores.flatten(1).topk(count)
         chosen = logprobs.view(len(texts), -1).gather(1, places)
-        rows = zip(best.tolist(), places.tolist(), chosen.tolist(), strict=True)
         return [
-            [(score, *divmod(place, vocabulary), logprob) for score, place, logprob in zip(*row, strict=True)]
-            for row in rows
+            [(score, *divmod(int(place), vocabulary), logprob) for score, place, logprob in row]
+            for row in _together(best, places, chosen)
         ]
 
     def _scored(self, scores: Tensor, said: Sequence[tuple[int, ...]]) -> Tensor:
@@ -190,11 +190,12 @@ class Chooser:
         if self._penalties:
             # A text that has ended is filled up with its last token; nobody looks at its scores.
             filled = [[*self._start, *ids, *(ids[-1:] * (length - len(ids)))] for ids in said]
-            ids = torch.tensor(filled, dtype=torch.long, device=scores.device)
+            ids = sent(filled, scores.device).long()
             for penalty in self._penalties:
                 scores = penalty(ids, scores)
         if length < self._options.min_new_tokens:
-            scores = scores.index_fill(1, torch.tensor([self._eos], device=scores.device), float("-inf"))
+            scores = scores.clone()
+            scores[:, self._eos] = float("-inf")
         return scores
 
 
@@ -236,9 +237,14 @@ def decode(
             rows = rows.widened(width)
         else:
             rows.reorder([place * width + parent for place, row in enumerate(batch) for parent in row.parents])
-        ids = torch.tensor([[text.ids[-1]] for row in batch for text in row.texts], device=logits.device)
+        ids = sent([[text.ids[-1]] for row in batch for text in row.texts], logits.device)
         rows, logits = model.extend(rows, ids)
         logits = logits[:, -1]
+
+
+def _together(*parts: Tensor) -> Any:
+    """The values of tensors of one shape side by side, as lists: one wait for the device, and not one for each."""
+    return torch.stack([part.float() for part in parts], -1).tolist()  # exact for whole numbers below 2 ** 24
 
 
 def nucleus(scores: Tensor, temperature: float, top_p: float, shares: Sequence[float]) -> Tensor:
@@ -254,7 +260,7 @@ def nucleus(scores: Tensor, temperature: float, top_p: float, shares: Sequence[f
     mass = share.cumsum(-1)
     kept = ((mass - share < top_p) & (share > 0)).sum(-1, keepdim=True).clamp(min=1)
     # Below 1 by more than one float32 rounding, or the product below could reach the whole mass.
-    uniform = torch.tensor([min(share, 1 - 2**-22) for share in shares], dtype=mass.dtype, device=mass.device)
+    uniform = sent([min(share, 1 - 2**-22) for share in shares], mass.device)
     target = mass.gather(1, kept - 1) * uniform[:, None]
     position = (mass <= target).sum(-1, keepdim=True).minimum(kept - 1)
     return order.gather(1, position).squeeze(1)

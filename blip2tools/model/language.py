@@ -12,15 +12,18 @@ every question about it, copies all keys and values for every token, and holds a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 MASKED = float("-inf")
+
+Prompt: TypeAlias = tuple[Tensor, Tensor] | None  # keys and values of a layer's prompts, and their mask
+Layer: TypeAlias = Callable[..., Tensor]  # `LanguageModel.layer`, or the same compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Rows:
         """Put the new tokens of sequence `parents[i]` in the place of sequence i's; they must be of one row."""
         if list(parents) != list(range(len(parents))):
             used = self.own[:, :, :, :, : self.filled]
-            used.copy_(used.index_select(2, torch.tensor(parents, device=self.own.device)))
+            used.copy_(used.index_select(2, sent(parents, self.own.device)))
 
 
 class LanguageModel(ABC):
@@ -68,6 +71,10 @@ class LanguageModel(ABC):
     Args:
         model: the language model of a loaded checkpoint.
     """
+
+    _layers: Any
+    _heads: int
+    _size: int
 
     def __init__(self, model: Any) -> None:
         self._embed = model.get_input_embeddings()
@@ -91,14 +98,32 @@ class LanguageModel(ABC):
             room: new tokens that a sequence may come to.
         """
 
-    @abstractmethod
     def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
         """Add ids (B * S, T): the rows, and logits (B * S, T, V) of what may follow each. Writes into the old rows."""
+        filled = rows.filled + ids.shape[1]
+        at = torch.arange(rows.filled, filled, device=ids.device)
+        seen = replace(rows, own=rows.own[:, :, :, :, :filled])
+        return replace(rows, filled=filled), self.step(seen, ids, at, self.layer)
 
-    def _block(self, layers: int, rows: int, heads: int, places: int, size: int) -> Tensor:
-        # Zeros: what is masked counts for nothing only as long as it is a number.
-        weight = self._embed.weight
-        return torch.zeros(layers, 2, rows, heads, places, size, dtype=weight.dtype, device=weight.device)
+    @abstractmethod
+    def step(self, rows: Rows, ids: Tensor, at: Tensor, layer: Layer) -> Tensor:
+        """Logits (B * S, T, V) of what may follow ids (B * S, T), whose keys and values go to the places `at` (T,) of `own`.
+
+        The same operations on the same shapes whatever the values: it can be compiled, and captured as a CUDA graph.
+        """
+
+    @abstractmethod
+    def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
+        """Hidden states (R, T, D) behind one decoder layer; their keys and values go to the places `at` of `own`."""
+
+    @abstractmethod
+    def between(self, places: int) -> Tensor:
+        """`Rows.bias` for so many new tokens."""
+
+    def block(self, rows: int, places: int) -> Tensor:
+        """Keys and values (layers, 2, rows, heads, places, head size), all 0: what is masked must be a number."""
+        weight, layers = self._embed.weight, len(self._layers)
+        return torch.zeros(layers, 2, rows, self._heads, places, self._size, dtype=weight.dtype, device=weight.device)
 
 
 class Opt(LanguageModel):
@@ -130,29 +155,30 @@ class Opt(LanguageModel):
             texts = [prompts[row][1:] for row in longer]
             text, hidden = self._read_texts(prompt.index_select(2, index), texts)
             width = text.shape[4]
-            whole = self._block(len(self._layers), len(prompts), self._heads, width, self._size)
+            whole = self.block(len(prompts), width)
             prompt = torch.cat([prompt, whole.index_copy_(2, index, text)], 4)
             last = last.index_copy(0, index, hidden)
             padded = torch.arange(width, device=device) < width - lengths[:, None]
             mask = torch.cat(
                 [mask, mask.new_zeros(len(prompts), 1, 1, width).masked_fill_(padded[:, None, None], MASKED)], 3
             )
-        own = self._block(len(self._layers), len(prompts), self._heads, room, self._size)
-        return Rows(prompt, mask, first + lengths, own, _causal(room, mask)), self._logits(last)
+        own = self.block(len(prompts), room)
+        return Rows(prompt, mask, first + lengths, own, self.between(room)), self._logits(last)
 
-    def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
-        filled = rows.filled + ids.shape[1]
-        at = torch.arange(rows.filled, filled, device=ids.device)
+    def step(self, rows: Rows, ids: Tensor, at: Tensor, layer: Layer) -> Tensor:
         positions = rows.positions.repeat_interleave(rows.sequences)[:, None] + at
-        bias = rows.bias.index_select(2, at)[..., :filled]
-        hidden = self._run(self._embedded(self._embed(ids), positions), rows.own[:, :, :, :, :filled], at, bias, rows)
-        return replace(rows, filled=filled), self._logits(hidden)
+        bias = rows.bias.index_select(2, at)[..., : rows.own.shape[4]]
+        hidden = self._embedded(self._embed(ids), positions)
+        return self._logits(self._run(hidden, rows.own, at, bias, rows, layer))
+
+    def between(self, places: int) -> Tensor:
+        return _causal(places, self._embed.weight)
 
     def _read_pictures(self, image_tokens: Tensor, bos: int) -> tuple[Tensor, Tensor]:
         """Keys and values (layers, 2, U, heads, Q + 1, size) of the picture and BOS, and the last hidden state (U, D)."""
         start = self._embed(torch.tensor([bos], device=image_tokens.device)).expand(len(image_tokens), -1, -1)
         embeds = torch.cat([image_tokens, start], 1)
-        own = self._block(len(self._layers), len(embeds), self._heads, embeds.shape[1], self._size)
+        own = self.block(len(embeds), embeds.shape[1])
         at = torch.arange(embeds.shape[1], device=embeds.device)
         return own, self._run(self._embedded(embeds, at[None]), own, at, _causal(len(at), embeds))[:, -1]
 
@@ -162,7 +188,7 @@ class Opt(LanguageModel):
         missing = torch.tensor([width - len(text) for text in texts], device=device)[:, None]
         at = torch.arange(width, device=device)
         ids = torch.tensor([[*[0] * (width - len(text)), *text] for text in texts], device=device)
-        own = self._block(len(self._layers), len(texts), self._heads, width, self._size)
+        own = self.block(len(texts), width)
         hidden = self._embedded(self._embed(ids), prefix.shape[4] + (at - missing).clamp(min=0))
         bias = _causal(width, hidden).masked_fill((at < missing)[:, None, None], MASKED)
         before = Rows(prefix, hidden.new_zeros(len(texts), 1, 1, prefix.shape[4]), missing, own, bias)
@@ -175,22 +201,28 @@ class Opt(LanguageModel):
     def _logits(self, hidden: Tensor) -> Tensor:
         return cast(Tensor, self._head(self._last_norm(hidden)))
 
-    def _run(self, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, rows: Rows | None = None) -> Tensor:
+    def _run(
+        self, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, rows: Rows | None = None, run: Layer | None = None
+    ) -> Tensor:
         """Hidden states (R, T, D) through the layers; their keys and values go to the places `at` of `own`."""
         for number, layer in enumerate(self._layers):
-            attention = layer.self_attn
-            normed = layer.self_attn_layer_norm(hidden)
-            query = self._split(attention.q_proj(normed) * self._scaling)
-            keys, values = own[number]
-            keys.index_copy_(2, at, self._split(attention.k_proj(normed)))
-            values.index_copy_(2, at, self._split(attention.v_proj(normed)))
-            if rows is None:
-                seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
-            else:
-                seen = _attend_both(query, rows.prompt[number], rows.mask, own[number], bias)
-            hidden = hidden + attention.out_proj(seen.transpose(1, 2).flatten(2))
-            hidden = hidden + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden))))
+            prompt = None if rows is None else (rows.prompt[number], rows.mask)
+            hidden = (run or self.layer)(layer, hidden, own[number], at, bias, prompt)
         return hidden
+
+    def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
+        attention = part.self_attn
+        normed = part.self_attn_layer_norm(hidden)
+        query = self._split(attention.q_proj(normed) * self._scaling)
+        keys, values = own
+        keys.index_copy_(2, at, self._split(attention.k_proj(normed)))
+        values.index_copy_(2, at, self._split(attention.v_proj(normed)))
+        if prompt is None:
+            seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+        else:
+            seen = _attend_both(query, *prompt, own, bias)
+        hidden = hidden + attention.out_proj(seen.transpose(1, 2).flatten(2))
+        return hidden + cast(Tensor, part.fc2(part.activation_fn(part.fc1(part.final_layer_norm(hidden)))))
 
     def _split(self, states: Tensor) -> Tensor:
         return states.view(*states.shape[:2], self._heads, self._size).transpose(1, 2)
@@ -219,36 +251,40 @@ class T5(LanguageModel):
         encoded = self._encoder(inputs_embeds=embeds, attention_mask=filled.long()).last_hidden_state
         prompt = torch.stack([torch.stack([self._split(part(encoded)) for part in pair]) for pair in self._readers()])
         mask = embeds.new_zeros(filled.shape).masked_fill_(~filled, MASKED)[:, None, None]
-        own = self._block(len(self._layers), len(prompts), self._heads, room, self._size)
-        bias = self._bias(room, room, device=device) + _causal(room, embeds)
-        rows = Rows(prompt, mask, lengths.new_zeros(len(prompts)), own, bias)
+        own = self.block(len(prompts), room)
+        rows = Rows(prompt, mask, lengths.new_zeros(len(prompts)), own, self.between(room))
         rows, logits = self.extend(rows, ids.new_full((len(prompts), 1), self._start))
         return rows, logits[:, -1]
 
-    def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
-        filled = rows.filled + ids.shape[1]
-        at = torch.arange(rows.filled, filled, device=ids.device)
-        bias = rows.bias.index_select(2, at)[..., :filled]
-        hidden = self._run(self._embed(ids), rows.own[:, :, :, :, :filled], at, bias, rows)
-        return replace(rows, filled=filled), cast(Tensor, self._head(self._last_norm(hidden) * self._scale))
-
-    def _run(self, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, rows: Rows) -> Tensor:
+    def step(self, rows: Rows, ids: Tensor, at: Tensor, layer: Layer) -> Tensor:
+        bias = rows.bias.index_select(2, at)[..., : rows.own.shape[4]]
+        hidden = self._embed(ids)
         for number, block in enumerate(self._layers):
-            itself, prompt, feed_forward = block.layer
-            attention, normed = itself.SelfAttention, itself.layer_norm(hidden)
-            keys, values = own[number]
-            keys.index_copy_(2, at, self._split(attention.k(normed)))
-            values.index_copy_(2, at, self._split(attention.v(normed)))
-            query = self._split(attention.q(normed))
-            seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
-            hidden = hidden + attention.o(seen.transpose(1, 2).flatten(2))
+            hidden = layer(block, hidden, rows.own[number], at, bias, (rows.prompt[number], rows.mask))
+        return cast(Tensor, self._head(self._last_norm(hidden) * self._scale))
 
-            attention, (keys, values) = prompt.EncDecAttention, rows.prompt[number]
-            query = _folded(self._split(attention.q(prompt.layer_norm(hidden))), len(keys))
-            seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=rows.mask, scale=1.0)
-            seen = _unfolded(seen, len(hidden))
-            hidden = feed_forward(hidden + attention.o(seen.transpose(1, 2).flatten(2)))
-        return hidden
+    def between(self, places: int) -> Tensor:
+        weight = self._embed.weight
+        bias: Tensor = self._bias(places, places, device=weight.device)
+        return bias + _causal(places, weight)
+
+    def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
+        itself, cross, feed_forward = part.layer
+        attention, normed = itself.SelfAttention, itself.layer_norm(hidden)
+        keys, values = own
+        keys.index_copy_(2, at, self._split(attention.k(normed)))
+        values.index_copy_(2, at, self._split(attention.v(normed)))
+        query = self._split(attention.q(normed))
+        seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+        hidden = hidden + attention.o(seen.transpose(1, 2).flatten(2))
+
+        if prompt is None:
+            raise ValueError("T5's decoder has nothing to look at")
+        attention, ((keys, values), mask) = cross.EncDecAttention, prompt
+        query = _folded(self._split(attention.q(cross.layer_norm(hidden))), len(keys))
+        seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+        seen = _unfolded(seen, len(hidden))
+        return cast(Tensor, feed_forward(hidden + attention.o(seen.transpose(1, 2).flatten(2))))
 
     def _readers(self) -> list[tuple[Any, Any]]:
         """Each decoder layer's projections of the encoded rows to keys and values."""
@@ -256,6 +292,11 @@ class T5(LanguageModel):
 
     def _split(self, states: Tensor) -> Tensor:
         return states.view(*states.shape[:2], self._heads, self._size).transpose(1, 2)
+
+
+def sent(values: Sequence[Any], device: torch.device) -> Tensor:
+    """A tensor on the device, without waiting for what the device has still to do."""
+    return torch.tensor(values).to(device, non_blocking=True)  # pageable memory has been read when this returns
 
 
 def _causal(places: int, like: Tensor) -> Tensor:
