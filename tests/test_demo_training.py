@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 
 from blip2tools.calibration import FILE, familiarity_threshold
+from blip2tools.demo.train import main
 from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, new_captioner, new_matcher
 from blip2tools.demo.training.claims import IGNORED, Words, batched, claims
 from blip2tools.demo.training.labels import label
@@ -31,6 +33,7 @@ from blip2tools.demo.training.speaking import speak
 from blip2tools.demo.training.tokenizers import matcher_tokenizer, processor, speaker_tokenizer
 from blip2tools.demo.words import caption
 from blip2tools.demo.world import CHARACTERS, COLORS, WIDE, sample_scene
+from blip2tools.family import demo_folder
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +232,7 @@ def test_pairs_are_held_out_on_request(tmp_path: Path) -> None:
 # The whole
 
 
-def assert_checkpoints_load(weights: Path) -> None:
+def assert_checkpoints_load(weights: Path, side: int = 80) -> None:
     """With stock transformers, and without a word of warning."""
     for part, kind in (("captioner", "Blip2ForConditionalGeneration"), ("matcher", "Blip2ForImageTextRetrieval")):
         folder = weights / part
@@ -240,12 +243,12 @@ def assert_checkpoints_load(weights: Path) -> None:
             model, info = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
             transformers.Blip2Processor.from_pretrained(folder)
         assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-        assert model.config.vision_config.image_size == 80
+        assert model.config.vision_config.image_size == side
     card = (weights / "CARD.md").read_text()
     for part in ("captioner", "matcher"):
         digest = hashlib.sha256((weights / part / "model.safetensors").read_bytes()).hexdigest()
         assert f"| `{digest}` |" in card
-    assert "hand-drawn" in card
+    assert ("hand-drawn" in card) == (side == 80)
     assert familiarity_threshold(weights / "captioner") is not None
     assert json.loads((weights / "captioner" / FILE).read_text())["fitted"]["familiarity"]["seed"] == 777
 
@@ -256,6 +259,30 @@ def test_a_training_of_a_few_steps_gives_two_checkpoints(tmp_path: Path) -> None
     logged = {file.stem: json.loads(file.read_text().splitlines()[-1]) for file in tmp_path.glob("*.jsonl")}
     assert set(logged) == {"vision", "joint", "language", "matching"}
     assert all(entry["step"] == entry["of"] for entry in logged.values())
+
+
+def test_given_weights_go_on_with_their_trunk_and_their_matcher_as_they_were(tmp_path: Path) -> None:
+    given, weights = demo_folder("captioner").parent, tmp_path / "weights"
+    command = ["--from", str(given), "--world", "study", "--share", "0.0008", "--state", str(tmp_path)]
+    assert main(command) == 0
+    assert_checkpoints_load(weights, side=64)
+    assert "`python -m blip2tools.demo.train --from FOLDER --world study" in (weights / "CARD.md").read_text()
+    one, other = (load_file(folder / "captioner" / "model.safetensors") for folder in (given, weights))
+    assert one.keys() == other.keys()
+    same = {name for name, weight in one.items() if torch.equal(weight, other[name])}
+    trunk = {name for name in one if name.startswith("vision_model.")}
+    assert trunk <= same
+    for learning in ("qformer.", "language_projection.", "language_model."):
+        assert any(name.startswith(learning) for name in one.keys() - same), learning
+    matchers = [(folder / "matcher" / "model.safetensors").read_bytes() for folder in (given, weights)]
+    assert matchers[0] == matchers[1]
+    written = (weights / "captioner" / "model.safetensors").read_bytes()
+    assert main(command) == 0  # nothing is left to learn
+    assert (weights / "captioner" / "model.safetensors").read_bytes() == written
+    with pytest.raises(SystemExit):
+        main([*command, "--held-out"])
+    with pytest.raises(SystemExit):
+        main(["--from", str(tmp_path), "--state", str(tmp_path)])
 
 
 @pytest.mark.long

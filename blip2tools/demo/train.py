@@ -1,8 +1,9 @@
 """`python -m blip2tools.demo.train`: the demo's weights from scratch, on pictures that the world draws itself.
 
 By the processor time of single steps (2 cores of a Xeon, 23 November 2026) a whole training takes about three and a quarter
-hours on two free cores; none has been run to its end yet. It can be killed at any time; the same command goes on where it was.
-What it saw and did is logged in the state folder, one line of JSON for each 25 steps of each stage.
+hours on two free cores; none has been run to its end yet. With `--from`, weights that are there already learn more about
+what they see, their vision tower and matcher staying as they are. Either can be killed at any time; the same command goes on
+where it was. What was seen and done is logged in the state folder, one line of JSON for each 25 steps of each stage.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from blip2tools.demo.training.further import Further, train_further
 from blip2tools.demo.training.plan import Training, set_up, train
+from blip2tools.demo.world import STUDY, WIDE
+
+_WORLDS = {world.name: world for world in (STUDY, WIDE)}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -20,20 +25,38 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m blip2tools.demo.train", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, metavar="FOLDER", help="keeps all that is needed to go on")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="gets the checkpoints (default: STATE/weights)")
+    parser.add_argument(
+        "--from", dest="given", type=_weights, metavar="FOLDER", help="go on from its `captioner`; `matcher` stays"
+    )
+    parser.add_argument(
+        "--world", choices=_WORLDS, default=WIDE.name, help="where the pictures are from (default wide)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another run from other random numbers (default 0)")
     parser.add_argument("--share", type=float, default=1.0, help="of the steps of a whole training (default 1)")
     parser.add_argument(
         "--held-out", action="store_true", help="keep six pairs of colour and shape out of all pictures"
     )
     parser.add_argument(
-        "--processes", type=int, default=2, choices=(0, 1, 2), help="2: batches, and the matcher, beside; 0: only one"
+        "--processes",
+        type=int,
+        default=2,
+        choices=(0, 1, 2),
+        help="from scratch, 2: batches, and the matcher, beside; 0: only one",
     )
     arguments = parser.parse_args(words)
+    if arguments.given and arguments.held_out:
+        parser.error("weights that are there have seen all pairs: --held-out is for a training from scratch")
     set_up()
+    output = arguments.output or arguments.state / "weights"
+    world = _WORLDS[arguments.world]
+    if arguments.given:
+        train_further(Further(arguments.given, arguments.state, output, world, arguments.seed, arguments.share))
+        return 0
     train(
         Training(
             state=arguments.state,
-            output=arguments.output or arguments.state / "weights",
+            output=output,
+            knows=world,
             seed=arguments.seed,
             share=arguments.share,
             held_out=arguments.held_out,
@@ -41,6 +64,13 @@ def main(words: Sequence[str] | None = None) -> int:
         )
     )
     return 0
+
+
+def _weights(text: str) -> Path:
+    folder = Path(text)
+    if not all((folder / part / "config.json").is_file() for part in ("captioner", "matcher")):
+        raise argparse.ArgumentTypeError(f"there are no captioner and matcher in {text}")
+    return folder
 
 
 if __name__ == "__main__":

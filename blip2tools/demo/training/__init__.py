@@ -17,6 +17,7 @@ claims.py        true and false statements → tokens
 qformer.py       the matcher's Q-Former for many texts about a few pictures
 card.py          the card of what came out
 plan.py          the whole in order, and the checkpoints that come out
+further.py       stage 3 alone, from weights that are there already
 """
 
 from __future__ import annotations

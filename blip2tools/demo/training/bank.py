@@ -11,9 +11,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from blip2tools.demo.training.architecture import GRID, WIDTH
-from blip2tools.demo.training.pictures import normalized
-from blip2tools.demo.training.vision import scenes, see
+from blip2tools.demo.training.pictures import normalized, training_pictures
+from blip2tools.demo.training.vision import scenes
 from blip2tools.demo.world import Scene, World
 
 _TOLD_EVERY: Final = 100  # batches
@@ -34,19 +33,21 @@ class Bank:
 
     def __init__(self, folder: Path, world: World, *, batches: int, size: int, seed: int) -> None:
         self.batches, self.size = batches, size
-        self._world, self._seed = world, seed
+        self.world, self._seed = world, seed
         self._file, self._progress = folder / "bank.npy", folder / "bank.json"
         self._states: Any = None
 
     def fill(self, model: Any) -> None:
-        """Look at every picture that has not been looked at yet."""
-        shape = (self.batches * self.size, 1 + GRID * GRID, WIDTH)
+        """Look at every picture that has not been looked at yet, in the size that the model takes."""
+        tower = model.config.vision_config
+        patches = (tower.image_size // tower.patch_size) ** 2
+        shape = (self.batches * self.size, 1 + patches, tower.hidden_size)
         done = json.loads(self._progress.read_text())["batches"] if self._progress.exists() else 0
         mode: Any = "r+" if done else "w+"
         states: Any = np.lib.format.open_memmap(self._file, mode, np.float16, shape)
         for batch in range(done, self.batches):
             rng = self._rng(batch)
-            pixels = see(scenes(self._world, self.size, rng), rng).pixels
+            pixels = training_pictures(scenes(self.world, self.size, rng), rng, tower.image_size)
             with torch.inference_mode():
                 seen = trunk_states(model, normalized(pixels))
             states[batch * self.size : (batch + 1) * self.size] = seen.half().numpy()
@@ -57,7 +58,7 @@ class Bank:
 
     def scenes(self, batch: int) -> list[Scene]:
         """The scenes of a batch."""
-        return scenes(self._world, self.size, self._rng(batch))
+        return scenes(self.world, self.size, self._rng(batch))
 
     def states(self, batch: int) -> torch.Tensor:
         """(B, 1 + P, D) float32."""

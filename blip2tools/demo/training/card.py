@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+
+from safetensors.torch import load_file
 
 from blip2tools.demo.coverage import covers
 from blip2tools.demo.training.loop import Schedule
@@ -17,27 +20,21 @@ def write_card(
     *,
     world: World,
     schedules: Mapping[str, Schedule],
-    parameters: Mapping[str, int],
-    digests: Mapping[str, str],
     command: str,
 ) -> None:
     """Write the card.
 
     Args:
-        folder: of the weights.
+        folder: of the weights, with `captioner` and `matcher`.
         world: what they were trained on.
         schedules: of the stages, in their order.
-        parameters: how many each checkpoint has.
-        digests: SHA-256 of each checkpoint's weights.
         command: what makes the same weights again.
     """
     stages = "\n".join(
         f"| {name} | {one.steps:,} | {one.batch} | {one.steps * one.batch:,} | {one.rate:g} | {one.seed} |"
         for name, one in schedules.items()
     )
-    files = "\n".join(
-        f"| `{part}/model.safetensors` | {parameters[part]:,} | `{digest}` |" for part, digest in digests.items()
-    )
+    files = "\n".join(_row(folder, part) for part in ("captioner", "matcher"))
     missing = ", ".join(sorted(f"{color} {shape}" for color, shape in world.missing))
     kept_out = f"\nKept out of all pictures and questions: {missing}.\n" if missing else ""
     (folder / NAME).write_text(
@@ -71,7 +68,13 @@ tags: [blip-2, image-captioning, visual-question-answering, image-text-matching]
 {files}
 
 Weights are float16; the trunk of both checkpoints is the same. What they can do: `python -m blip2tools.demo.evaluate
---weights FOLDER --world wide`. Licence: Apache-2.0.
+--weights FOLDER --world {world.name}`. Licence: Apache-2.0.
 """,
         encoding="utf-8",
     )
+
+
+def _row(folder: Path, part: str) -> str:
+    file = folder / part / "model.safetensors"
+    parameters = sum(weight.numel() for weight in load_file(file).values())
+    return f"| `{part}/{file.name}` | {parameters:,} | `{hashlib.sha256(file.read_bytes()).hexdigest()}` |"

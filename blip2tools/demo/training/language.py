@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from blip2tools.demo.questions import ALL_QUESTION_KINDS
+from blip2tools.demo.questions import kinds_of
 from blip2tools.demo.training.architecture import new_captioner
 from blip2tools.demo.training.bank import Bank
 from blip2tools.demo.training.heads import SlotHeads
@@ -33,7 +33,7 @@ class Talk:
 
     states: Tensor
     rows: Rows
-    labels: Labels
+    labels: Labels | None
 
 
 class _Talks(Dataset[Talk]):
@@ -53,19 +53,21 @@ class LanguageStage:
         bank: what the trunk saw.
         schedule: of the stage.
         processor: the captioner's.
+        given: a captioner that has learned before, and goes on without the throw-away heads, which it has no more; None
+            is a new one, for `prepare`.
     """
 
     name = "language"
 
-    def __init__(self, bank: Bank, schedule: Schedule, processor: Any) -> None:
+    def __init__(self, bank: Bank, schedule: Schedule, processor: Any, given: Any = None) -> None:
         self.schedule = schedule
-        self.memory: dict[str, Any] = dict.fromkeys(ALL_QUESTION_KINDS, 0.2)
+        self.memory: dict[str, Any] = dict.fromkeys(kinds_of(bank.world), 0.2)
         self._bank = bank
         tokenizer = processor.tokenizer
         self._tokenizer = tokenizer.backend_tokenizer
-        model = new_captioner(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"), schedule.seed)
+        model = given or new_captioner(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"), schedule.seed)
         model.vision_model.requires_grad_(False)
-        self.modules = nn.ModuleDict({"model": model, "slots": SlotHeads()})
+        self.modules = nn.ModuleDict({"model": model} if given else {"model": model, "slots": SlotHeads()})
 
     def prepare(self, joint: Path) -> None:
         """Take over what the joint stage learned."""
@@ -81,9 +83,9 @@ class LanguageStage:
         rng = random.Random(f"{self.schedule.seed}/{step}")
         batch = self._bank.turn(step, self.schedule.seed)
         shown = self._bank.scenes(batch)
-        weights = {kind: _RARELY + self.memory[kind] for kind in ALL_QUESTION_KINDS}
+        weights = {kind: _RARELY + self.memory[kind] for kind in kinds_of(self._bank.world)}
         rows = pack([segments(scene, QUESTIONS, rng, weights) for scene in shown], self._tokenizer)
-        return Talk(self._bank.states(batch), rows, label(shown))
+        return Talk(self._bank.states(batch), rows, label(shown) if "slots" in self.modules else None)
 
     def loss(self, batch: Talk, step: int) -> tuple[Tensor, dict[str, float]]:
         """See `Stage`."""
@@ -91,17 +93,19 @@ class LanguageStage:
         states = model.vision_model.post_layernorm(batch.states)
         queries = model.query_tokens.expand(len(states), -1, -1)
         asked = model.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
-        found = self.modules["slots"](asked, batch.labels)
         spoken = speak(model, asked, batch.rows)
         self._remember(batch.rows, spoken.wrong)
         figures = {
-            "right": found.right,
             "captions": spoken.captions.item(),
             "answers": spoken.answers.item(),
             "captions_right": 1 - spoken.wrong[:, 1].float().mean().item(),
             "worst": 1 - max(self.memory.values()),
         }
-        return spoken.captions + spoken.answers + _HEADS * found.loss, figures
+        loss = spoken.captions + spoken.answers
+        if batch.labels is not None:
+            found = self.modules["slots"](asked, batch.labels)
+            loss, figures["right"] = loss + _HEADS * found.loss, found.right
+        return loss, figures
 
     def _remember(self, rows: Rows, wrong: Tensor) -> None:
         for kind, failed in _told(rows, wrong):

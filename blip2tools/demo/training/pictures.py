@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -22,7 +23,7 @@ _MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION: Final = (0.26862954, 0.26130258, 0.27577711)
 
 
-def training_picture(scene: Scene, rng: random.Random) -> np.ndarray:
+def training_picture(scene: Scene, rng: random.Random, model_side: int = SIDE) -> np.ndarray:
     """A picture of a scene, (S, S, 3) uint8, S being the model's side.
 
     It is drawn at a random size, sometimes smoothly, and may be stored as a JPEG, turned by up to 3 degrees, changed in
@@ -36,13 +37,18 @@ def training_picture(scene: Scene, rng: random.Random) -> np.ndarray:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=rng.randint(40, 90))
         image = Image.open(file).convert("RGB")
-    pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    pixels = np.asarray(image.resize((model_side, model_side), Image.Resampling.BICUBIC))
     if rng.random() < 0.35:
         noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0, 10), pixels.shape)
         contrast, brightness = rng.uniform(0.85, 1.1), rng.uniform(-12, 12)
         spoilt = (pixels.astype(np.float32) - 128) * contrast + 128 + brightness + noise
         pixels = np.clip(spoilt, 0, 255).astype(np.uint8)
     return pixels
+
+
+def training_pictures(scenes: Sequence[Scene], rng: random.Random, model_side: int = SIDE) -> Tensor:
+    """Pictures of scenes, (B, S, S, 3) uint8."""
+    return torch.from_numpy(np.stack([training_picture(scene, rng, model_side) for scene in scenes]))
 
 
 def normalized(pixels: Tensor) -> Tensor:
@@ -63,8 +69,7 @@ def whitened_patches(world: World, seed: int, number: int = 300) -> tuple[Tensor
         number: of pictures.
     """
     rng = random.Random(seed)
-    pictures = [training_picture(sample_scene(rng, world=world), rng) for _ in range(number)]
-    pixels = normalized(torch.from_numpy(np.stack(pictures)))
+    pixels = normalized(training_pictures([sample_scene(rng, world=world) for _ in range(number)], rng))
     patches = functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2).reshape(number * GRID * GRID, -1).double()
     mean = patches.mean(0)
     variances, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))

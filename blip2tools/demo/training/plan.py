@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import multiprocessing
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from blip2tools.demo.training.loop import Schedule, run
 from blip2tools.demo.training.matching import MatchingStage
 from blip2tools.demo.training.tokenizers import matcher_tokenizer, processor, speaker_tokenizer
 from blip2tools.demo.training.vision import VisionStage
-from blip2tools.demo.world import STUDY, WIDE, Color, Shape
+from blip2tools.demo.world import STUDY, WIDE, Color, Shape, World
 
 BATCH: Final = 32  # pictures
 # Every shape and six of the eight colours occur in these pairs: whoever has seen the rest has seen all their parts.
@@ -49,6 +49,7 @@ class Training:
     Attributes:
         state: folder that keeps all that is needed to go on.
         output: folder that gets `captioner` and `matcher`.
+        knows: the world that they are to know.
         seed: of everything random; 0 is that of the shipped weights.
         share: of the steps of a whole training; less is for trying it out.
         held_out: leave the pairs of `HELD_OUT` out of all pictures and questions.
@@ -58,20 +59,22 @@ class Training:
 
     state: Path
     output: Path
+    knows: World = WIDE
     seed: int = 0
     share: float = 1.0
     held_out: bool = False
     processes: int = 2
 
     @property
-    def world(self) -> Any:
+    def world(self) -> World:
         """Where the pictures are from."""
-        return replace(WIDE, missing=HELD_OUT) if self.held_out else WIDE
+        return replace(self.knows, missing=HELD_OUT) if self.held_out else self.knows
 
     @property
     def command(self) -> str:
         """What makes the same weights again."""
         said = ["python -m blip2tools.demo.train --state FOLDER"]
+        said += [f"--world {self.knows.name}"] if self.knows != WIDE else []
         said += [f"--seed {self.seed}"] if self.seed else []
         said += [f"--share {self.share:g}"] if self.share != 1 else []
         said += ["--held-out"] if self.held_out else []
@@ -171,31 +174,30 @@ def set_up() -> None:
 
 def write(training: Training) -> None:
     """Write both checkpoints as float16 with their processors, the threshold of familiarity, and the card."""
-    digests, parameters = {}, {}
     stages: dict[str, Any] = {
         "captioner": partial(LanguageStage, training.bank(), training.schedule("language")),
         "matcher": partial(MatchingStage, training.bank(), training.schedule("matching")),
     }
     for name, make in stages.items():
-        folder, tools = training.output / name, _processor(training, name)
+        tools = _processor(training, name)
         stage = make(tools)
         stage.modules.load_state_dict(torch.load(training.state / f"{stage.name}.pt", weights_only=True)["modules"])
-        model = copy.deepcopy(stage.modules["model"]).half()
-        model.save_pretrained(folder)
-        parameters[name] = sum(weight.numel() for weight in model.parameters())
-        tools.save_pretrained(folder)
-        for file in folder.iterdir():
-            file.chmod(0o644)  # the library leaves weights unreadable to others
-        digests[name] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        logger.info("%s written, SHA-256 %s", name, digests[name])
-    store_threshold(
-        training.output, (STUDY, training.world), max(2, round(VALIDATION_PICTURES * min(1, training.share)))
-    )
-    write_card(
-        training.output,
-        world=training.world,
-        schedules={name: training.schedule(name) for name in _SCHEDULES},
-        parameters=parameters,
-        digests=digests,
-        command=training.command,
-    )
+        store(stage.modules["model"], tools, training.output / name)
+    schedules = {name: training.schedule(name) for name in _SCHEDULES}
+    finish(training.output, training.world, training.share, schedules, training.command)
+
+
+def store(model: Any, tools: Any, folder: Path) -> None:
+    """Write one checkpoint, weights as float16, so that every user of the machine can read it."""
+    copy.deepcopy(model).half().save_pretrained(folder)
+    tools.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # the library leaves weights unreadable to others
+    logger.info("%s written", folder)
+
+
+def finish(folder: Path, world: World, share: float, schedules: Mapping[str, Schedule], command: str) -> None:
+    """Write what goes with both checkpoints: the threshold of familiarity, and the card."""
+    known = tuple(dict.fromkeys((STUDY, world)))
+    store_threshold(folder, known, max(2, round(VALIDATION_PICTURES * min(1, share))))
+    write_card(folder, world=world, schedules=schedules, command=command)

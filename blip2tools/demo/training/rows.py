@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from blip2tools.demo.questions import QUESTION_WEIGHTS, QuestionKind, sample_questions
-from blip2tools.demo.training.architecture import CAPTIONER_QUERIES
 from blip2tools.demo.training.tokenizers import PROMPTS
 from blip2tools.demo.wording import reword
 from blip2tools.demo.words import caption
@@ -63,7 +62,7 @@ class Rows:
         ids: (B, T) int64.
         wanted: (B, T) int64: the token that should follow, -100 where nothing is asked.
         segments: (B, T) int64: which segment a token belongs to, from 1; 0 is padding.
-        positions: (B, T) int64: as if each segment stood alone behind the image tokens.
+        positions: (B, T) int64: behind the image tokens, from 0, as if each segment stood alone.
         kinds: of each row, what its segments are.
     """
 
@@ -124,5 +123,5 @@ def _row(number: int, encoded: Any) -> tuple[list[int], list[int], list[int], li
         ids += (prompt + answer)[:-1]
         wanted += [IGNORED] * (len(prompt) - 1) + answer
         which += [segment] * length
-        positions += range(CAPTIONER_QUERIES, CAPTIONER_QUERIES + length)
+        positions += range(length)
     return ids, wanted, which, positions

@@ -36,7 +36,7 @@ def speak(model: Any, asked: Tensor, rows: Rows) -> Spoken:
     hidden = speaker.model.decoder(
         inputs_embeds=torch.cat([image, words], 1),
         attention_mask=_mask(rows.segments, queries, image.dtype),
-        position_ids=torch.cat([torch.arange(queries).expand(number, -1), rows.positions], 1),
+        position_ids=torch.cat([torch.arange(queries).expand(number, -1), queries + rows.positions], 1),
         use_cache=False,
     ).last_hidden_state[:, queries:]
     spoken = rows.wanted != IGNORED

@@ -6,7 +6,6 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -22,7 +21,7 @@ from blip2tools.demo.training.architecture import (
 from blip2tools.demo.training.heads import PatchHeads, SlotHeads
 from blip2tools.demo.training.labels import Labels, label
 from blip2tools.demo.training.loop import Schedule
-from blip2tools.demo.training.pictures import normalized, training_picture, whitened_patches
+from blip2tools.demo.training.pictures import normalized, training_pictures, whitened_patches
 from blip2tools.demo.world import STUDY, Scene, World, sample_scene
 
 EARLY: Final = 2  # the layer from whose states outlines are read
@@ -61,8 +60,7 @@ def scenes(world: World, number: int, rng: random.Random, plain: float = PLAIN) 
 
 def see(shown: list[Scene], rng: random.Random) -> Pictures:
     """Training pictures of scenes, and their labels."""
-    pixels = torch.from_numpy(np.stack([training_picture(scene, rng) for scene in shown]))
-    return Pictures(pixels, label(shown))
+    return Pictures(training_pictures(shown, rng), label(shown))
 
 
 class Seeing(nn.Module):

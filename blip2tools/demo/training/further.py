@@ -1,0 +1,81 @@
+"""Weights that are there already learn to say more of what they see: the third stage alone, on a finished checkpoint.
+
+Q-Former, language projection and language model go on; the trunk stays as it is, bit for bit, and so does the matcher. All
+sizes are those of the checkpoint. That is how a model that knows its world learns a new prompt in minutes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import Blip2ForConditionalGeneration, Blip2Processor
+
+from blip2tools.demo.training.bank import Bank
+from blip2tools.demo.training.language import LanguageStage
+from blip2tools.demo.training.loop import Schedule, run
+from blip2tools.demo.training.plan import BATCH, finish, store
+from blip2tools.demo.world import World
+
+_BANK_BATCHES: Final = 1000
+# A gentle rate: at 1e-3 a finished model forgets a tenth of its captions before it has them again.
+_SCHEDULE: Final = Schedule(2500, BATCH, 5e-4, 200, 0.1, 51)
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """One training that goes on from given weights.
+
+    Attributes:
+        given: folder with `captioner` and `matcher`.
+        state: folder that keeps all that is needed to go on after a kill.
+        output: folder that gets both, the matcher as it was.
+        world: where the pictures are from.
+        seed: of everything random; 0 is that of the shipped weights.
+        share: of the steps; less is for trying it out.
+    """
+
+    given: Path
+    state: Path
+    output: Path
+    world: World
+    seed: int = 0
+    share: float = 1.0
+
+    @property
+    def command(self) -> str:
+        """What makes the same weights again."""
+        said = [f"python -m blip2tools.demo.train --from FOLDER --world {self.world.name} --state FOLDER"]
+        said += [f"--seed {self.seed}"] if self.seed else []
+        said += [f"--share {self.share:g}"] if self.share != 1 else []
+        return " ".join(said)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How it learns."""
+        return replace(_SCHEDULE, steps=self._shared(_SCHEDULE.steps), seed=_SCHEDULE.seed + 1000 * self.seed)
+
+    def bank(self) -> Bank:
+        """What the given trunk sees."""
+        batches = self._shared(_BANK_BATCHES)
+        return Bank(self.state, self.world, batches=batches, size=BATCH, seed=52 + 1000 * self.seed)
+
+    def _shared(self, number: int) -> int:
+        return max(2, round(number * self.share))
+
+
+def train_further(further: Further) -> None:
+    """Go on from the given weights, or from where an earlier run was cut off, and write both checkpoints."""
+    further.state.mkdir(parents=True, exist_ok=True)
+    captioner = further.given / "captioner"
+    tools = Blip2Processor.from_pretrained(captioner)
+    model: Any = Blip2ForConditionalGeneration.from_pretrained(captioner, dtype=torch.float32)
+    bank = further.bank()
+    bank.fill(model)
+    run(LanguageStage(bank, further.schedule, tools, model), further.state, workers=0)
+    shutil.copytree(further.given / "matcher", further.output / "matcher", dirs_exist_ok=True)
+    store(model, tools, further.output / "captioner")
+    finish(further.output, further.world, further.share, {"language": further.schedule}, further.command)
