@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import traceback
 from typing import ClassVar, Literal, get_args
 
 ErrorCode = Literal[
@@ -134,6 +135,17 @@ class InternalError(VisionError):
     """A fault of blip2tools; the message carries the id under which the log has the traceback."""
 
     code = "internal"
+
+
+def forget_pictures(error: BaseException) -> None:
+    """Empty the frames that an error has left behind, which hold what their functions worked on.
+
+    An error that came through a future is in a circle with it, and would keep a picture of 20 MB until the next collection of
+    garbage that looks at old objects. Frames that still run are left alone, and so is what a caller was handling before.
+    """
+    traceback.clear_frames(error.__traceback__)
+    if error.__cause__ is not None:
+        forget_pictures(error.__cause__)
 
 
 def to_vision_error(error: BaseException) -> VisionError:

@@ -275,8 +275,9 @@ class Guard:
         if declared and declared[0].isdecimal() and int(declared[0]) > limit:
             await let_finish(receive, 2 * limit)
             return too_large
-        # One block that grows in place and is handed on as it is: pieces that are joined hold the body twice for a moment.
-        block = io.BytesIO()
+        # Joined pieces, or a block that must move to grow, are the body twice for a moment. The system gives this block its
+        # memory where it is written, so that what is only announced costs nothing; cut to size it is handed on as it is.
+        block = io.BytesIO(bytes(min(int(declared[0]), limit) if declared and declared[0].isdecimal() else limit))
         size, more = 0, True
         while more:
             try:
@@ -298,6 +299,7 @@ class Guard:
                     {"retry-after": "2", "connection": "close"},
                 )
             block.write(piece)
+        block.truncate()
         body = block.getvalue()
         if exchange.path in self._rules.json_paths and has_too_many_parts(body):
             return Refusal(400, "invalid_input", "The request's body holds too many values.")

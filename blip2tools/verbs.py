@@ -24,6 +24,7 @@ from blip2tools.errors import (
     ModelUnavailableError,
     TooLargeError,
     VisionError,
+    forget_pictures,
 )
 from blip2tools.familiarity import UNFAMILIAR, familiarity
 from blip2tools.looking import ImageInput, Looking, Seen
@@ -160,7 +161,11 @@ class Verbs:
         if self._closed():
             raise CancelledError("This Vision is closed.")
         with self._admission.one():
-            return await verb(image, options, time.monotonic() + self.settings.deadline_s)
+            try:
+                return await verb(image, options, time.monotonic() + self.settings.deadline_s)
+            except BaseException as error:
+                forget_pictures(error)
+                raise
 
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
         style = _styled(options)

@@ -137,7 +137,11 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "I10": (
         "junk, junk behind a magic number, pictures glued together",
-        ("safety_pictures::test_refused", "safety_pictures::test_read"),
+        (
+            "safety_pictures::test_refused",
+            "safety_pictures::test_read",
+            "safety_http::test_I10_what_was_refused_is_let_go",
+        ),
     ),
     "I11": (
         "every exception that a decoder knows",

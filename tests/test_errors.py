@@ -1,11 +1,19 @@
 """The closed set of codes, and what of a foreign exception gets out."""
 
 import logging
+import sys
 
 import pytest
 
 from blip2tools import errors
-from blip2tools.errors import ERROR_CODES, InternalError, InvalidInputError, VisionError, to_vision_error
+from blip2tools.errors import (
+    ERROR_CODES,
+    InternalError,
+    InvalidInputError,
+    VisionError,
+    forget_pictures,
+    to_vision_error,
+)
 
 
 def test_every_code_has_one_class():
@@ -40,3 +48,28 @@ def test_foreign_text_stays_in_the_log(foreign, caplog):
     incident = error.message.split("id ")[1].split(")")[0]
     assert incident in caplog.text
     assert caplog.records[0].exc_info[1] is foreign
+
+
+def test_an_error_lets_go_of_what_its_functions_held():
+    class Held:
+        pass
+
+    def inner(held):
+        raise KeyError
+
+    def outer(held):
+        try:
+            inner(held)
+        except KeyError as error:
+            raise InvalidInputError("no") from error
+
+    held = Held()
+    before = sys.getrefcount(held)
+    try:
+        outer(held)
+    except InvalidInputError as error:
+        kept = error
+    assert sys.getrefcount(held) > before
+    forget_pictures(kept)
+    assert sys.getrefcount(held) == before
+    assert kept.__traceback__ is not None, "where it came from can still be told"

@@ -90,6 +90,22 @@ def test_bodies(http, picture, path, body, code):
     refused(http, path, picture, [code], content=body, headers={"Content-Type": kind})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_I10_what_was_refused_is_let_go(http, picture):
+    """An error's traceback leads to the body that caused it; neither may wait for a collection of garbage."""
+    half = {name: body for name, _, body, _ in BODIES}["I10-half"]
+    before = http.processes.resident()
+    for number in range(10):
+        http.processes.begin_peak()
+        pieces = (half[start : start + MIB] for start in range(0, len(half), MIB))  # of a length that is not announced
+        answer = http.open.post(
+            "/images", content=pieces if number % 2 else half, headers={"Content-Type": "image/png"}
+        )
+        assert answer.json()["code"] == "corrupt_image"
+        assert http.processes.peak() - before < 50 * MIB
+    assert http.open.post("/api/caption", json={"image": "good.png"}).json()["text"] == picture.caption
+
+
 def test_Q2_S2_mcp_lines_that_cannot_be_parsed(http):
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     for body in (
