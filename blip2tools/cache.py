@@ -76,6 +76,10 @@ class FeatureCache(Generic[V]):
             self._spill = spill
             self._second = _Tier(spill.budget_bytes if spill else 0)
 
+    def __contains__(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._first or key in self._second
+
     def get(self, key: Hashable) -> V | None:
         """The value under `key` in the first tier's memory, now the most recently used, or None."""
         with self._lock:
@@ -164,6 +168,9 @@ class _Tier(Generic[V]):
         self.budget = budget
         self.used = 0
         self._values: OrderedDict[Hashable, V] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
 
     def __len__(self) -> int:
         return len(self._values)

@@ -8,7 +8,8 @@
    device waits for nobody but those whose picture is being decoded right now, and for them a few milliseconds at most.
    Callers take turns.
 3. `stages.py` answers the batch: features come from the cache where they can; a row is answered when it has ended, not when
-   the batch has, and one that nobody waits for any more ends at its next token.
+   the batch has, and one that nobody waits for any more ends at its next token. Requests of the same kind that come
+   meanwhile join it before any token, unless others' turn has come.
 4. A batch that fails is halved until the failing request stands alone, so that it fails alone.
 
 Faces never see a tensor, and the engine never sees a path or an image format.
@@ -23,6 +24,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blip2tools.cache import FeatureCache, Spill
@@ -265,22 +267,19 @@ class LocalEngine:
         from blip2tools.stages import Stages
 
         stages = Stages(loaded, self._cache, self._metrics)
-        live = [work for work in batch if not work.stopped()]  # the others gave up while the model was being loaded
+        for work in [work for work in batch if work.stopped()]:  # they gave up while the model was being loaded
+            self._deliver(work, None)
+        live = [work for work in batch if not work.answered]
         if live:
-            self._metrics.batches[len(live)] += 1
-            for work in live:
-                self._metrics.observe("wait", time.monotonic() - work.since)
+            self._count(live)
             self._answer(stages, live, retry=True)
-        for work in batch:
-            if work not in live:
-                self._deliver(work, None)
 
     def _answer(self, stages: Stages, batch: list[Work], *, retry: bool) -> None:
         batch = [work for work in batch if not work.answered]
         if not batch:
             return
         try:
-            answers = stages.answer(batch, self._deliver)
+            answers = stages.answer(batch, self._deliver, partial(self._join_batch, batch))
         except Exception as error:  # noqa: BLE001 - the worker must outlive every request
             failure: BaseException = error
         else:
@@ -307,6 +306,24 @@ class LocalEngine:
             self._answer(stages, batch, retry=False)
         else:
             self._deliver(batch[0], _translate(failure))
+
+    def _join_batch(self, batch: list[Work], rows: int, fits: Callable[[Work], bool]) -> list[Work]:
+        """See `Stages.answer`: what has come since for a batch that is under way with so many rows, put behind its works."""
+        with self._wake:
+            for work in self._line.drop_stopped():
+                self._drop(work)
+            joined = [] if self._closed else self._line.join(batch[0].group, self._max_batch - rows, fits)
+            self._running += joined
+        if joined:
+            self._count(joined)
+        batch += joined
+        return joined
+
+    def _count(self, taken: list[Work]) -> None:
+        """What was taken out of the line together."""
+        self._metrics.batches[len(taken)] += 1
+        for work in taken:
+            self._metrics.observe("wait", time.monotonic() - work.since)
 
     def _deliver(self, work: Work, answer: object) -> None:
         metrics = self._metrics

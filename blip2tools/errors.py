@@ -143,9 +143,12 @@ def forget_pictures(error: BaseException) -> None:
     An error that came through a future is in a circle with it, and would keep a picture of 20 MB until the next collection of
     garbage that looks at old objects. Frames that still run are left alone, and so is what a caller was handling before.
     """
-    traceback.clear_frames(error.__traceback__)
-    if error.__cause__ is not None:
-        forget_pictures(error.__cause__)
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:  # `raise error from error` is its own cause
+        seen.add(id(cause))
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__
 
 
 def to_vision_error(error: BaseException) -> VisionError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 from blip2tools.requests import (
     AnswerRequest,
@@ -75,15 +75,19 @@ class Line:
             self._remove(work)
         return dropped
 
-    def take(self, limit: int) -> list[Work]:
-        """The next batch: at least one work, together at most `limit` decoder rows unless the first alone has more."""
+    def take(self, limit: int, fits: Callable[[Work], bool] = lambda work: True) -> list[Work]:
+        """The next batch: at least one work, together at most `limit` decoder rows unless the first alone has more.
+
+        Args:
+            fits: which works may be taken besides the first.
+        """
         caller, works = next(iter(self._callers.items()))
         batch = [works[0]]
         self._callers.move_to_end(caller)
         self._remove(works[0])
         room = limit - batch[0].rows
         while room > 0:
-            joined = [work for work in self._one_of_each(batch[0].group) if work.rows <= room]
+            joined = [work for work in self._one_of_each(batch[0].group) if work.rows <= room and fits(work)]
             if not joined:
                 break
             for work in joined:
@@ -93,6 +97,16 @@ class Line:
                 batch.append(work)
                 room -= work.rows
         return batch
+
+    def join(self, wanted: Hashable, limit: int, fits: Callable[[Work], bool]) -> list[Work]:
+        """What can join a batch of this group that is under way, at most `limit` decoder rows.
+
+        Nothing, when the one whose turn it is cannot: those who join would hold him up for ever.
+        """
+        if not self._callers:
+            return []
+        first = next(iter(self._callers.values()))[0]
+        return self.take(limit, fits) if first.group == wanted and first.rows <= limit and fits(first) else []
 
     def clear(self) -> list[Work]:
         """Take out everything."""

@@ -19,7 +19,7 @@ from blip2tools.cache import FeatureCache
 from blip2tools.errors import InvalidInputError, VisionError
 from blip2tools.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
 from blip2tools.metrics import Metrics
-from blip2tools.model import cosine
+from blip2tools.model import Asked, cosine
 from blip2tools.options import GenerationOptions, Spoken
 from blip2tools.requests import (
     AnswerRequest,
@@ -49,7 +49,13 @@ if TYPE_CHECKING:
 # Pictures in one pass. On a CPU one keeps it busy, and more of them leave its caches: 16 take 5 % longer each than 4.
 SEE_AT_ONCE = {"cpu": 4}
 SEE_AT_ONCE_ELSEWHERE = 16
+# How often a batch takes in who came while its pictures were looked at, before it begins to speak. Later ones join while it
+# speaks; but prompts that are read together cost half as much each.
+WAITS = 2
 MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
+
+
+Join = Callable[[int, Callable[[Work], bool]], Sequence[Work]]
 
 
 class Stages:
@@ -60,15 +66,17 @@ class Stages:
         self._cache = cache
         self._metrics = metrics
 
-    def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None]) -> list[object]:
+    def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
         """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused.
 
         Args:
             tell: gets an answer that is ready before the others of the batch.
+            join: asked as `join(decoder rows in use, which works may join)` for works of the group that have come since;
+                they are answered behind those of the batch.
         """
         match batch[0].request:
             case CaptionRequest() | AnswerRequest():
-                return self._speak(batch, tell)
+                return self._speak(batch, tell, join)
             case ChoiceRequest():
                 return [self._choose(cast(ChoiceRequest, work.request)) for work in batch]
             case MatchRequest() | FeatureRequest():
@@ -82,29 +90,51 @@ class Stages:
 
     # ---- words ----
 
-    def _speak(self, batch: Sequence[Work], tell: Callable[[Work, object], None]) -> list[object]:
-        requests = [cast("CaptionRequest | AnswerRequest", work.request) for work in batch]
-        sights = {request.sight.key: request.sight for request in requests}
-        tokens = torch.cat(self._tokens(list(sights.values())))
-        place = {key: number for number, key in enumerate(sights)}
-        prompts = [self._prompt(request) for request in requests]
-        options = self._options(requests[0])
-        answers: list[object] = [None] * len(batch)
+    def _speak(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
+        works = list(batch)
+        tokens = self._image_tokens(works)
+        for _ in range(WAITS):
+            late = join(sum(work.rows for work in works), lambda work: True)
+            if not late:
+                break
+            works += late
+            tokens |= self._image_tokens([work for work in late if _speech(work).sight.key not in tokens])
+        prompts: list[Prompt] = []
+        answers: list[object] = []
+
+        def asked(those: Sequence[Work], tokens: dict[str, Tensor]) -> Asked:
+            place = {key: number for number, key in enumerate(tokens)}
+            new = [self._prompt(_speech(work)) for work in those]
+            prompts.extend(new)
+            answers.extend([None] * len(those))
+            return Asked(
+                torch.cat(list(tokens.values())),
+                [prompt.ids for prompt in new],
+                [_longest(_speech(work)) for work in those],
+                [place[_speech(work).sight.key] for work in those],
+            )
+
+        def more(running: int) -> Asked | None:
+            late = join(running * works[0].rows, self._may_interrupt)
+            works.extend(late)
+            return asked(late, self._image_tokens(late)) if late else None
 
         def said(row: int, texts: Sequence[Spoken]) -> None:
             self._metrics.tokens += sum(text.tokens for text in texts)
-            answers[row] = self._spoken(requests[row], texts, unread=prompts[row].truncated)
-            tell(batch[row], answers[row])
+            answers[row] = self._spoken(_speech(works[row]), texts, unread=prompts[row].truncated)
+            tell(works[row], answers[row])
 
+        first = asked(works, tokens)
         with self._metrics.timed("speak"):
             self._loaded.captioner.speak(
-                tokens,
-                [prompt.ids for prompt in prompts],
-                options,
-                max_new_tokens=[_longest(request) for request in requests],
-                pictures=[place[request.sight.key] for request in requests],
-                stop=lambda row: batch[row].stopped(),
+                first.image_tokens,
+                first.prompts,
+                self._options(_speech(works[0])),
+                max_new_tokens=first.max_new_tokens,
+                pictures=first.pictures,
+                stop=lambda row: works[row].stopped(),
                 said=said,
+                more=more,
             )
         return answers
 
@@ -223,6 +253,21 @@ class Stages:
 
         return self._cached(sights, (pixels.key, trunk.fingerprint), compute)
 
+    def _may_interrupt(self, work: Work) -> bool:
+        """Whether others that are speaking can wait for what must come first.
+
+        On a CPU to look at a picture takes as long as several tokens: better wait for the next batch, whose pictures are
+        looked at together. On a GPU it takes about one.
+        """
+        captioner, pixels = self._loaded.captioner, self._loaded.pixels
+        kind = self._captioner_key(captioner, pixels)
+        return captioner.device.type != "cpu" or (_speech(work).sight.key, *kind) in self._cache
+
+    def _image_tokens(self, works: Sequence[Work]) -> dict[str, Tensor]:
+        """Image tokens (1, Q, D) of the works' pictures by their keys."""
+        sights = {_speech(work).sight.key: _speech(work).sight for work in works}
+        return dict(zip(sights, self._tokens(list(sights.values())), strict=True))
+
     def _tokens(self, sights: Sequence[Sight]) -> list[Tensor]:
         """Image tokens (1, Q, D) of each sight."""
         captioner, pixels = self._loaded.captioner, self._loaded.pixels
@@ -285,6 +330,10 @@ def prepared(sight: Sight, pixels: Pixels) -> Tensor:
             raise ValueError("a sight without its image was prepared for another model")
         ready = pixels(image)
     return ready
+
+
+def _speech(work: Work) -> CaptionRequest | AnswerRequest:
+    return cast("CaptionRequest | AnswerRequest", work.request)
 
 
 def _longest(request: CaptionRequest | AnswerRequest) -> int:

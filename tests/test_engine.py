@@ -563,11 +563,11 @@ def test_features_are_kept_by_picture_region_preprocessing_weights_and_precision
     ):
         before = cache.use().misses
         Stages(model, cache, Metrics()).answer(
-            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None
+            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None, lambda rows, fits: ()
         )
         assert cache.use().misses == before + 2, model.dtype
         Stages(model, cache, Metrics()).answer(
-            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None
+            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None, lambda rows, fits: ()
         )
         assert cache.use().misses == before + 2
 
@@ -590,6 +590,91 @@ def test_a_row_is_answered_when_it_ends_not_when_its_batch_does(loaded, sights):
     assert order[0][1] > 0  # the others were still running
     assert status.completed == 5
     assert status.tokens >= 4 * 33
+
+
+class Paused:
+    """Stops the worker before the third token of its first text until it is let go on."""
+
+    def __init__(self, loaded, monkeypatch):
+        self.speaking, self.go_on = threading.Event(), threading.Event()
+        words = type(loaded.captioner._words)
+        extend, steps = words.extend, []
+
+        def paused(*arguments):
+            steps.append(1)
+            if len(steps) == 2:
+                self.speaking.set()
+                assert self.go_on.wait(20)
+            return extend(*arguments)
+
+        monkeypatch.setattr(words, "extend", paused)
+
+
+def test_who_comes_while_a_batch_speaks_joins_it(loaded, engine, sights, monkeypatch):
+    long = caption(sights[0], num_beams=1, min_new_tokens=20, max_new_tokens=30)
+    short = [caption(sight, num_beams=1, min_new_tokens=20, max_new_tokens=20) for sight in sights[1:4]]
+    alone = [answer(engine.submit(request, deadline=None)) for request in (long, *short)]
+    running = LocalEngine(lambda progress: loaded, max_queue=8, cache_bytes=2**24)
+    for sight in sights[:3]:  # the last one has not been seen when it comes
+        answer(running.submit(AnswerRequest(sight, Question("how many?", (), None), Generation()), deadline=None))
+    paused, order = Paused(loaded, monkeypatch), []
+    jobs = [running.submit(long, deadline=None)]
+    assert paused.speaking.wait(20)
+    jobs += [running.submit(request, deadline=None) for request in short]
+    for number, job in enumerate(jobs):
+        job.future.add_done_callback(lambda _, n=number: order.append(n))
+    paused.go_on.set()
+    together = [answer(job) for job in jobs]
+    assert [said.text for [said] in together] == [said.text for [said] in alone]
+    running.close()
+    status = running.status()
+    # Those about pictures that are known join; the one about a new picture would hold the others up, and is next.
+    assert status.batches == {1: 5, 2: 1}
+    assert order[-1] == 3
+
+
+def test_nobody_joins_while_it_is_the_turn_of_others(loaded, sights, monkeypatch):
+    """A match waits first in line: a caption behind it must not keep the batch going that holds it up."""
+    running = LocalEngine(lambda progress: loaded, max_queue=8, cache_bytes=2**24)
+    paused, order = Paused(loaded, monkeypatch), []
+    requests = [
+        caption(sights[0], num_beams=1, min_new_tokens=8, max_new_tokens=9),
+        MatchRequest(sights[1], ("a star",)),
+        caption(sights[0], num_beams=1, min_new_tokens=8, max_new_tokens=8),
+    ]
+    jobs = [running.submit(requests[0], deadline=None)]
+    assert paused.speaking.wait(20)
+    jobs += [running.submit(request, deadline=None) for request in requests[1:]]
+    for number, job in enumerate(jobs):
+        job.future.add_done_callback(lambda _, n=number: order.append(n))
+    paused.go_on.set()
+    for job in jobs:
+        answer(job)
+    running.close()
+    assert order == [0, 1, 2]
+
+
+def test_who_joined_a_batch_that_fails_is_answered_too(loaded, sights, monkeypatch):
+    running = LocalEngine(lambda progress: loaded, max_queue=8, cache_bytes=2**24)
+    paused = Paused(loaded, monkeypatch)
+    join, joined = type(loaded.captioner._words).join, []
+
+    def fails_once(*arguments):
+        joined.append(1)
+        if len(joined) == 1:
+            raise RuntimeError("a device error in the middle of a batch")
+        return join(*arguments)
+
+    monkeypatch.setattr(type(loaded.captioner._words), "join", fails_once)
+    jobs = [running.submit(caption(sights[0], num_beams=1), deadline=None)]
+    assert paused.speaking.wait(20)
+    jobs += [running.submit(caption(sights[0], num_beams=1, max_new_tokens=most), deadline=None) for most in (28, 29)]
+    paused.go_on.set()
+    assert all(answer(job)[0].text for job in jobs)
+    running.close()
+    assert joined
+    assert running.status().completed == 3
+    assert running.status().failed == 0
 
 
 def test_what_was_answered_early_is_not_done_again_when_the_batch_fails(loaded, sights, monkeypatch):

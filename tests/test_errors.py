@@ -8,6 +8,7 @@ import pytest
 from blip2tools import errors
 from blip2tools.errors import (
     ERROR_CODES,
+    BusyError,
     InternalError,
     InvalidInputError,
     VisionError,
@@ -73,3 +74,9 @@ def test_an_error_lets_go_of_what_its_functions_held():
     forget_pictures(kept)
     assert sys.getrefcount(held) == before
     assert kept.__traceback__ is not None, "where it came from can still be told"
+
+
+def test_an_error_that_is_its_own_cause_ends():
+    error = BusyError("Later.")
+    error.__cause__ = error
+    forget_pictures(error)

@@ -142,3 +142,31 @@ def test_nobody_waits_longer_than_all_others_together():
             )
             assert waited[caller] < 5
     assert sorted(map(id, served)) == sorted(map(id, works))
+
+
+def anybody(work):
+    return True
+
+
+def test_whose_turn_it_is_may_join_a_batch_of_its_group():
+    first, second, other = work(), work(), work(MatchRequest(SIGHT, ("a",)))
+    line = line_of(first, other, second)
+    assert line.join(first.group, 8, anybody) == [first, second]
+    assert line.join(first.group, 8, anybody) == []  # the match is first in line now
+    assert line.take(8) == [other]
+    assert line.join(first.group, 8, anybody) == []  # and now nobody waits
+
+
+def test_nobody_joins_a_batch_without_room_for_him():
+    wide = work(caption(num_beams=5))
+    line = line_of(wide)
+    assert line.join(wide.group, 4, anybody) == []
+    assert line.join(wide.group, 5, anybody) == [wide]
+
+
+def test_who_does_not_fit_is_not_overtaken_for_ever():
+    works = [work(caller=caller) for caller in "abc"]
+    line = line_of(*works)
+    assert line.join(works[0].group, 8, lambda one: one is not works[1]) == [works[0], works[2]]
+    line.add(work(caller="d"))
+    assert line.join(works[0].group, 8, lambda one: one is not works[1]) == []

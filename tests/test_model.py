@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blip2tools.model import Captioner, GenerationOptions, Matcher, Pixels, Trunk, cosine, fingerprint
+from blip2tools.model import Asked, Captioner, GenerationOptions, Matcher, Pixels, Trunk, cosine, fingerprint
 from blip2tools.model.decoding import nucleus
 from tests import random_models as rm
 
@@ -401,6 +401,103 @@ class TestStopping:
 
         spoken = captioner.speak(tokens, rows(family), GREEDY, max_new_tokens=[12] * 6, stop=stop)
         assert spoken == free
+
+
+class TestJoining:
+    """Rows that join a batch under way say what they would say alone, and change nothing for the others."""
+
+    JOINED = ((0, [0, 1]), (1, [2]), (4, [3, 4]), (5, [5]))  # before which token, and who
+
+    def speak(self, captioner, family, options, *, rounds=1):
+        tokens, prompts = captioner.query(captioner.trunk.see(rm.pixels(len(LENGTHS)))), rows(family)
+        parts = list(self.JOINED[1:])
+        running = []
+
+        def asked(which):
+            return Asked(tokens[which], [prompts[row] for row in which], [CAPS[row] for row in which])
+
+        def more(count):
+            running.append(count)
+            if parts and len(running) >= parts[0][0]:
+                return asked(parts.pop(0)[1])
+            return None
+
+        first = asked(self.JOINED[0][1])
+        together = captioner.speak(
+            first.image_tokens, first.prompts, options, max_new_tokens=first.max_new_tokens, more=more
+        )
+        assert not parts
+        assert max(running) > 2  # or nobody joined anybody
+        alone = [
+            captioner.speak(tokens[row : row + 1], prompts[row : row + 1], options, max_new_tokens=[CAPS[row]])[0]
+            for row in range(len(prompts))
+        ]
+        return together, alone
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            *SEARCHES,
+            GREEDY,
+            replace(GREEDY, repetition_penalty=2.5, no_repeat_ngram_size=2, min_new_tokens=6),
+            GenerationOptions(do_sample=True, seed=5, num_return_sequences=3),
+        ],
+    )
+    def test_same_tokens_as_alone(self, captioner, family, options):
+        together, alone = self.speak(captioner, family, options)
+        for one, other in zip(together, alone, strict=True):
+            assert [(text.ids, text.finish) for text in one] == [(text.ids, text.finish) for text in other]
+            assert [text.logprob for text in one] == pytest.approx([text.logprob for text in other], abs=1e-5)
+
+    def test_who_stops_and_who_is_told_go_by_the_number_of_the_row(self, captioner, family):
+        tokens = captioner.query(captioner.trunk.see(rm.pixels(2)))
+        prompts, told, asked = rows(family, [3, 5]), [], []
+
+        def more(count):
+            asked.append(count)
+            return Asked(tokens[1:], prompts[1:], [10]) if len(asked) == 2 else None
+
+        spoken = captioner.speak(
+            *(tokens[:1], prompts[:1], replace(GREEDY, min_new_tokens=10)),
+            max_new_tokens=[10],
+            stop=lambda row: row == 1 and len(asked) > 4,
+            said=lambda row, texts: told.append((row, texts)),
+            more=more,
+        )
+        assert [text.finish for [text] in spoken] == ["length", "stopped"]
+        assert told == [(1, spoken[1]), (0, spoken[0])]
+
+    def test_a_batch_that_is_joined_for_ever_does_not_grow(self, captioner, family):
+        tokens, prompts = captioner.query(captioner.trunk.see(rm.pixels(1))), rows(family, [3])
+        forced, places, left = replace(GREEDY, min_new_tokens=8), [], list(range(40))
+
+        def more(count):
+            if count > 2 or not left:
+                return None
+            left.pop()
+            return Asked(tokens, prompts, [8])
+
+        join = type(captioner._words).join
+
+        def joined(words, one, other):
+            both = join(words, one, other)
+            places.append(both.own.shape[4])
+            return both
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(captioner._words), "join", joined)
+            spoken = captioner.speak(tokens, prompts, forced, max_new_tokens=[8], more=more)
+        assert len(spoken) == 41
+        assert len({text.ids for [text] in spoken}) == 1
+        assert len(places) > 10
+        assert max(places) <= 2 * 8 + 1
+
+    def test_what_does_not_fit_is_refused_in_the_middle_too(self, captioner, family):
+        tokens, prompts = captioner.query(captioner.trunk.see(rm.pixels(1))), rows(family, [3])
+        with pytest.raises(ValueError):
+            captioner.speak(
+                *(tokens, prompts, GREEDY), max_new_tokens=[4], more=lambda count: Asked(tokens, prompts * 2, [4, 4])
+            )
 
 
 class TestSampling:

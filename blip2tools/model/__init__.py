@@ -7,9 +7,9 @@ path recomputes the vision tower for every call, pads between image and text, an
 All methods run without gradients, on the device of the weights. Tensors that come back may be kept, moved and joined.
 """
 
-from blip2tools.model.captioner import Captioner
+from blip2tools.model.captioner import Asked, Captioner
 from blip2tools.model.matcher import Matcher, cosine
 from blip2tools.model.trunk import Pixels, Trunk, fingerprint
 from blip2tools.options import GenerationOptions, Spoken
 
-__all__ = ["Captioner", "GenerationOptions", "Matcher", "Pixels", "Spoken", "Trunk", "cosine", "fingerprint"]
+__all__ = ["Asked", "Captioner", "GenerationOptions", "Matcher", "Pixels", "Spoken", "Trunk", "cosine", "fingerprint"]

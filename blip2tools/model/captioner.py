@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration
 
-from blip2tools.model.decoding import Beams, Chooser, Row, Samples, decode
+from blip2tools.model.decoding import Beams, Begun, Chooser, Row, Samples, decode
 from blip2tools.model.language import T5, LanguageModel, Opt, Rows
 from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
 from blip2tools.options import GenerationOptions, Spoken
@@ -19,6 +21,16 @@ Family = Literal["opt", "t5"]
 
 VISION_EPS = 1e-6  # of every LayerNorm in the vision tower
 RANK_CHUNK = 32  # candidates per forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Rows that join a batch; see `Captioner.speak`."""
+
+    image_tokens: Tensor
+    prompts: Sequence[Sequence[int]]
+    max_new_tokens: Sequence[int]
+    pictures: Sequence[int] | None = None
 
 
 class Captioner:
@@ -124,10 +136,11 @@ class Captioner:
         pictures: Sequence[int] | None = None,
         stop: Callable[[int], bool] | None = None,
         said: Callable[[int, list[Spoken]], None] | None = None,
+        more: Callable[[int], Asked | None] | None = None,
     ) -> list[list[Spoken]]:
         """Texts for B rows, decoded together: `options.num_return_sequences` per row, best first.
 
-        In float32 a greedy or beam row gets the same tokens alone and in any batch.
+        In float32 a greedy or beam row gets the same tokens alone and in any batch, whenever it joins.
 
         Args:
             image_tokens: (U, Q, D) from `query`.
@@ -140,21 +153,36 @@ class Captioner:
                 what it has. A batch without running rows ends at once.
             said: told as `said(row, texts)` when a row has ended, before the others of the batch have; what it raises ends
                 the batch.
+            more: asked as `more(rows still running)` before each token for rows that join the batch; theirs are the
+                next numbers.
 
         Raises:
             ValueError: shapes or ids that do not fit; nothing has run.
         """
-        owners = list(range(len(prompts))) if pictures is None else list(pictures)
-        if not len(prompts) == len(max_new_tokens) == len(owners) or set(owners) != set(range(len(image_tokens))):
+        numbers = itertools.count()
+
+        def begun(asked: Asked) -> Begun:
+            rows, logits, caps = self._begin(asked)
+            stops = [(lambda: False) if stop is None else partial(stop, next(numbers)) for _ in caps]
+            requests = [self._request(cap, options, stopped) for cap, stopped in zip(caps, stops, strict=True)]
+            return requests, rows, logits.repeat_interleave(len(requests[0].texts), 0)
+
+        def joining(running: int) -> Begun | None:
+            asked = more(running) if more is not None else None
+            return None if asked is None else begun(asked)
+
+        chooser = Chooser(options, self._decoder_start, self.eos)
+        first = begun(Asked(image_tokens, prompts, max_new_tokens, pictures))
+        return decode(self._words, first, chooser, said, joining)
+
+    def _begin(self, asked: Asked) -> tuple[Rows, Tensor, list[int]]:
+        """What `LanguageModel.begin` gives, and the most new tokens of each row."""
+        count, pictures = len(asked.prompts), asked.pictures
+        owners = list(range(count)) if pictures is None else list(pictures)
+        if not count == len(asked.max_new_tokens) == len(owners) or set(owners) != set(range(len(asked.image_tokens))):
             raise ValueError("pictures, prompts and max_new_tokens differ in number")
-        caps = [self._cap(prompt, tokens) for prompt, tokens in zip(prompts, max_new_tokens, strict=True)]
-        rows, logits = self._read(image_tokens, owners, prompts, max(caps))
-        requests = [
-            self._request(cap, options, (lambda: False) if stop is None else partial(stop, row))
-            for row, cap in enumerate(caps)
-        ]
-        chooser = Chooser(options, self._decoder_start, self.eos, len(requests))
-        return decode(self._words, rows, logits, chooser, requests, said)
+        caps = [self._cap(prompt, tokens) for prompt, tokens in zip(asked.prompts, asked.max_new_tokens, strict=True)]
+        return *self._read(asked.image_tokens, owners, asked.prompts, max(caps)), caps
 
     def _request(self, cap: int, options: GenerationOptions, stop: Callable[[], bool]) -> Row:
         if options.num_beams > 1 and not options.do_sample:

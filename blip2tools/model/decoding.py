@@ -1,8 +1,8 @@
 """From logits to texts: greedy choice, sampling and beam search, row by row.
 
 The search follows that of transformers 5 (`generation/utils.py`, `_beam_search`, with `early_stopping=False`), so that every
-row gets the tokens that the library would give it alone. What it does not share is the batch: a row that has ended is taken
-out, and one whose caller has gone ends at its next token.
+row gets the tokens that the library would give it alone. What it does not share is the batch: others may join it before any
+token, a row that has ended is taken out, and one whose caller has gone ends at its next token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from blip2tools.model.language import LanguageModel, Rows, sent
+from blip2tools.model.language import MASKED, LanguageModel, Rows, sent
 from blip2tools.options import Finish, GenerationOptions, Spoken
 
 CROWDED = (
@@ -143,24 +143,23 @@ class Chooser:
         options: of the whole batch.
         start: ids before the first new token, which count as said (T5's start token).
         eos: end-of-sequence id.
-        rows: requests in the batch.
     """
 
-    def __init__(self, options: GenerationOptions, start: Sequence[int], eos: int, rows: int) -> None:
+    def __init__(self, options: GenerationOptions, start: Sequence[int], eos: int) -> None:
         self._options, self._start, self._eos = options, tuple(start), eos
         self._penalties: list[Any] = []
         if options.repetition_penalty != 1:
             self._penalties.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
         if options.no_repeat_ngram_size:
             self._penalties.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram_size))
-        self._streams = _streams(options, rows) if options.do_sample else []
+        self._streams: dict[int, list[random.Random]] = {}  # of each request
 
     def __call__(self, logits: Tensor, rows: Sequence[int], texts: Sequence[Sequence[Text]]) -> list[list[Candidate]]:
         """Candidates of the rows of these numbers from logits (all their sequences, V), best first."""
         logits = logits.float()
         said = [text.ids for row in texts for text in row]
         if self._options.do_sample:
-            shares = [stream.random() for row in rows for stream in self._streams[row]]
+            shares = [stream.random() for row in rows for stream in self._draws(row)]
             tokens = nucleus(self._scored(logits, said), self._options.temperature, self._options.top_p, shares)
         elif self._options.num_beams > 1:
             return self._best(logits.log_softmax(-1), said, texts)
@@ -185,61 +184,122 @@ class Chooser:
             for row in _together(best, places, chosen)
         ]
 
+    def _draws(self, row: int) -> list[random.Random]:
+        """Random numbers for each sequence of a row: alone or together, a request with a seed draws the same ones."""
+        if row not in self._streams:
+            seed = random.SystemRandom().getrandbits(63) if self._options.seed is None else self._options.seed
+            count = self._options.num_return_sequences
+            self._streams[row] = [random.Random(f"{seed}:{number}") for number in range(count)]
+        return self._streams[row]
+
     def _scored(self, scores: Tensor, said: Sequence[tuple[int, ...]]) -> Tensor:
-        length = max(map(len, said))
-        if self._penalties:
-            # A text that has ended is filled up with its last token; nobody looks at its scores.
-            filled = [[*self._start, *ids, *(ids[-1:] * (length - len(ids)))] for ids in said]
-            ids = sent(filled, scores.device).long()
+        short = [place for place, ids in enumerate(said) if len(ids) < self._options.min_new_tokens]
+        if not self._penalties and not short:
+            return scores
+        scores = scores.clone()
+        for length in {len(ids) for ids in said} if self._penalties else ():
+            # The library's processors take ids of one length; rows that joined later have said less.
+            places = [place for place, ids in enumerate(said) if len(ids) == length]
+            index = sent(places, scores.device)
+            texts = [[*self._start, *said[place]] for place in places]
+            ids = sent(texts, scores.device).long()
+            part = scores.index_select(0, index)
             for penalty in self._penalties:
-                scores = penalty(ids, scores)
-        if length < self._options.min_new_tokens:
-            scores = scores.clone()
-            scores[:, self._eos] = float("-inf")
+                part = penalty(ids, part)
+            scores.index_copy_(0, index, part)
+        if short:
+            scores[sent(short, scores.device), self._eos] = MASKED
         return scores
+
+
+@dataclass(slots=True)
+class Batch:
+    """Requests that are being decoded together, and what the model has read and said for them.
+
+    Attributes:
+        requests: all of them, in the order in which they came.
+        live: which of them the rows are of.
+        rows: see `language.Rows`; each sequence's newest token is chosen but not yet added.
+    """
+
+    requests: list[Row]
+    live: list[int]
+    rows: Rows
+
+    def going(self) -> list[int]:
+        """Places of the rows that are not done."""
+        return [place for place, request in enumerate(self.live) if not self.requests[request].done]
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Only the rows at these places."""
+        if len(places) < len(self.live):
+            self.rows, self.live = self.rows.kept(places), [self.live[place] for place in places]
+
+    def choose(self, logits: Tensor, chooser: Chooser, said: Callable[[int, list[Spoken]], None] | None) -> None:
+        """Let every request choose its sequences' next tokens from logits (R, V), and tell what is done by that."""
+        candidates = chooser(logits, self.live, [self.requests[number].texts for number in self.live])
+        for number, found in zip(self.live, candidates, strict=True):
+            request = self.requests[number]
+            if not request.done:
+                request.choose(found)
+                if said is not None and request.done:
+                    said(number, request.spoken())
+        going = self.going()
+        if not going:
+            self.live = []
+            return
+        if len(going) <= CROWDED * len(self.live):
+            self.keep(going)
+        batch = [self.requests[number] for number in self.live]
+        width = len(batch[0].texts)
+        if self.rows.sequences != width:
+            self.rows = self.rows.widened(width)
+        else:
+            self.rows.reorder([place * width + parent for place, row in enumerate(batch) for parent in row.parents])
+
+    def newest(self) -> list[list[int]]:
+        """The ids to add, one for each sequence."""
+        return [[text.ids[-1]] for number in self.live for text in self.requests[number].texts]
+
+
+Begun: TypeAlias = tuple[list[Row], Rows, Tensor]  # requests, and what `LanguageModel.begin` gave for them
 
 
 def decode(
     model: LanguageModel,
-    rows: Rows,
-    logits: Tensor,
+    begun: Begun,
     chooser: Chooser,
-    requests: Sequence[Row],
     said: Callable[[int, list[Spoken]], None] | None = None,
+    more: Callable[[int], Begun | None] | None = None,
 ) -> list[list[Spoken]]:
     """Let every request choose token after token until all are done.
 
     Args:
         model: adds the tokens.
-        rows: the prompts, as `model.begin` left them, one row for each request.
-        logits: of the first new tokens, likewise.
+        begun: requests and their prompts, one row for each.
         chooser: what can be said next.
-        requests: what to do with it.
-        said: told as `said(row, texts)` of each request when it is done, whatever the others still have to say.
+        said: told as `said(number, texts)` of each request when it is done, whatever the others still have to say.
+        more: asked as `more(rows going on)` before each token for requests that join; they are numbered on.
     """
-    live = list(range(len(requests)))
-    logits = logits.repeat_interleave(len(requests[0].texts), 0)
-    while True:
-        candidates = chooser(logits, live, [requests[row].texts for row in live])
-        for row, found in zip(live, candidates, strict=True):
-            if not requests[row].done:
-                requests[row].choose(found)
-                if said is not None and requests[row].done:
-                    said(row, requests[row].spoken())
-        going = [place for place, row in enumerate(live) if not requests[row].done]
-        if not going:
-            return [request.spoken() for request in requests]
-        if len(going) <= CROWDED * len(live):
-            rows, live = rows.kept(going), [live[place] for place in going]
-        batch = [requests[row] for row in live]
-        width = len(batch[0].texts)
-        if rows.sequences != width:
-            rows = rows.widened(width)
-        else:
-            rows.reorder([place * width + parent for place, row in enumerate(batch) for parent in row.parents])
-        ids = sent([[text.ids[-1]] for row in batch for text in row.texts], logits.device)
-        rows, logits = model.extend(rows, ids)
-        logits = logits[:, -1]
+    requests, rows, logits = begun
+    batch = Batch(list(requests), list(range(len(requests))), rows)
+    batch.choose(logits, chooser, said)
+    while batch.live:
+        going = batch.going()
+        if more is not None and (found := more(len(going))) is not None:
+            requests, rows, logits = found
+            first = len(batch.requests)
+            batch.requests += requests
+            others = Batch(batch.requests, list(range(first, len(batch.requests))), rows)
+            others.choose(logits, chooser, said)
+            others.keep(others.going())
+            if others.live:
+                batch.keep(going)
+                batch.rows, batch.live = model.join(batch.rows, others.rows), batch.live + others.live
+        ids = sent(batch.newest(), batch.rows.own.device)
+        batch.rows, logits = model.extend(batch.rows, ids)
+        batch.choose(logits[:, -1], chooser, said)
+    return [request.spoken() for request in batch.requests]
 
 
 def _together(*parts: Tensor) -> Any:
@@ -264,13 +324,3 @@ def nucleus(scores: Tensor, temperature: float, top_p: float, shares: Sequence[f
     target = mass.gather(1, kept - 1) * uniform[:, None]
     position = (mass <= target).sum(-1, keepdim=True).minimum(kept - 1)
     return order.gather(1, position).squeeze(1)
-
-
-def _streams(options: GenerationOptions, rows: int) -> list[list[random.Random]]:
-    """Random numbers for each sequence of each row: alone or together, a request with a seed draws the same ones."""
-    entropy = random.SystemRandom()
-    streams = []
-    for _ in range(rows):
-        seed = entropy.getrandbits(63) if options.seed is None else options.seed
-        streams.append([random.Random(f"{seed}:{number}") for number in range(options.num_return_sequences)])
-    return streams

@@ -35,7 +35,9 @@ class Rows:
     positions: Tensor  # (B,) position of a row's first new token
     own: Tensor  # keys and values of each sequence's new tokens: B * S rows, with room for all that may come
     bias: Tensor  # (1, heads or 1, places, places) between new tokens, added to scores: 0 or T5's bias, -inf backwards
+    starts: tuple[int, ...]  # of each row, the place in `own` of its first new token: who joined later begins later
     filled: int = 0  # places of `own` in use
+    late: Tensor | None = None  # (B, 1, 1, places), added to scores: -inf before a row's start; None if all start at 0
 
     @property
     def sequences(self) -> int:
@@ -56,6 +58,8 @@ class Rows:
             mask=self.mask.index_select(0, index),
             positions=self.positions.index_select(0, index),
             own=self.own.index_select(2, sequences),
+            starts=tuple(self.starts[row] for row in rows),
+            late=None if self.late is None else self.late.index_select(0, index),
         )
 
     def reorder(self, parents: Sequence[int]) -> None:
@@ -63,6 +67,12 @@ class Rows:
         if list(parents) != list(range(len(parents))):
             used = self.own[:, :, :, :, : self.filled]
             used.copy_(used.index_select(2, sent(parents, self.own.device)))
+
+    def scores(self, at: Tensor) -> Tensor:
+        """What is added to the scores between the new tokens at these places and all those of `own`."""
+        places = self.own.shape[4]
+        bias = self.bias.index_select(2, at)[..., :places]
+        return bias if self.late is None else bias + self.late[..., :places].repeat_interleave(self.sequences, 0)
 
 
 class LanguageModel(ABC):
@@ -105,6 +115,34 @@ class LanguageModel(ABC):
         seen = replace(rows, own=rows.own[:, :, :, :, :filled])
         return replace(rows, filled=filled), self.step(seen, ids, at, self.layer)
 
+    def join(self, rows: Rows, others: Rows) -> Rows:
+        """Both in one, `others` behind, which have as many sequences each but have hardly begun.
+
+        What is added next comes to the same place for all. Places before a row's own start are masked; those that no row
+        needs any more are given up, so that a batch which others join for ever does not grow for ever.
+        """
+        gone = min(rows.starts)
+        filled = rows.filled - gone
+        start = filled - others.filled
+        room = max(rows.own.shape[4] - gone, start + others.own.shape[4])
+        places = max(rows.prompt.shape[4], others.prompt.shape[4])
+        old = rows.own.shape[2]
+        own = self.block(old + others.own.shape[2], room)
+        own[:, :, :old, :, :filled] = rows.own[:, :, :, :, gone : rows.filled]
+        own[:, :, old:, :, start:filled] = others.own[:, :, :, :, : others.filled]
+        starts = (*(one - gone for one in rows.starts), *(start + one for one in others.starts))
+        early = torch.arange(room, device=own.device) < sent(starts, own.device)[:, None]
+        return Rows(
+            prompt=torch.cat([_lengthened(one.prompt, places, -2, 0) for one in (rows, others)], 2),
+            mask=torch.cat([_lengthened(one.mask, places, -1, MASKED) for one in (rows, others)], 0),
+            positions=torch.cat([rows.positions + gone, others.positions - start]),
+            own=own,
+            bias=self.between(room),
+            starts=starts,
+            filled=filled,
+            late=own.new_zeros(len(starts), 1, 1, room).masked_fill_(early[:, None, None], MASKED),
+        )
+
     @abstractmethod
     def step(self, rows: Rows, ids: Tensor, at: Tensor, layer: Layer) -> Tensor:
         """Logits (B * S, T, V) of what may follow ids (B * S, T), whose keys and values go to the places `at` (T,) of `own`.
@@ -114,7 +152,10 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
-        """Hidden states (R, T, D) behind one decoder layer; their keys and values go to the places `at` of `own`."""
+        """Hidden states behind one decoder layer, of the last tokens of (R, T, D), as many as `bias` has rows.
+
+        Keys and values of all of them go to the places `at` of `own`.
+        """
 
     @abstractmethod
     def between(self, places: int) -> Tensor:
@@ -163,11 +204,12 @@ class Opt(LanguageModel):
                 [mask, mask.new_zeros(len(prompts), 1, 1, width).masked_fill_(padded[:, None, None], MASKED)], 3
             )
         own = self.block(len(prompts), room)
-        return Rows(prompt, mask, first + lengths, own, self.between(room)), self._logits(last)
+        starts = (0,) * len(prompts)
+        return Rows(prompt, mask, first + lengths, own, self.between(room), starts), self._logits(last)
 
     def step(self, rows: Rows, ids: Tensor, at: Tensor, layer: Layer) -> Tensor:
         positions = rows.positions.repeat_interleave(rows.sequences)[:, None] + at
-        bias = rows.bias.index_select(2, at)[..., : rows.own.shape[4]]
+        bias = rows.scores(at)
         hidden = self._embedded(self._embed(ids), positions)
         return self._logits(self._run(hidden, rows.own, at, bias, rows, layer))
 
@@ -180,7 +222,7 @@ class Opt(LanguageModel):
         embeds = torch.cat([image_tokens, start], 1)
         own = self.block(len(embeds), embeds.shape[1])
         at = torch.arange(embeds.shape[1], device=embeds.device)
-        return own, self._run(self._embedded(embeds, at[None]), own, at, _causal(len(at), embeds))[:, -1]
+        return own, self._last(self._embedded(embeds, at[None]), own, at, _causal(len(at), embeds))
 
     def _read_texts(self, prefix: Tensor, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The same for texts behind their prefixes, padded on the left: every row's last token has the last place."""
@@ -191,8 +233,9 @@ class Opt(LanguageModel):
         own = self.block(len(texts), width)
         hidden = self._embedded(self._embed(ids), prefix.shape[4] + (at - missing).clamp(min=0))
         bias = _causal(width, hidden).masked_fill((at < missing)[:, None, None], MASKED)
-        before = Rows(prefix, hidden.new_zeros(len(texts), 1, 1, prefix.shape[4]), missing, own, bias)
-        return own, self._run(hidden, own, at, bias, before)[:, -1]
+        starts = (0,) * len(texts)
+        before = Rows(prefix, hidden.new_zeros(len(texts), 1, 1, prefix.shape[4]), missing, own, bias, starts)
+        return own, self._last(hidden, own, at, bias, before)
 
     def _embedded(self, embeds: Tensor, positions: Tensor) -> Tensor:
         table = self._places
@@ -201,22 +244,38 @@ class Opt(LanguageModel):
     def _logits(self, hidden: Tensor) -> Tensor:
         return cast(Tensor, self._head(self._last_norm(hidden)))
 
+    def _last(self, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, rows: Rows | None = None) -> Tensor:
+        """The last token's hidden state (R, D) behind all layers: of the others the last layer takes keys and values only."""
+        number = len(self._layers) - 1
+        hidden = self._run(hidden, own, at, bias, rows, self.layer, layers=number)
+        prompt = None if rows is None else (rows.prompt[number], rows.mask)
+        return self.layer(self._layers[number], hidden, own[number], at, bias[..., -1:, :], prompt)[:, -1]
+
     def _run(
-        self, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, rows: Rows | None = None, run: Layer | None = None
+        self,
+        hidden: Tensor,
+        own: Tensor,
+        at: Tensor,
+        bias: Tensor,
+        rows: Rows | None,
+        layer: Layer,
+        *,
+        layers: int | None = None,
     ) -> Tensor:
         """Hidden states (R, T, D) through the layers; their keys and values go to the places `at` of `own`."""
-        for number, layer in enumerate(self._layers):
+        for number, part in enumerate(self._layers[:layers]):
             prompt = None if rows is None else (rows.prompt[number], rows.mask)
-            hidden = (run or self.layer)(layer, hidden, own[number], at, bias, prompt)
+            hidden = layer(part, hidden, own[number], at, bias, prompt)
         return hidden
 
     def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
         attention = part.self_attn
         normed = part.self_attn_layer_norm(hidden)
-        query = self._split(attention.q_proj(normed) * self._scaling)
         keys, values = own
         keys.index_copy_(2, at, self._split(attention.k_proj(normed)))
         values.index_copy_(2, at, self._split(attention.v_proj(normed)))
+        asked = bias.shape[-2]
+        hidden, query = hidden[:, -asked:], self._split(attention.q_proj(normed[:, -asked:]) * self._scaling)
         if prompt is None:
             seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
         else:
@@ -252,12 +311,13 @@ class T5(LanguageModel):
         prompt = torch.stack([torch.stack([self._split(part(encoded)) for part in pair]) for pair in self._readers()])
         mask = embeds.new_zeros(filled.shape).masked_fill_(~filled, MASKED)[:, None, None]
         own = self.block(len(prompts), room)
-        rows = Rows(prompt, mask, lengths.new_zeros(len(prompts)), own, self.between(room))
+        starts = (0,) * len(prompts)
+        rows = Rows(prompt, mask, lengths.new_zeros(len(prompts)), own, self.between(room), starts)
         rows, logits = self.extend(rows, ids.new_full((len(prompts), 1), self._start))
         return rows, logits[:, -1]
 
     def step(self, rows: Rows, ids: Tensor, at: Tensor, layer: Layer) -> Tensor:
-        bias = rows.bias.index_select(2, at)[..., : rows.own.shape[4]]
+        bias = rows.scores(at)
         hidden = self._embed(ids)
         for number, block in enumerate(self._layers):
             hidden = layer(block, hidden, rows.own[number], at, bias, (rows.prompt[number], rows.mask))
@@ -302,6 +362,13 @@ def sent(values: Sequence[Any], device: torch.device) -> Tensor:
 def _causal(places: int, like: Tensor) -> Tensor:
     """(1, 1, places, places) to add to scores: a token sees none behind it."""
     return like.new_full((1, 1, places, places), MASKED).triu_(1)
+
+
+def _lengthened(states: Tensor, places: int, dim: int, filler: float) -> Tensor:
+    """With so many places in a dimension, counted from the last; the new ones hold the filler."""
+    padding = [0] * (-2 * dim)
+    padding[-1] = places - states.shape[dim]
+    return functional.pad(states, padding, value=filler)
 
 
 def _attend_both(query: Tensor, prompt: Tensor, mask: Tensor, own: Tensor, bias: Tensor) -> Tensor:
