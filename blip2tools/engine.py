@@ -404,11 +404,9 @@ def _repeatable(request: Request) -> bool:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    import torch
+    from blip2tools.checkpoints.memory import is_out_of_memory
 
-    return isinstance(error, torch.OutOfMemoryError)
+    return is_out_of_memory(error)
 
 
 def _second_tier(device: str, budget_bytes: int) -> Spill[Tensor] | None:

@@ -279,6 +279,21 @@ def test_out_of_memory_is_tried_once_more_then_told_and_the_next_call_works(
     assert engine.status().failed == 1
 
 
+def test_main_memory_that_torch_cannot_get_is_memory_too(engine, loaded, sight, picture, monkeypatch):
+    """On a CPU torch raises a plain `RuntimeError`, here a real one."""
+    speak, faults = type(loaded.captioner).speak, [True, True, False, True]
+
+    def short_of_memory(*arguments, **options):
+        if faults.pop():
+            torch.empty(2**60, dtype=torch.uint8)
+        return speak(*arguments, **options)
+
+    monkeypatch.setattr(type(loaded.captioner), "speak", short_of_memory)
+    assert answer(engine.submit(caption(sight), deadline=None))[0].text == picture.caption
+    with pytest.raises(OutOfMemoryError):
+        answer(engine.submit(caption(sight), deadline=None))
+
+
 def test_the_worker_outlives_any_fault(engine, loaded, sight, picture, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(loaded.captioner), "speak", lambda *_, **__: 1 / 0)

@@ -20,6 +20,7 @@ from blip2tools.checkpoints.adapters import merged
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.configuration import unfit
 from blip2tools.checkpoints.devices import bring_back, budget_of, choose_device, dtype_for, placement, quantization
+from blip2tools.checkpoints.memory import is_out_of_memory
 from blip2tools.checkpoints.plan import Loaded, Located, Plan, check_memory, locate, pull
 from blip2tools.errors import ModelUnavailableError, VisionError
 from blip2tools.family import DEMO_CAPTIONER
@@ -231,16 +232,16 @@ def _problems(located: Located) -> Iterator[None]:
         yield
     except VisionError:
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelUnavailableError(
-            f"There is not enough memory for {name}; choose a smaller model, another device, or a half-precision dtype."
-        ) from error
     except pickle.UnpicklingError as error:
         logger.error("loading %s failed", name, exc_info=error)
         raise ModelUnavailableError(
             f"The pickled weights of {name} are damaged or hold more than values, and are refused; choose another model."
         ) from error
     except Exception as error:  # the library's messages hold paths of the cache
+        if is_out_of_memory(error):
+            raise ModelUnavailableError(
+                f"There is not enough memory for {name}; choose a smaller model, another device, or a half-precision dtype."
+            ) from error
         logger.error("loading %s failed", name, exc_info=error)
         raise ModelUnavailableError(
             f"The files of {name} are damaged or not those of a BLIP-2 model; run {located.pull_command} again."

@@ -1,4 +1,4 @@
-"""How much main memory is free, containers' limits included, and how much this process has taken."""
+"""How much main memory is free, containers' limits included, how much this process has taken, and when there was too little."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ def process_bytes() -> int:
     import psutil  # a thirtieth of a second, which no start should pay
 
     return int(psutil.Process().memory_info().rss)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the system had no memory for something. On a CPU torch says so by a plain `RuntimeError`."""
+    if isinstance(error, MemoryError):
+        return True
+    import torch
+
+    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return refused or isinstance(error, torch.OutOfMemoryError)
 
 
 def _system() -> int | None:

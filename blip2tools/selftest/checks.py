@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blip2tools.checkpoints import Loaded
+from blip2tools.checkpoints.memory import is_out_of_memory
 from blip2tools.family import Member
 from blip2tools.model import Captioner
 from blip2tools.options import GenerationOptions, Spoken
@@ -328,7 +329,7 @@ def run(
 
 
 def _broken_off(name: str, error: Exception, trial: Trial) -> Finding:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if is_out_of_memory(error):
         sentence = "there is not enough memory to run the model"
         remedy = "choose a smaller model, another device, or a half-precision dtype"
     else:
