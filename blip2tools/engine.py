@@ -307,12 +307,16 @@ class LocalEngine:
         else:
             self._deliver(batch[0], _translate(failure))
 
-    def _join_batch(self, batch: list[Work], rows: int, fits: Callable[[Work], bool]) -> list[Work]:
-        """See `Stages.answer`: what has come since for a batch that is under way with so many rows, put behind its works."""
+    def _join_batch(self, batch: list[Work], fits: Callable[[Work], bool]) -> list[Work]:
+        """See `Stages.answer`: what has come since for a batch that is under way, put behind its works.
+
+        Who has left makes no room, or a batch might go on for ever and keep every picture that it was about.
+        """
+        room = self._max_batch - sum(work.rows for work in batch)
         with self._wake:
             for work in self._line.drop_stopped():
                 self._drop(work)
-            joined = [] if self._closed else self._line.join(batch[0].group, self._max_batch - rows, fits)
+            joined = [] if self._closed else self._line.join(batch[0].group, room, fits)
             self._running += joined
         if joined:
             self._count(joined)

@@ -55,7 +55,7 @@ WAITS = 2
 MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
 
 
-Join = Callable[[int, Callable[[Work], bool]], Sequence[Work]]
+Join = Callable[[Callable[[Work], bool]], Sequence[Work]]
 
 
 class Stages:
@@ -71,8 +71,8 @@ class Stages:
 
         Args:
             tell: gets an answer that is ready before the others of the batch.
-            join: asked as `join(decoder rows in use, which works may join)` for works of the group that have come since;
-                they are answered behind those of the batch.
+            join: asked as `join(which works may join)` for works of the group that have come since; they are answered
+                behind those of the batch.
         """
         match batch[0].request:
             case CaptionRequest() | AnswerRequest():
@@ -94,7 +94,7 @@ class Stages:
         works = list(batch)
         tokens = self._image_tokens(works)
         for _ in range(WAITS):
-            late = join(sum(work.rows for work in works), lambda work: True)
+            late = join(lambda work: True)
             if not late:
                 break
             works += late
@@ -114,8 +114,8 @@ class Stages:
                 [place[_speech(work).sight.key] for work in those],
             )
 
-        def more(running: int) -> Asked | None:
-            late = join(running * works[0].rows, self._may_interrupt)
+        def more() -> Asked | None:
+            late = join(self._may_interrupt)
             works.extend(late)
             return asked(late, self._image_tokens(late)) if late else None
 

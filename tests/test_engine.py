@@ -578,11 +578,11 @@ def test_features_are_kept_by_picture_region_preprocessing_weights_and_precision
     ):
         before = cache.use().misses
         Stages(model, cache, Metrics()).answer(
-            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None, lambda rows, fits: ()
+            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None, lambda fits: ()
         )
         assert cache.use().misses == before + 2, model.dtype
         Stages(model, cache, Metrics()).answer(
-            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None, lambda rows, fits: ()
+            [Work(Job(caption(looked, num_beams=1), None))], lambda work, answer: None, lambda fits: ()
         )
         assert cache.use().misses == before + 2
 
@@ -646,6 +646,23 @@ def test_who_comes_while_a_batch_speaks_joins_it(loaded, engine, sights, monkeyp
     # Those about pictures that are known join; the one about a new picture would hold the others up, and is next.
     assert status.batches == {1: 5, 2: 1}
     assert order[-1] == 3
+
+
+def test_a_batch_takes_in_no_more_than_its_rows_in_all(loaded, sights, monkeypatch):
+    """Nobody takes the place of those who have left: a batch that is joined for ever would keep all its pictures."""
+    running = LocalEngine(lambda progress: loaded, max_queue=8, max_batch=2, cache_bytes=2**24)
+    paused, order = Paused(loaded, monkeypatch), []
+    jobs = []
+    for number, tokens in enumerate((30, 20, 21)):
+        request = caption(sights[0], num_beams=1, min_new_tokens=20, max_new_tokens=tokens)
+        jobs.append(running.submit(request, deadline=None))
+        jobs[-1].future.add_done_callback(lambda _, n=number: order.append(n))
+        assert paused.speaking.wait(20)
+    paused.go_on.set()
+    for job in jobs:
+        answer(job)
+    running.close()
+    assert order == [1, 0, 2]
 
 
 def test_nobody_joins_while_it_is_the_turn_of_others(loaded, sights, monkeypatch):

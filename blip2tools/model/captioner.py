@@ -136,7 +136,7 @@ class Captioner:
         pictures: Sequence[int] | None = None,
         stop: Callable[[int], bool] | None = None,
         said: Callable[[int, list[Spoken]], None] | None = None,
-        more: Callable[[int], Asked | None] | None = None,
+        more: Callable[[], Asked | None] | None = None,
     ) -> list[list[Spoken]]:
         """Texts for B rows, decoded together: `options.num_return_sequences` per row, best first.
 
@@ -153,8 +153,7 @@ class Captioner:
                 what it has. A batch without running rows ends at once.
             said: told as `said(row, texts)` when a row has ended, before the others of the batch have; what it raises ends
                 the batch.
-            more: asked as `more(rows still running)` before each token for rows that join the batch; theirs are the
-                next numbers.
+            more: asked before each token for rows that join the batch; theirs are the next numbers.
 
         Raises:
             ValueError: shapes or ids that do not fit; nothing has run.
@@ -167,8 +166,8 @@ class Captioner:
             requests = [self._request(cap, options, stopped) for cap, stopped in zip(caps, stops, strict=True)]
             return requests, rows, logits.repeat_interleave(len(requests[0].texts), 0)
 
-        def joining(running: int) -> Begun | None:
-            asked = more(running) if more is not None else None
+        def joining() -> Begun | None:
+            asked = more() if more is not None else None
             return None if asked is None else begun(asked)
 
         chooser = Chooser(options, self._decoder_start, self.eos)

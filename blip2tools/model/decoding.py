@@ -270,7 +270,7 @@ def decode(
     begun: Begun,
     chooser: Chooser,
     said: Callable[[int, list[Spoken]], None] | None = None,
-    more: Callable[[int], Begun | None] | None = None,
+    more: Callable[[], Begun | None] = lambda: None,
 ) -> list[list[Spoken]]:
     """Let every request choose token after token until all are done.
 
@@ -279,14 +279,13 @@ def decode(
         begun: requests and their prompts, one row for each.
         chooser: what can be said next.
         said: told as `said(number, texts)` of each request when it is done, whatever the others still have to say.
-        more: asked as `more(rows going on)` before each token for requests that join; they are numbered on.
+        more: asked before each token for requests that join; they are numbered on.
     """
     requests, rows, logits = begun
     batch = Batch(list(requests), list(range(len(requests))), rows)
     batch.choose(logits, chooser, said)
     while batch.live:
-        going = batch.going()
-        if more is not None and (found := more(len(going))) is not None:
+        if (found := more()) is not None:
             requests, rows, logits = found
             first = len(batch.requests)
             batch.requests += requests
@@ -294,7 +293,7 @@ def decode(
             others.choose(logits, chooser, said)
             others.keep(others.going())
             if others.live:
-                batch.keep(going)
+                batch.keep(batch.going())
                 batch.rows, batch.live = model.join(batch.rows, others.rows), batch.live + others.live
         ids = sent(batch.newest(), batch.rows.own.device)
         batch.rows, logits = model.extend(batch.rows, ids)
