@@ -169,6 +169,8 @@ class LocalEngine:
                 loaded=loaded is not None,
                 notes=loaded.notes if loaded else (),
                 self_test=loaded.self_test if loaded else None,
+                compiled=loaded.compiled if loaded else False,
+                uncompiled=loaded.uncompiled if loaded else None,
                 familiar=loaded.familiar if loaded else None,
                 revision=loaded.revision if loaded else None,
                 matcher_revision=loaded.matcher_revision if loaded else None,
@@ -183,6 +185,7 @@ class LocalEngine:
                 cache=self._cache.use(),
                 batches=dict(sorted(metrics.batches.items())),
                 tokens=metrics.tokens,
+                steps=dict(metrics.steps),
                 seconds=metrics.seconds(),
                 memory_bytes=memory,
             )

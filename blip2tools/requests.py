@@ -207,6 +207,8 @@ class EngineStatus:
     loaded: bool
     notes: tuple[str, ...]
     self_test: str | None  # of the loaded model, in one line
+    compiled: bool  # whether decoding steps are
+    uncompiled: str | None  # why not, where that was asked for
     familiar: float | None  # familiarity below which a picture is not of the model's world; None without a world
     revision: str | None  # commit of the captioner's files on the hub
     matcher_revision: str | None
@@ -221,6 +223,7 @@ class EngineStatus:
     cache: CacheUse
     batches: Mapping[int, int]  # size of a batch in requests -> how many there were
     tokens: int  # generated
+    steps: Mapping[str, int]  # of decoding, "compiled" and "eager"
     seconds: Mapping[str, tuple[int, float, float, float]]  # stage -> count, total, median and 99th percentile of late
     memory_bytes: int | None  # taken on the device; None where it does not say
 

@@ -260,6 +260,8 @@ def queue(status: EngineStatus) -> QueueStatus:
         failed=status.failed,
         cancelled=status.cancelled,
         tokens=status.tokens,
+        compiled_steps=status.steps.get("compiled", 0),
+        eager_steps=status.steps.get("eager", 0),
         joined=status.joined,
         batches=[BatchStatus(size=size, times=times) for size, times in status.batches.items()],
         stages=[

@@ -126,6 +126,11 @@ class Settings(BaseModel):
         le=1_048_576,
         description="main memory for features that no longer fit on a GPU, MiB; 0 is none; unused on a CPU",
     )
+    compile: bool = Field(
+        False,
+        description="compile the decoding steps when the model is loaded (on a GPU into CUDA graphs), which takes a minute or "
+        "more; used only if they then say what the eager ones say",
+    )
     deadline_s: float = Field(60.0, gt=0, le=86_400, description="longest time for one call, seconds")
 
     # HTTP

@@ -124,7 +124,8 @@ class Stages:
             answers[row] = self._spoken(_speech(works[row]), texts, unread=prompts[row].truncated)
             tell(works[row], answers[row])
 
-        first = asked(works, tokens)
+        first, steps = asked(works, tokens), self._loaded.captioner.steps
+        before = steps.count.copy()
         with self._metrics.timed("speak"):
             self._loaded.captioner.speak(
                 first.image_tokens,
@@ -136,6 +137,7 @@ class Stages:
                 said=said,
                 more=more,
             )
+        self._metrics.steps += steps.count - before
         return answers
 
     def _spoken(self, request: CaptionRequest | AnswerRequest, texts: Sequence[Spoken], *, unread: bool) -> object:

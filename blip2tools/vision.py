@@ -334,6 +334,7 @@ class Vision(FeatureVerbs):
             loaded=engine.loaded,
             state=engine.state,
             self_test=engine.self_test,
+            compiled=engine.compiled,
             revision=engine.revision if engine.loaded else plan.captioner.revision,
             matcher_revision=engine.matcher_revision
             if engine.loaded
@@ -354,7 +355,7 @@ class Vision(FeatureVerbs):
             cache=results.cache(engine),
             handles=self._store.known(10) if self._reveal_handles else [],
             cannot=results.CANNOT,
-            warnings=list(dict.fromkeys((*plan.warnings, *engine.notes))),
+            warnings=list(dict.fromkeys((*plan.warnings, *engine.notes, *filter(None, [engine.uncompiled])))),
         )
 
 

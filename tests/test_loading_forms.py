@@ -366,3 +366,33 @@ class TestQuantizeRefusals:
         ):
             with pytest.raises(ModelUnavailableError, match=says):
                 devices.quantization(settings, torch.device(device), torch.float32, name)
+
+
+class TestPrecisionOnACard:
+    """What a GPU would hold; the choice itself needs none."""
+
+    @pytest.mark.parametrize(
+        ("t5", "demo", "has_bfloat16", "dtype"),
+        [
+            (False, False, True, torch.float16),
+            (True, False, True, torch.bfloat16),
+            (True, False, False, torch.float32),
+            (False, True, True, torch.float32),
+        ],
+        ids=["OPT", "T5", "T5 on an older card", "the demo"],
+    )
+    def test_auto(self, t5, demo, has_bfloat16, dtype, monkeypatch):
+        monkeypatch.setattr(devices, "_has_bfloat16", lambda: has_bfloat16)
+        chosen = Settings.load({})
+        assert devices.dtype_for(chosen, torch.device("cuda:0"), t5=t5, name="any", demo=demo) == dtype
+        assert devices.dtype_for(chosen, torch.device("cpu"), t5=t5, name="any", demo=demo) == torch.float32
+
+    @pytest.mark.parametrize(("name", "dtype"), [("opt", "float16"), ("t5", "bfloat16")])
+    def test_half_precision_but_for_the_q_former_and_fused_attention(self, saved, name, dtype):
+        captioner = load(saved / name, dtype=dtype).captioner
+        kept = {parameter.dtype for parameter in captioner._qformer.parameters()} | {captioner._query_tokens.dtype}
+        assert kept == {torch.float32}
+        halves = [captioner.trunk.encoder, captioner._post_layernorm, captioner._projection, captioner._language_model]
+        assert {str(weight.dtype) for part in halves for weight in part.parameters()} == {f"torch.{dtype}"}
+        for part in (captioner.trunk.encoder, captioner._qformer, captioner._language_model):
+            assert part.config._attn_implementation == "sdpa"

@@ -102,6 +102,8 @@ class Loaded:
     matcher_revision: str | None = None
     quantize: str = "none"
     self_test: str | None = None  # its verdict in one line; None where it was not run
+    compiled: bool = False  # whether decoding steps are
+    uncompiled: str | None = None  # why not, where that was asked for
 
     @property
     def shared_trunk(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration
 
+from blip2tools.model.compiled import Steps
 from blip2tools.model.decoding import Beams, Begun, Chooser, Row, Samples, decode
 from blip2tools.model.language import T5, LanguageModel, Opt, Rows
 from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
@@ -74,6 +75,8 @@ class Captioner:
         self._decoder_start = [] if family == "opt" else [self.pad if start is None else int(start)]
         inner = self._language_model
         self._words: LanguageModel = Opt(inner) if family == "opt" else T5(inner, self._decoder_start[0])
+        self.steps = Steps(self._words)
+        """Decoding steps of `speak`, which may be compiled."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -172,7 +175,7 @@ class Captioner:
 
         chooser = Chooser(options, self._decoder_start, self.eos)
         first = begun(Asked(image_tokens, prompts, max_new_tokens, pictures))
-        return decode(self._words, first, chooser, said, joining)
+        return decode(self.steps, first, chooser, said, joining)
 
     def _begin(self, asked: Asked) -> tuple[Rows, Tensor, list[int]]:
         """What `LanguageModel.begin` gives, and the most new tokens of each row."""

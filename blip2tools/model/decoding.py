@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from blip2tools.model.language import MASKED, LanguageModel, Rows, sent
+from blip2tools.model.language import MASKED, Rows, sent
 from blip2tools.options import Finish, GenerationOptions, Spoken
 
 CROWDED = (
@@ -41,6 +41,16 @@ class Text:
     def spoken(self, eos: int, finish: Finish) -> Spoken:
         ids = self.ids[:-1] if self.ids[-1] == eos else self.ids
         return Spoken(ids=ids, logprob=self.logprob / len(self.ids), tokens=len(self.ids), finish=finish)
+
+
+class Model(Protocol):
+    """What adds tokens to rows, and rows to rows."""
+
+    def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
+        """See `LanguageModel.extend`."""
+
+    def join(self, rows: Rows, others: Rows) -> Rows:
+        """See `LanguageModel.join`."""
 
 
 class Row(Protocol):
@@ -266,7 +276,7 @@ Begun: TypeAlias = tuple[list[Row], Rows, Tensor]  # requests, and what `Languag
 
 
 def decode(
-    model: LanguageModel,
+    model: Model,
     begun: Begun,
     chooser: Chooser,
     said: Callable[[int, list[Spoken]], None] | None = None,

@@ -65,7 +65,7 @@ class Rows:
     def reorder(self, parents: Sequence[int]) -> None:
         """Put the new tokens of sequence `parents[i]` in the place of sequence i's; they must be of one row."""
         if list(parents) != list(range(len(parents))):
-            used = self.own[:, :, :, :, : self.filled]
+            used = self.own[:, :, : len(parents), :, : self.filled]
             used.copy_(used.index_select(2, sent(parents, self.own.device)))
 
     def scores(self, at: Tensor) -> Tensor:

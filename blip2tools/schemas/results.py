@@ -286,6 +286,8 @@ class QueueStatus(BaseModel):
     failed: int
     cancelled: int
     tokens: int = Field(description="Pieces of words spoken so far, those of stopped rows included.")
+    compiled_steps: int = Field(description="Decoding steps that were compiled, each for a whole batch.")
+    eager_steps: int = Field(description="Decoding steps that were not.")
     joined: int = Field(description="Requests that shared the work, or the kept answer, of an identical one.")
     batches: list[BatchStatus]
     stages: list[StageStatus]
@@ -328,6 +330,9 @@ class StatusResult(Result):
     self_test: str | None = Field(
         description="Whether the loaded model passed its self-test, when, and which checks; null if there was none."
     )
+    compiled: bool = Field(
+        description="Whether decoding steps are compiled; where they should be and are not, a warning says why."
+    )
     limits: Limits
     queue: QueueStatus
     cache: CacheStatus
@@ -367,12 +372,16 @@ class StatusResult(Result):
             f"so far: {served} requests in {batches} batches, {self.queue.joined} shared with another; {stages}",
             f"features cached: {self.cache.features}, found {self.cache.hits} times of {self.cache.hits + self.cache.misses}; "
             f"{self.cache.bytes_used / 2**20:.0f} of {self.cache.bytes_limit / 2**20:.0f} MiB{self._spilled()}",
+            *([f"decoding steps: {self._steps()}"] if self.compiled else []),
             f"memory: {self._memory()}",
         ]
 
     def _spilled(self) -> str:
         cache = self.cache
         return f", {cache.spilled} more in main memory" if cache.spilled_limit else ""
+
+    def _steps(self) -> str:
+        return f"{self.queue.compiled_steps} compiled, {self.queue.eager_steps} eager"
 
     def _memory(self) -> str:
         process = f"{self.queue.process_bytes / 2**20:.0f} MiB of main memory"

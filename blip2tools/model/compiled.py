@@ -1,0 +1,244 @@
+"""The decoding step over blocks of fixed shapes: compiled, and on a GPU replayed as a CUDA graph.
+
+One step of a language model is hundreds of small operations, and for a few rows a processor takes longer to start them than
+a GPU takes to do them. A graph starts them all at once, but only for the shapes and addresses that it was captured with:
+
+    rows ─► the smallest shape that holds them ─► copied once into its blocks ─► each step: ids and place in, logits out
+         └► there is none: the eager way
+
+What fills a block up is masked, and rows that have ended just go unused until the others fit into a smaller shape. The number
+of the place that a step fills is a tensor, so that one graph serves all steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from blip2tools.model.language import MASKED, LanguageModel, Layer, Rows
+
+BACKEND = "inductor"  # of torch.compile
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+# Places of a prompt, image tokens included, and new tokens: of captions and plain questions, and of what is longer.
+USUAL, LONG = (64, 32), (192, 64)
+# The compiler takes sizes that are equal when it sees them for the same for ever: these equal none of a model's.
+ODD = (7, 3, 61, 37)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shape:
+    """Of one graph."""
+
+    rows: int
+    sequences: int  # of each row
+    places: int  # of a row's prompt
+    room: int  # new tokens of a sequence
+
+    def holds(self, rows: Rows) -> bool:
+        """Whether the rows fit."""
+        return (
+            self.sequences == rows.sequences
+            and self.rows >= rows.prompt.shape[2]
+            and self.places >= rows.prompt.shape[4]
+            and self.room >= rows.own.shape[4]
+        )
+
+
+def shapes(widths: Iterable[int], *, most: int) -> list[Shape]:
+    """The shapes worth having, smallest first.
+
+    Args:
+        widths: numbers of sequences of a row: 1, and that of the beams.
+        most: sequences that are decoded together; a row may have more.
+    """
+    return sorted(
+        Shape(rows, width, *lengths)
+        for width in set(widths)
+        for rows in ROWS
+        if rows == 1 or rows * width <= most
+        for lengths in (USUAL, LONG)
+    )
+
+
+class Steps:
+    """The steps of a language model: eager, and once `compile` has been called compiled where a shape fits.
+
+    The blocks of all shapes lie in the same memory: once compiled, one decoding at a time.
+
+    Args:
+        model: whose steps.
+
+    Attributes:
+        compiled: whether compiled steps are used; false until it is set.
+        count: steps so far, "compiled" and "eager".
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._graphs: dict[Shape, _Graph] = {}
+        self._graph: _Graph | None = None
+        self._held: Rows | None = None  # those that lie in the blocks of `_graph`
+        self.compiled = False
+        self.count: Counter[str] = Counter()
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """What was compiled, smallest first."""
+        return list(self._graphs)
+
+    def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
+        """As `LanguageModel.extend`. Compiled, the logits are good until the next step."""
+        if rows is not self._held or self._graph is None:
+            self._graph = self._smallest(rows) if self.compiled and ids.shape[1] == 1 else None
+            if self._graph is None:
+                self.count["eager"] += 1
+                return self._model.extend(rows, ids)
+            rows = self._graph.taken(rows)
+        logits = self._graph.step(ids, rows.filled)
+        self.count["compiled"] += 1
+        self._held = replace(rows, filled=rows.filled + 1)
+        return self._held, logits
+
+    def join(self, rows: Rows, others: Rows) -> Rows:
+        """As `LanguageModel.join`."""
+        if rows is self._held:
+            rows = rows.kept(range(len(rows.starts)))  # without those that only fill up the blocks
+        return self._model.join(rows, others)
+
+    @torch.inference_mode()
+    def compile(self, wanted: Iterable[Shape], limit: int | None, progress: Callable[[int, int], None]) -> None:
+        """Compile and capture the step for these shapes. Takes seconds to minutes; `compiled` is for the caller to set.
+
+        The layers of a model are one function, compiled for one row and for many, of one sequence and of several: four
+        times in all, however many layers and shapes there are.
+
+        Args:
+            wanted: the shapes, smallest first.
+            limit: the most bytes for the blocks; larger shapes are left out.
+            progress: told how many shapes of how many are done.
+        """
+        self.drop()
+        each = self._model.block(1, 1).nbytes
+        fitting = [
+            shape
+            for shape in wanted
+            if limit is None or 2 * each * shape.rows * max(shape.places, shape.sequences * shape.room) <= limit
+        ]
+        if not fitting:
+            return
+        blocks = _Blocks(self._model, fitting)
+        compiler = cast(Any, torch.compile)
+        # Otherwise models that were loaded one after the other would share one limit of compilations.
+        alone = {"isolate_recompiles": True} if "isolate_recompiles" in signature(compiler).parameters else {}
+        layer: Layer = compiler(self._model.layer, backend=BACKEND, fullgraph=True, dynamic=True, **alone)
+        rows, sequences, places, room = ODD
+        for kind in {(shape.rows > 1, shape.sequences > 1) for shape in fitting}:
+            odd = Shape(rows if kind[0] else 1, sequences if kind[1] else 1, places, room)
+            _Graph(self._model, _Blocks(self._model, [odd]), odd, layer)
+        for number, shape in enumerate(fitting):
+            progress(number, len(fitting))
+            self._graphs[shape] = _Graph(self._model, blocks, shape, layer)
+            self._graphs[shape].capture(blocks.pool)
+
+    def drop(self) -> None:
+        """Give the memory of all graphs back; from now on every step is eager."""
+        self.compiled = False
+        self._graphs, self._graph, self._held = {}, None, None
+
+    def _smallest(self, rows: Rows) -> _Graph | None:
+        return next((graph for shape, graph in self._graphs.items() if shape.holds(rows)), None)
+
+
+class _Blocks:
+    """Memory for the largest shape, in which those of all others lie as well."""
+
+    def __init__(self, model: LanguageModel, wanted: Iterable[Shape]) -> None:
+        every = list(wanted)
+        # Apart from each other: what is written must not share its memory with what is only read.
+        self.prompt = model.block(1, max(shape.rows * shape.places for shape in every)).flatten()
+        self.own = model.block(1, max(shape.rows * shape.sequences * shape.room for shape in every)).flatten()
+        self.pool = torch.cuda.graph_pool_handle() if self.own.is_cuda else None
+
+
+class _Graph:
+    """The step for one shape."""
+
+    def __init__(self, model: LanguageModel, blocks: _Blocks, shape: Shape, layer: Layer) -> None:
+        layers, two, _, heads, _, size = model.block(1, 1).shape
+        sequences, device = shape.rows * shape.sequences, blocks.own.device
+
+        def view(whole: Tensor, rows: int, places: int) -> Tensor:
+            wanted = (layers, two, rows, heads, places, size)
+            return whole[: layers * two * rows * heads * places * size].view(wanted)
+
+        self._rows = Rows(
+            view(blocks.prompt, shape.rows, shape.places),
+            blocks.own.new_zeros(shape.rows, 1, 1, shape.places),
+            torch.zeros(shape.rows, dtype=torch.long, device=device),
+            view(blocks.own, sequences, shape.room),
+            model.between(shape.room),
+            starts=(),
+            late=blocks.own.new_zeros(shape.rows, 1, 1, shape.room),
+        )
+        self._ids = torch.zeros(sequences, 1, dtype=torch.long, device=device)
+        self._at = torch.zeros(1, dtype=torch.long, device=device)
+        self._run: Callable[[], Tensor] = partial(model.step, self._rows, self._ids, self._at, layer)
+        self._run()  # compiles, unless that was done for a shape of the kind
+
+    def capture(self, pool: Any) -> None:
+        """From now on replay a CUDA graph, with its memory from this pool; without a pool do nothing."""
+        if pool is not None:
+            with torch.cuda.device(self._ids.device):
+                self._run = _captured(self._run, pool)
+
+    def taken(self, rows: Rows) -> Rows:
+        """The same rows in the blocks of this graph, which have more rows and places than are in use."""
+        mine, count, places, filled = self._rows, rows.prompt.shape[2], rows.prompt.shape[4], rows.filled
+        sequences, late = rows.own.shape[2], cast(Tensor, self._rows.late)
+        mine.prompt[:, :, :count, :, :places].copy_(rows.prompt)
+        # What is masked counts for nothing only as long as it is a number, and what was here before may have been none.
+        mine.prompt[:, :, :count, :, places:].zero_()
+        mine.mask.zero_()
+        mine.mask[:count, ..., :places].copy_(rows.mask)
+        mine.mask[:count, ..., places:].fill_(MASKED)
+        mine.positions.zero_()
+        mine.positions[:count].copy_(rows.positions)
+        mine.own[:, :, :sequences, :, :filled].copy_(rows.own[:, :, :, :, :filled])
+        mine.own[:, :, :sequences, :, filled:].zero_()
+        late.zero_()
+        if rows.late is not None:
+            late[:count, ..., : rows.late.shape[3]].copy_(rows.late)
+        return replace(mine, filled=filled, starts=rows.starts)
+
+    def step(self, ids: Tensor, place: int) -> Tensor:
+        """Logits (R, 1, V) of what may follow ids (R, 1) in the first R sequences."""
+        self._ids[: len(ids)].copy_(ids, non_blocking=True)
+        self._at.fill_(place)
+        return self._run()[: len(ids)]
+
+
+def _captured(run: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
+    """The same as a CUDA graph, with its result in the same memory every time."""
+    side = cast(Any, torch.cuda).Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries set up their workspaces at their first call, which no graph may hold
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may allocate meanwhile: what they do is no part of the graph, and no reason to give it up.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        logits = run()
+
+    def replayed() -> Tensor:
+        graph.replay()
+        return logits
+
+    return replayed
