@@ -68,6 +68,7 @@ def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: ima
         width, height = images.size_of(data, limits)
         _send(replies, {"width": width, "height": height})
         return
+    images.check_regions(request["regions"])
     picture = images.decode(data, limits)
     _send(replies, {"width": picture.width, "height": picture.height, "animated": picture.animated})
     for part in images.parts(picture, request["regions"], request["targets"]):

@@ -44,7 +44,7 @@ _FIRST_BYTES = (
 )
 
 # 0xFF 0x00 is a stuffed byte of the data, 0xFF 0xD0-0xD7 restarts it, 0xFF 0xFF pads (ITU-T T.81, B.1.1.2).
-_JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 
 
@@ -61,7 +61,7 @@ def is_cut_off(data: bytes) -> bool:
 
 def is_sane(kind: str, data: bytes) -> bool:
     """Whether there are no more blocks and scans than an encoder would write."""
-    walk = {"JPEG": _jpeg_markers, "PNG": _png_chunks, "GIF": _gif_blocks}.get(kind)
+    walk = {"JPEG": jpeg_markers, "PNG": _png_chunks, "GIF": _gif_blocks}.get(kind)
     if walk is None:
         return True
     limit = MAX_BLOCKS + len(data) // 256
@@ -80,8 +80,8 @@ def cost_of(kind: str, data: bytes) -> float:
     if kind != "JPEG":
         return 8.0  # the picture, and its RGB
     frame, scans, progressive = b"", 0, False
-    for code, position in _jpeg_markers(data):
-        if code in _JPEG_FRAMES and not frame:
+    for code, position in jpeg_markers(data):
+        if code in JPEG_FRAMES and not frame:
             frame = data[position : position + 8 + 3 * 255]
             progressive = code & 3 == 2
         scans += code == 0xDA
@@ -98,17 +98,17 @@ def has_second_frame(gif: bytes) -> bool:
     return sum(block == 0x2C for block, _ in _gif_blocks(gif)) > 1
 
 
-def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker codes, and where their segments begin, up to the end of the image.
+def jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker codes, and where their segments begin, up to and with the end of the image (0xD9).
 
     What follows (a phone's motion clip, say) is not the picture.
     """
     position = 2
     while marker := _JPEG_MARKER.search(data, position):
         code, position = marker[1][0], marker.end()
+        yield code, position
         if code == 0xD9:
             return
-        yield code, position
         if code != 0x01:  # the one other marker without a length
             position += int.from_bytes(data[position : position + 2], "big")
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from PIL import Image, ImageFile
 
-from blip2tools import formats, rgb
+from blip2tools import damage, formats, rgb
 from blip2tools.errors import (
     CorruptImageError,
     InvalidInputError,
@@ -123,6 +123,7 @@ def look(
     Raises:
         VisionError: as `decode` and `crop`.
     """
+    check_regions(regions)
     picture = decode(data, settings)
     return Decoded(picture.width, picture.height, picture.animated, tuple(parts(picture, regions, targets)))
 
@@ -140,6 +141,9 @@ def decode(data: bytes, settings: Limits) -> Picture:
     with _guarded():
         opened = _open(data, settings)
         animated = _has_more_frames(opened, data)
+        cost = opened.width * opened.height * formats.cost_of(str(formats.kind_of(data)), data)
+        if cost + len(data) > damage.CHEAP_BYTES and damage.is_found(opened, data):
+            raise CorruptImageError(_CORRUPT)
         opened.load()
         turn = _UPRIGHT.get(_orientation(opened))
         if opened.format == "PNG":
@@ -190,22 +194,37 @@ def size_of(data: bytes, settings: Limits) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def check_regions(regions: Sequence[Sequence[float] | None]) -> None:
+    """Judge regions before there is a picture to cut them out of.
+
+    Raises:
+        InvalidInputError: one is not four numbers with 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
+    """
+    for region in regions:
+        if region is None:
+            continue
+        if len(region) != 4 or not all(isinstance(value, (int, float)) for value in region):
+            raise InvalidInputError(
+                "A region is four numbers: [left, top, right, bottom], as fractions of the picture."
+            )
+        left, top, right, bottom = region
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise InvalidInputError(
+                "A region is [left, top, right, bottom] with 0 <= left < right <= 1 and 0 <= top < bottom <= 1; "
+                "the right half of a picture is [0.5, 0, 1, 1]."
+            )
+
+
 def crop(image: Image.Image, region: Sequence[float]) -> Image.Image:
     """Cut `region` out of the picture at full resolution.
 
     Edges round outward, so that nothing asked for is lost, and a region thinner than two pixels grows to two.
 
     Raises:
-        InvalidInputError: not four numbers with 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
+        InvalidInputError: as `check_regions`.
     """
-    if len(region) != 4 or not all(isinstance(value, (int, float)) for value in region):
-        raise InvalidInputError("A region is four numbers: [left, top, right, bottom], as fractions of the picture.")
+    check_regions([region])
     left, top, right, bottom = region
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise InvalidInputError(
-            "A region is [left, top, right, bottom] with 0 <= left < right <= 1 and 0 <= top < bottom <= 1; "
-            "the right half of a picture is [0.5, 0, 1, 1]."
-        )
     x0, x1 = _span(left, right, image.width)
     y0, y1 = _span(top, bottom, image.height)
     with _guarded():

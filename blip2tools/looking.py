@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image"
 ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
 
+WHOLE_PIXELS = 2**22  # that may come back at full resolution, while nobody knows what the model wants: 16 MB
 KEPT = 32  # sights that are ready for the model, about 0.6 MB each at 224 pixels
 
 
@@ -36,6 +37,17 @@ class Seen:
     info: ImageInfo
     region: list[float] | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An image that is read and not decoded."""
+
+    data: bytes
+    label: str
+    """How the result may call where it comes from."""
+    ours: bool
+    """Whether the encoder was ours."""
 
 
 class Looking:
@@ -56,27 +68,61 @@ class Looking:
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._lock = threading.Lock()
 
-    def see(self, sources: Sources, image: ImageInput, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
+    def see(self, sources: Sources, image: ImageInput, regions: Sequence[Sequence[float] | None]) -> list[Seen] | Read:
         """Several regions of an image (None is all of it), which is read and decoded once.
+
+        Or what was read: while the model loads nobody knows to which sizes it wants pictures, and so parts come from the
+        decoder at full resolution, which those of a large picture are too large for. `look` is for it, when the engine is ready.
 
         Raises:
             VisionError: it cannot be read, or is no picture that may be.
         """
-        data, label, ours = _read(sources, image)
-        digest = hashlib.sha256(data).hexdigest()
+        read = _read(sources, image)
+        if not self._engine.targets() and self._pixels(read, regions) > WHOLE_PIXELS:
+            return read
+        return self.look(read, regions)
+
+    def look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
+        """Decode what was read. The rest is as `see`."""
+        digest = hashlib.sha256(read.data).hexdigest()
         kept = [self._find(digest, region) for region in regions]
         seen = [one for one in kept if one is not None]
         if len(seen) < len(kept):
-            seen = self._decode(data, digest, regions, ours=ours)
-        self._store.put(data)
-        return [replace(one, info=one.info.model_copy(update={"source": label})) for one in seen]
+            seen = self._decode(read, digest, regions)[1]
+        self._store.put(read.data)
+        return [replace(one, info=one.info.model_copy(update={"source": read.label})) for one in seen]
 
-    def _decode(self, data: bytes, digest: str, regions: Sequence[Sequence[float] | None], *, ours: bool) -> list[Seen]:
+    def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
+        """Decode an image, which nobody has asked about, and keep its bytes.
+
+        Raises:
+            VisionError: as `see`.
+        """
+        read = _read(sources, image)
+        digest = hashlib.sha256(read.data).hexdigest()
+        found = self._find(digest, None)
+        # What the model would look at is kept for the first question, if the sizes are known.
+        info = found.info if found else self._decode(read, digest, [None] if self._engine.targets() else [])[0]
+        self._store.put(read.data)
+        return info.model_copy(update={"source": read.label})
+
+    def _pixels(self, read: Read, regions: Sequence[Sequence[float] | None]) -> float:
+        """How many pixels the regions have together."""
+        from blip2tools import images
+
+        images.check_regions(regions)
+        width, height = images.size_of(read.data, self._settings) if read.ours else self._decoder.size_of(read.data)
+        shares = [1.0 if one is None else (one[2] - one[0]) * (one[3] - one[1]) for one in regions]
+        return width * height * sum(shares)
+
+    def _decode(
+        self, read: Read, digest: str, regions: Sequence[Sequence[float] | None]
+    ) -> tuple[ImageInfo, list[Seen]]:
         from blip2tools import images  # PIL: not before a picture is there
 
         targets = self._engine.targets()
-        look = partial(images.look, settings=self._settings) if ours else self._decoder.decode
-        decoded = look(data, regions=regions, targets=targets)
+        look = partial(images.look, settings=self._settings) if read.ours else self._decoder.decode
+        decoded = look(read.data, regions=regions, targets=targets)
         info = ImageInfo(handle=images.handle(digest), width=decoded.width, height=decoded.height, source="")
         warnings = ("this is the first frame of an animation",) if decoded.animated else ()
         seen = []
@@ -95,7 +141,7 @@ class Looking:
             )
             self._keep(digest, one)
             seen.append(one)
-        return seen
+        return info, seen
 
     def _find(self, digest: str, region: Sequence[float] | None) -> Seen | None:
         with self._lock:
@@ -113,19 +159,19 @@ class Looking:
                 self._kept.popitem(last=False)
 
 
-def _read(sources: Sources, image: ImageInput) -> tuple[bytes, str, bool]:
-    """The encoded bytes, how the result may call where they come from, and whether the encoder was ours."""
+def _read(sources: Sources, image: ImageInput) -> Read:
+    """The encoded bytes of whatever a caller calls an image."""
     if isinstance(image, str):
         source = sources.read(image)
-        return source.data, source.label, False
+        return Read(source.data, source.label, ours=False)
     if isinstance(image, bytes):
-        return image, "bytes", False
+        return Read(image, "bytes", ours=False)
     if isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
-        return sources.read(str(Path(image).absolute())).data, str(image), False
+        return Read(sources.read(str(Path(image).absolute())).data, str(image), ours=False)
     from blip2tools import images
 
-    return images.encode_png(image), "PIL.Image", True
+    return Read(images.encode_png(image), "PIL.Image", ours=True)
 
 
 def _where(region: Sequence[float] | None) -> str:

@@ -27,7 +27,7 @@ from blip2tools.errors import (
     forget_pictures,
 )
 from blip2tools.familiarity import UNFAMILIAR, familiarity
-from blip2tools.looking import ImageInput, Looking, Seen
+from blip2tools.looking import ImageInput, Looking, Read, Seen
 from blip2tools.options import STYLES, CaptionStyle, Score
 from blip2tools.requests import (
     AnswerRequest,
@@ -47,6 +47,7 @@ from blip2tools.requests import (
     TextFeatureRequest,
     TextScore,
     Utterance,
+    WarmRequest,
 )
 from blip2tools.schemas import (
     AnswerResult,
@@ -131,7 +132,7 @@ class Verbs:
         """Run something that reads files, within one deadline."""
 
         async def verb(_: object, options: object, deadline: float) -> T:
-            return await self._within(deadline, asyncio.wrap_future(self._pool.submit(work)))
+            return await self._in_pool(deadline, work)
 
         return await self.admitted(verb, None, {})
 
@@ -247,7 +248,7 @@ class Verbs:
         return seen, arguments.texts, self._matched(found)
 
     async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
-        info = (await self._look(image, None, deadline)).info
+        info = await self._in_pool(deadline, lambda: self._looking.keep(self._sources, image))
         if self._store.get(info.handle) is None:
             raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
         return info
@@ -352,10 +353,17 @@ class Verbs:
         """Several regions of an image, which is read and decoded once."""
         self._engine.expect(1)
         try:
-            looked = self._pool.submit(self._looking.see, self._sources, image, regions)
-            return await self._within(deadline, asyncio.wrap_future(looked))
+            seen = await self._in_pool(deadline, lambda: self._looking.see(self._sources, image, regions))
+            if isinstance(seen, Read):
+                read = seen
+                await self._ask_engine(WarmRequest(), deadline)
+                seen = await self._in_pool(deadline, lambda: self._looking.look(read, regions))
+            return seen
         finally:
             self._engine.expect(-1)
+
+    async def _in_pool(self, deadline: float, work: Callable[[], T]) -> T:
+        return await self._within(deadline, asyncio.wrap_future(self._pool.submit(work)))
 
     async def _ask_engine(self, request: Request, deadline: float) -> Any:
         job = self._engine.submit(request, deadline=deadline, caller=CALLER.get())

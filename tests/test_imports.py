@@ -41,7 +41,7 @@ FLOORS = [
     ["model", "hub", "cache", "text", "fetch", "store", "paths"],
     ["decoder_process"],
     ["images", "family", "calibration"],
-    ["rgb"],
+    ["rgb", "damage"],
     ["schemas", "options", "formats", "published"],
     ["settings"],
     ["errors", "progress", "commands", "familiarity"],
@@ -52,7 +52,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 OWNERS = {
     "torch": {"doctor", "selftest", "model", "checkpoints", "engine", "stages", "demo", "bench"},
     "transformers": {"doctor", "model", "checkpoints", "demo", "bench"},
-    "PIL": {"selftest", "images", "rgb", "decoder", "model", "demo", "bench"},
+    "PIL": {"selftest", "images", "rgb", "damage", "decoder", "model", "demo", "bench"},
     "mcp": {"mcp_server", "mcp_prompts", "mcp_resources", "mcp_wire", "demo", "http_app"},
     "starlette": {"http_app", "http_guard", "http_wire"},
     "uvicorn": {"http_server"},

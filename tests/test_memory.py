@@ -14,6 +14,7 @@ from blip2tools import formats
 from blip2tools.decoder import Decoder
 from blip2tools.errors import TooLargeError
 from blip2tools.settings import Settings
+from tests.face import Processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
@@ -68,6 +69,18 @@ def test_as_much_as_is_said(decoder: Decoder, name: str) -> None:
     data = picture(name, (3000, 2000))
     decoder.decode(data, targets=[(224, 3)])
     assert peak(decoder) < EMPTY + 2 * len(data) + 6_000_000 * formats.cost_of(formats.kind_of(data), data)
+
+
+def test_while_the_model_loads(start_server, tmp_path: Path) -> None:
+    """The first call of a server is a survey of 50 megapixels: five views of it, whose sizes the model has yet to tell."""
+    (tmp_path / "large.jpg").write_bytes(picture("jpeg", (8000, 6250)))
+    server = start_server("--model", "demo", "--allow-dir", str(tmp_path), "--threads", "1")
+    server.initialize()
+    said = server.call("survey_image", image="large.jpg", rows=2, columns=2)
+    assert not said.get("isError"), said["content"][0]["text"]
+    processes = Processes(server.process.pid)
+    # What stays is the model, and so on the safe side: it had not been loaded when the picture was decoded.
+    assert processes.peak() - processes.resident() < 512e6
 
 
 @pytest.mark.long

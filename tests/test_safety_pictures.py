@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.face import MIB
+from tests.test_damage import large
 from tests.test_images import GOOD, chunk, corners, encoded, png, zeros_png
 
 UNSUPPORTED, CORRUPT, LARGE = "unsupported_image", "corrupt_image", "too_large"
@@ -135,6 +136,16 @@ def test_I9_cut_and_flipped(face, kind):
         assert answer.code in (None, CORRUPT, UNSUPPORTED, LARGE)
         assert answer.memory < 50 * MIB
     face.healthy()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg-progressive", "png", "bmp", "gif", "webp"])
+def test_I9_a_large_picture_that_is_damaged(face, jail, kind):
+    """It would take up to 170 MB to find out by decoding it."""
+    data = large(kind)
+    for broken in (data[: len(data) // 2], data[: len(data) * 98 // 100]):
+        (jail / "large.png").write_bytes(broken)
+        face.refused(CORRUPT, image="large.png", within=12)
+    (jail / "large.png").unlink()
 
 
 @pytest.fixture(scope="module")
