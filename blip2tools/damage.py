@@ -61,7 +61,7 @@ def _is_damaged_jpeg(data: bytes) -> bool:
             scans += 1
             several = several or (scans == 1 and len(segment) > 2 and segment[2] < components)
         if code not in _OF_APPLICATIONS:
-            twin += bytes((0xFF, code)) + (b"" if code == 0xD9 else segment)
+            twin += bytes((0xFF, code)) + (b"" if code in (0x01, 0xD9) else segment)
     if several:
         return 0xD9 not in markers or (len(twin) < _MAX_TAIL and not _loads(bytes(twin)))
     if markers[-2:] == [0xDA, 0xD9] and scans == 1:
