@@ -66,10 +66,10 @@ def panels(title: str, x_unit: str, charts: Sequence[Panel]) -> str:
 
 
 def ratios(title: str, rows: Sequence[Ratio]) -> str:
-    """Dots with their ranges on a logarithmic axis, the series of a case below each other."""
+    """Dots with their ranges on a logarithmic axis, under the name of each case its series."""
     names = list(dict.fromkeys(row.series for row in rows))
     cases = list(dict.fromkeys(row.case for row in rows))
-    left, lowest = 330.0, min(1.0, *(row.lowest for row in rows))
+    left, lowest = 24.0, min(1.0, *(row.lowest for row in rows))
     bounds = math.floor(math.log2(lowest)), math.ceil(math.log2(max(2.0, *(row.highest for row in rows))))
 
     def place(value: float) -> float:
@@ -85,28 +85,29 @@ def ratios(title: str, rows: Sequence[Ratio]) -> str:
         parts.append(_text(x, bottom + 16, f"{2.0**power:g}×", "faint", "middle"))
     for case in cases:
         own = [row for row in rows if row.case == case]
-        parts.append(_text(left - 14, top + 9 * len(own) + 4, case, anchor="end"))
+        parts.append(_text(left, top + 8, case))
         for number, row in enumerate(own):
-            y, series = top + 9 + 18 * number, f"s{names.index(row.series) % 2}"
+            y, series = top + 24 + 18 * number, f"s{names.index(row.series) % 2}"
             parts.append(
                 f'<line class="range {series}" x1="{place(row.lowest):.1f}" x2="{place(row.highest):.1f}" '
                 f'y1="{y}" y2="{y}"/><circle class="{series}" cx="{place(row.median):.1f}" cy="{y}" r="4.5"/>'
             )
-            parts.append(_text(place(row.highest) + 10, y + 4, f"{row.median:.3g}×", series))
+            parts.append(_text(place(row.highest) + 10, y + 4, f"{row.median:#.3g}×", series))
         top += _depth(rows, case)
     return _svg(title, bottom + 30, parts)
 
 
 def _depth(rows: Sequence[Ratio], case: str) -> float:
-    return 18.0 * sum(row.case == case for row in rows) + 14
+    return 18.0 * sum(row.case == case for row in rows) + 32
 
 
 def _legend(names: Sequence[str]) -> list[str]:
     if len(names) < 2:
         return []
+    places = [24 + sum(30 + 8 * len(before) for before in names[:n]) for n in range(len(names))]
     return [
-        f'<circle class="s{n % 2}" cx="{24 + 90 * n}" cy="52" r="4.5"/>{_text(34 + 90 * n, 56, name, f"s{n % 2}")}'
-        for n, name in enumerate(names)
+        f'<circle class="s{n % 2}" cx="{x}" cy="52" r="4.5"/>{_text(x + 10, 56, name, f"s{n % 2}")}'
+        for n, (x, name) in enumerate(zip(places, names, strict=True))
     ]
 
 
