@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blip2tools.bench import latency, pairs, plot
+from blip2tools.bench import gpu, latency, pairs, plot, random_models
 from blip2tools.bench.engine import CASES, NEW_TOKENS, make_pictures, measure, open_eyes, run
 from blip2tools.bench.latency import Watch
 from blip2tools.bench.random_models import Size, build
@@ -62,6 +62,67 @@ def test_bench_engine(tmp_path):
     assert written["rows"][0]["clock"] == "cpu"
     assert written["versions"]["torch"] == torch.__version__
     assert "4 choices ranked" in chart.read_text()
+
+
+class TestGpu:
+    """On a CPU: that it measures and counts right, not what."""
+
+    def test_every_way_through_every_case(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(random_models, "MID", SMALL)
+        monkeypatch.setattr(gpu, "BATCHES", (1, 3))
+        output = tmp_path / "rows.json"
+        parser = argparse.ArgumentParser()
+        gpu.add_options(parser)
+        with torch.compiler.set_stance("force_eager"):  # the compiler takes a minute, and has tests of its own
+            status = gpu.run(
+                parser.parse_args(["--family", "opt", "--rounds", "1", "--device", "cpu", "--output", str(output)])
+            )
+        assert status == 0
+        written = json.loads(output.read_text())
+        (limit,) = written["limits"]
+        assert limit["bytes_per_s"] > 10**8 < limit["flops_per_s"]
+        rows = written["rows"]
+        assert len(rows) == 3 * 3
+        assert {row["side"] for row in rows} == {"stock", "ours, eager", "ours, compiled"}
+        for row in rows:
+            assert row["lowest_ms"] <= row["median_ms"] <= row["highest_ms"]
+            if "mixed" in row["case"]:
+                assert row["floors"] is None
+            else:
+                assert row["floors"] == pytest.approx(row["median_ms"] / row["floor_ms"])
+        shown = capsys.readouterr().out
+        assert shown.count("x the floor of") == 2 * 3
+        assert shown.count("compiled and tested in") == 1
+
+    def test_without_compiled_steps_the_rest_is_measured(self, pair, monkeypatch):
+        def failing(*args, **options):
+            raise RuntimeError("no compiler")
+
+        monkeypatch.setattr(torch, "compile", failing)
+        monkeypatch.setattr(gpu, "BATCHES", (1,))
+        told = []
+        subject = pairs.Subject("small", dataclasses.replace(pair, matcher=None), "cpu", "")
+        rows = gpu.measure(subject, gpu.Limits(1e9, 1e9), rounds=1, tell=told.append)
+        assert [row.side for row in rows] == ["stock", "ours, eager"]
+        assert "they cannot be compiled here (RuntimeError)" in told[0]
+
+    def test_the_floor_counts_every_weight_of_every_token(self, pair):
+        """By hand, from the sizes: first as if products cost nothing, then as if memory did."""
+        reading, computing = (
+            gpu.floor(pair, gpu.Limits(4.0, float("inf")), 2),
+            gpu.floor(pair, gpu.Limits(float("inf"), 2.0), 2),
+        )
+        attention, patches, places, tokens = 4 * 32 * 32, 3 * 14 * 14 * 32, 257, 5
+        vision = 2 * (attention + 2 * 32 * 4 * 32) + patches
+        looked = 2 * (places * vision + 2 * places**2 * 32 * 2)
+        head = 600 * 32
+        if pair.loaded.captioner.family == "opt":
+            layers = 2 * (attention + 2 * 32 * 64)
+            read, spoken, passes = layers, layers, NEW_TOKENS - 1
+        else:
+            read, spoken, passes = 2 * (attention + 3 * 32 * 64), 2 * (2 * attention + 3 * 32 * 64), NEW_TOKENS
+        assert reading == vision + read + passes * spoken + NEW_TOKENS * head
+        assert computing == looked + 2 * tokens * read + 2 * (passes * spoken + NEW_TOKENS * head)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_the_tensor_side_needs_no_adapter():
     code = (
         "import sys\n"
         "for name in ('mcp', 'langchain', 'langchain_core'): sys.modules[name] = None\n"
-        "import blip2tools.model, blip2tools.engine, blip2tools.vision"
+        "import blip2tools.model, blip2tools.engine, blip2tools.vision, blip2tools.bench.gpu"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
 

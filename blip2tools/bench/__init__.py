@@ -3,6 +3,7 @@
 sight.py           does what an agent says come from the pixels? (the games are in `demo`)
 engine.py          the engine against stock transformers
 latency.py         waiting times under load
+gpu.py             captions against what memory and arithmetic of the device allow
 calls.py           tool calls at once, against one by one
 speed.py           the options of those three
 soak.py            many callers for a long time: what grows?
@@ -18,7 +19,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blip2tools.bench import sight, soak, speed
+from blip2tools.bench import gpu, sight, soak, speed
 from blip2tools.commands import AddCommand
 
 
@@ -45,6 +46,7 @@ BENCHES: tuple[Bench, ...] = (
     Bench("sight", sight.SUMMARY, sight.TEXT, sight.add_options, sight.run),
     Bench("engine", speed.ENGINE, speed.ENGINE_TEXT, speed.engine_options, speed.run_engine),
     Bench("latency", speed.LATENCY, speed.LATENCY_TEXT, speed.latency_options, speed.run_latency),
+    Bench("gpu", gpu.SUMMARY, gpu.TEXT, gpu.add_options, gpu.run),
     Bench("calls", speed.CALLS, speed.CALLS_TEXT, speed.calls_options, speed.run_calls),
     Bench("soak", soak.SUMMARY, soak.TEXT, soak.add_options, soak.run),
 )

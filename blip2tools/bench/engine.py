@@ -263,10 +263,10 @@ def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) ->
                 vision.run(_see(vision, pictures, matcher=case.matcher))
             started = now()
             case.stock(stock, pictures)
-            _finish(pair)
+            finish(pair)
             middle = now()
             vision.run(case.ours(vision, pictures))
-            _finish(pair)
+            finish(pair)
             pairs.append((middle - started, now() - middle))
     pairs = pairs[1:]  # the first warms up code paths and allocators
     ratios = [theirs / ours for theirs, ours in pairs]
@@ -281,7 +281,7 @@ def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) ->
     )
 
 
-def _finish(pair: Pair) -> None:
+def finish(pair: Pair) -> None:
     """Wait for what a GPU has still to do."""
     if pair.loaded.device.startswith("cuda"):
         import torch

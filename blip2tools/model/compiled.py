@@ -12,8 +12,9 @@ of the place that a step fills is a tensor, so that one graph serves all steps.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -133,17 +134,22 @@ class Steps:
         ]
         if not fitting:
             return
-        blocks = _Blocks(self._model, fitting)
         compiler = cast(Any, torch.compile)
         # Otherwise models that were loaded one after the other would share one limit of compilations.
         alone = {"isolate_recompiles": True} if "isolate_recompiles" in signature(compiler).parameters else {}
         layer: Layer = compiler(self._model.layer, backend=BACKEND, fullgraph=True, dynamic=True, **alone)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"torch\b")  # its advice to itself
+            self._build(fitting, layer, progress)
+
+    def _build(self, wanted: Sequence[Shape], layer: Layer, progress: Callable[[int, int], None]) -> None:
         rows, sequences, places, room = ODD
-        for kind in {(shape.rows > 1, shape.sequences > 1) for shape in fitting}:
+        for kind in {(shape.rows > 1, shape.sequences > 1) for shape in wanted}:
             odd = Shape(rows if kind[0] else 1, sequences if kind[1] else 1, places, room)
             _Graph(self._model, _Blocks(self._model, [odd]), odd, layer)
-        for number, shape in enumerate(fitting):
-            progress(number, len(fitting))
+        blocks = _Blocks(self._model, wanted)
+        for number, shape in enumerate(wanted):
+            progress(number, len(wanted))
             self._graphs[shape] = _Graph(self._model, blocks, shape, layer)
             self._graphs[shape].capture(blocks.pool)
 
@@ -159,11 +165,10 @@ class Steps:
 class _Blocks:
     """Memory for the largest shape, in which those of all others lie as well."""
 
-    def __init__(self, model: LanguageModel, wanted: Iterable[Shape]) -> None:
-        every = list(wanted)
+    def __init__(self, model: LanguageModel, wanted: Sequence[Shape]) -> None:
         # Apart from each other: what is written must not share its memory with what is only read.
-        self.prompt = model.block(1, max(shape.rows * shape.places for shape in every)).flatten()
-        self.own = model.block(1, max(shape.rows * shape.sequences * shape.room for shape in every)).flatten()
+        self.prompt = model.block(1, max(shape.rows * shape.places for shape in wanted)).flatten()
+        self.own = model.block(1, max(shape.rows * shape.sequences * shape.room for shape in wanted)).flatten()
         self.pool = torch.cuda.graph_pool_handle() if self.own.is_cuda else None
 
 
