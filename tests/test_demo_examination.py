@@ -34,10 +34,20 @@ def test_every_part_is_counted_and_saved(examined) -> None:
     assert told["worlds"] == ["study"]
     sections = {figure["section"] for figure in told["figures"]}
     assert sections == {
-        *("study captions", "study answers", "study forms", "study statements", "from outside", "unknown", "time")
+        *(
+            "study captions",
+            "study captions, spoilt",
+            "study answers",
+            "study forms",
+            "study statements",
+            "from outside",
+            "unknown",
+            "time",
+        )
     }
     named = {(figure["section"], figure["name"]): figure for figure in told["figures"]}
     assert named["study captions", "3 things"]["number"] == 6
+    assert named["study captions, spoilt", "turned by 10 degrees"]["number"] == 3
     assert named["study answers", "mean"]["number"] == 45
     assert named["study answers", "mean"]["value"] > 0.8
     assert named["study statements", "mean"]["value"] > 0.8
@@ -52,7 +62,7 @@ def test_the_page_needs_nothing_else(examined) -> None:
     assert "data:image/png;base64," in page
     assert "http:" not in page
     assert "https:" not in page
-    assert (examined / "figures.md").read_text().count("| bar |") == 7
+    assert (examined / "figures.md").read_text().count("| bar |") == 8
 
 
 def test_words_in_a_miss_cannot_become_markup() -> None:

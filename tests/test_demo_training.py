@@ -128,6 +128,7 @@ def test_labels_say_what_each_place_shows() -> None:
         top = scene.things[-1]
         patch = int(top.y * 10) * 10 + int(top.x * 10)
         assert WIDE.shapes[int(labels.patches[number, patch, 0]) - 1] == top.shape
+        assert int(labels.patches[number, patch, 4]) == len(scene.things)
         assert labels.masks[number].any()
 
 
@@ -264,9 +265,12 @@ def test_a_training_of_a_few_steps_gives_two_checkpoints(tmp_path: Path) -> None
 def test_given_weights_go_on_with_their_trunk_and_their_matcher_as_they_were(tmp_path: Path) -> None:
     given, weights = demo_folder("captioner").parent, tmp_path / "weights"
     command = ["--from", str(given), "--world", "study", "--share", "0.0008", "--state", str(tmp_path)]
+    command += ["--rate", "1e-3"]
     assert main(command) == 0
     assert_checkpoints_load(weights, side=64)
-    assert "`python -m blip2tools.demo.train --from FOLDER --world study" in (weights / "CARD.md").read_text()
+    told = (weights / "CARD.md").read_text()
+    assert "`python -m blip2tools.demo.train --from FOLDER --world study" in told
+    assert "| language | 2 | 32 | 64 | 0.001 | 51 |" in told
     one, other = (load_file(folder / "captioner" / "model.safetensors") for folder in (given, weights))
     assert one.keys() == other.keys()
     same = {name for name, weight in one.items() if torch.equal(weight, other[name])}
@@ -281,6 +285,8 @@ def test_given_weights_go_on_with_their_trunk_and_their_matcher_as_they_were(tmp
     assert (weights / "captioner" / "model.safetensors").read_bytes() == written
     with pytest.raises(SystemExit):
         main([*command, "--held-out"])
+    with pytest.raises(SystemExit):
+        main(["--rate", "1e-4", "--state", str(tmp_path)])
     with pytest.raises(SystemExit):
         main(["--from", str(tmp_path), "--state", str(tmp_path)])
 

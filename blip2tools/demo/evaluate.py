@@ -59,6 +59,7 @@ def examine(examination: Examination) -> Iterator[Figure]:
     wide = WIDE in examination.worlds
     parts: list[tuple[str, Callable[[random.Random], Sequence[Figure]]]] = [
         ("captions", lambda rng: spoken.study_captions(judge, number, rng)),
+        ("spoilt captions", lambda rng: spoken.spoilt_captions(judge, some, rng)),
         ("answers", lambda rng: spoken.answers(judge, STUDY, some, rng)),
         ("forms", lambda rng: spoken.forms(judge, STUDY, some, rng)),
         ("statements", lambda rng: judged.statements(judge, STUDY, some, rng)),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
 from blip2tools.demo.draw import draw
@@ -50,6 +52,30 @@ def study_captions(judge: Judge, number: int, rng: random.Random) -> list[Figure
         _captions(judge, "study captions", f"{things} things", show(STUDY, number, rng, things), bar=bar)
         for things, bar in _CAPTION_BARS.items()
     ]
+
+
+def spoilt_captions(judge: Judge, number: int, rng: random.Random) -> list[Figure]:
+    """The same plain things, small, large, stored badly, noisy and turned: how much of what it sees a caption survives."""
+    shown = show(STUDY, number, rng)
+    changed = {
+        "64 pixels": [Shown(one.scene, draw(one.scene, 64)) for one in shown],
+        "512 pixels": [Shown(one.scene, draw(one.scene, 512)) for one in shown],
+        "JPEG of quality 30": [Shown(one.scene, _stored(one.picture, 30)) for one in shown],
+        "noise of 25 levels": [Shown(one.scene, _noisy(one.picture, 25, rng)) for one in shown],
+        **{f"turned by {degrees} degrees": _turned(STUDY, degrees, number, rng) for degrees in (5, 10)},
+    }
+    return [_captions(judge, "study captions, spoilt", name, some) for name, some in changed.items()]
+
+
+def _stored(picture: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def _noisy(picture: Image.Image, levels: float, rng: random.Random) -> Image.Image:
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, levels, (picture.height, picture.width, 3))
+    return Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
 
 
 def wide_captions(judge: Judge, number: int, rng: random.Random) -> list[Figure]:

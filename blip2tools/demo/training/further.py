@@ -21,8 +21,8 @@ from blip2tools.demo.training.plan import BATCH, finish, store
 from blip2tools.demo.world import World
 
 _BANK_BATCHES: Final = 1000
-# A gentle rate: at 1e-3 a finished model forgets a tenth of its captions before it has them again.
 _SCHEDULE: Final = Schedule(2500, BATCH, 5e-4, 200, 0.1, 51)
+RATE: Final = _SCHEDULE.rate  # at 1e-3 a finished model forgets a tenth of its captions before it has them again
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,9 @@ class Further:
         state: folder that keeps all that is needed to go on after a kill.
         output: folder that gets both, the matcher as it was.
         world: where the pictures are from.
-        seed: of everything random; 0 is that of the shipped weights.
-        share: of the steps; less is for trying it out.
+        seed: of everything random.
+        share: of the steps of a whole training.
+        rate: the highest learning rate.
     """
 
     given: Path
@@ -44,6 +45,7 @@ class Further:
     world: World
     seed: int = 0
     share: float = 1.0
+    rate: float = RATE
 
     @property
     def command(self) -> str:
@@ -51,12 +53,14 @@ class Further:
         said = [f"python -m blip2tools.demo.train --from FOLDER --world {self.world.name} --state FOLDER"]
         said += [f"--seed {self.seed}"] if self.seed else []
         said += [f"--share {self.share:g}"] if self.share != 1 else []
+        said += [f"--rate {self.rate:g}"] if self.rate != RATE else []
         return " ".join(said)
 
     @property
     def schedule(self) -> Schedule:
         """How it learns."""
-        return replace(_SCHEDULE, steps=self._shared(_SCHEDULE.steps), seed=_SCHEDULE.seed + 1000 * self.seed)
+        seed = _SCHEDULE.seed + 1000 * self.seed
+        return replace(_SCHEDULE, steps=self._shared(_SCHEDULE.steps), rate=self.rate, seed=seed)
 
     def bank(self) -> Bank:
         """What the given trunk sees."""

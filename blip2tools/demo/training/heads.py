@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blip2tools.demo.training.architecture import PATCH, WIDTH
-from blip2tools.demo.training.labels import IGNORED, SLOTS, TRAITS, Labels
+from blip2tools.demo.training.labels import IGNORED, PATCH_TRAITS, SLOTS, TRAITS, Labels
 from blip2tools.demo.world import WIDE
 
 _NOTHING: Final = 0.2  # how much a patch without a thing counts
@@ -28,7 +28,7 @@ class PatchHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.traits = nn.Linear(WIDTH, sum(TRAITS))
+        self.traits = nn.Linear(WIDTH, sum(PATCH_TRAITS))
         self.outline = nn.Linear(WIDTH, PATCH * PATCH + 3)
 
     def forward(self, last: Tensor, early: Tensor, labels: Labels) -> Tensor:
@@ -39,7 +39,7 @@ class PatchHeads(nn.Module):
             early: (B, 1 + P, D), what it has after two layers, where outlines are still near the surface.
             labels: of the pictures.
         """
-        found = self.traits(last[:, 1:]).split(TRAITS, -1)
+        found = self.traits(last[:, 1:]).split(PATCH_TRAITS, -1)
         loss = torch.stack(
             [_cross_entropy(one, labels.patches[..., trait], trait, _NOTHING) for trait, one in enumerate(found)]
         ).sum()
@@ -82,7 +82,7 @@ class SlotHeads(nn.Module):
 def _cross_entropy(logits: Tensor, wanted: Tensor, trait: int, nothing: float) -> Tensor:
     """Of one trait; `nothing` is how much places without a thing count. A character is only asked for on signs."""
     weight = logits.new_ones(logits.shape[-1])
-    if trait < _CHARACTER:
+    if trait != _CHARACTER:
         weight[0] = nothing
     elif not (wanted != IGNORED).any():
         return logits.sum() * 0

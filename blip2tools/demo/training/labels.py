@@ -23,6 +23,9 @@ _SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
 _GROUNDS: Final[tuple[BackgroundName, ...]] = get_args(BackgroundName)
 # Classes of each trait; 0 is nothing at all, but a character is only asked for where there is a sign.
 TRAITS: Final = (len(_SHAPES) + 1, len(COLORS) + 1, len(SIZES) + 1, len(CHARACTERS))
+# Of a patch also the place of its thing in the caption. Without it, queries see what there is but not which is the second from
+# the left, for tens of thousands of pictures.
+PATCH_TRAITS: Final = (*TRAITS, SLOTS + 1)
 _REACH: Final = 1.05  # of the radius: a patch whose middle is nearer to a thing than this shows it
 
 
@@ -31,7 +34,8 @@ class Labels:
     """Labels of B pictures of P patches of 8 × 8 pixels.
 
     Attributes:
-        patches: (B, P, 4) int64: shape, colour, size and character of the thing that a patch shows.
+        patches: (B, P, 5) int64: shape, colour, size and character of the thing that a patch shows, and its place in the
+            order of the caption, from 1.
         offsets: (B, P, 3) float32: from its middle, x and y, and its radius, as fractions of the side.
         masks: (B, P, 64) float32: 1 where a pixel is part of a thing.
         slots: (B, 5, 4) int64: the traits of each thing in the order of the caption.
@@ -68,15 +72,15 @@ def _traits(thing: Thing) -> tuple[int, int, int, int]:
 
 
 def _patches(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    traits = np.zeros((GRID * GRID, 4), np.int64)
+    traits = np.zeros((GRID * GRID, len(PATCH_TRAITS)), np.int64)
     traits[:, 3] = IGNORED
     offsets = np.zeros((GRID * GRID, 3), np.float32)
     middles = (np.arange(GRID, dtype=np.float32) + 0.5) / GRID
     xs, ys = np.tile(middles, GRID), np.repeat(middles, GRID)
-    for thing in scene.things:  # a later one lies over an earlier one
+    for place, thing in enumerate(scene.things, 1):  # a later one lies over an earlier one
         across, down = xs - thing.x, ys - thing.y
         inside = np.hypot(across, down) < _REACH * thing.radius
-        traits[inside] = _traits(thing)
+        traits[inside] = (*_traits(thing), place)
         offsets[inside] = np.stack([across, down, np.full_like(across, thing.radius)], 1)[inside]
     return traits, offsets
 

@@ -84,8 +84,8 @@ def segments(
     turns = [(reword(question.text, rng), question) for question in asked]
     for number, (text, question) in enumerate(turns):
         prompt = rng.choice((NEWEST_TURN, VQA_TEMPLATE)).format(question=text)
-        if number and rng.random() < 0.12:
-            earlier = turns[max(0, number - rng.choice((1, 1, 1, 2, 3))) : number]
+        if number and rng.random() < 0.25:
+            earlier = turns[max(0, number - rng.choice((1, 2, 2, 3))) : number]
             told = [TURN.format(question=past, answer=one.answer) for past, one in earlier]
             prompt = " ".join([*told, NEWEST_TURN.format(question=text)])
         said.append(Segment(prompt, question.answer, question.kind))

@@ -26,8 +26,8 @@ from blip2tools.demo.world import STUDY, Scene, World, sample_scene
 
 EARLY: Final = 2  # the layer from whose states outlines are read
 PLAIN: Final = 0.25  # of the scenes are of the study's world
-_PLAIN_ONLY: Final = 1000  # steps with such scenes alone
-_PLAIN_UNTIL: Final = 2200  # steps after which they are no more than that share
+_PLAIN_ONLY: Final = 2200  # steps with such scenes alone
+_PLAIN_UNTIL: Final = 3400  # steps after which they are no more than that share
 
 
 @dataclass(frozen=True, slots=True)
