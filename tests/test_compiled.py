@@ -11,6 +11,7 @@ from itertools import count
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from blip2tools import Vision, checkpoints, exposition
 from blip2tools.exposition import render
@@ -130,6 +131,29 @@ class TestSameTokens:
         same(*said)
         assert set(captioner.steps.count) == {"compiled"}
 
+    def test_one_wait_for_the_device_a_token(self, captioner, options, monkeypatch):
+        waits = []
+        original = torch.Tensor.tolist
+        monkeypatch.setattr(torch.Tensor, "tolist", lambda held: waits.append("all") or original(held))
+
+        class Scalars(TorchDispatchMode):
+            """Counts what asks a device for one number: `item`, `bool`, `int`, `float`."""
+
+            def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+                if function is torch.ops.aten._local_scalar_dense.default:
+                    waits.append("one")
+                return function(*arguments, **(keywords or {}))
+
+        prompts = rows(captioner.family, (3, 3))
+        tokens = captioner.query(captioner.trunk.see(rm.pixels(2)))
+        for way in (False, True):
+            captioner.steps.compiled = way
+            captioner.steps.count.clear()
+            waits.clear()
+            with Scalars():
+                captioner.speak(tokens, prompts, options, max_new_tokens=[9, 9])
+            assert waits == ["all"] * (captioner.steps.count.total() + 1)
+
     def test_after_a_decoding_that_broke_off(self, captioner, options):
         def broken(row, texts):
             raise KeyboardInterrupt
@@ -233,7 +257,7 @@ def test_one_compilation_serves_every_layer_and_every_place(family, monkeypatch)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("family", ["opt", "t5"])
 def test_generated_code_gives_the_same_tokens(family):
     """Slow the first time on a machine; the code is then kept by the compiler."""
