@@ -84,7 +84,10 @@ class Decoder:
         self._closed = False
 
     def decode(
-        self, data: bytes, regions: Sequence[Sequence[float] | None] = (None,), targets: Sequence[Target] = ()
+        self,
+        data: bytes | memoryview,
+        regions: Sequence[Sequence[float] | None] = (None,),
+        targets: Sequence[Target] = (),
     ) -> Decoded:
         """See `images.look`.
 
@@ -106,7 +109,7 @@ class Decoder:
 
         return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive)
 
-    def size_of(self, data: bytes) -> tuple[int, int]:
+    def size_of(self, data: bytes | memoryview) -> tuple[int, int]:
         """Width and height of the upright picture, from its header alone.
 
         Raises:
@@ -139,7 +142,7 @@ class Decoder:
         for process in processes:
             process.wait()
 
-    def _ask(self, request: dict[str, Any], data: bytes, receive: Callable[[_Process], T]) -> T:
+    def _ask(self, request: dict[str, Any], data: bytes | memoryview, receive: Callable[[_Process], T]) -> T:
         limit = self._settings.max_image_bytes
         if len(data) > limit:
             raise TooLargeError(f"The picture is above the limit of {limit:,} bytes; make it smaller first.")
@@ -278,7 +281,7 @@ class _Process:
                 self._watched = False
             timer.cancel()
 
-    def send(self, request: dict[str, Any], data: bytes) -> None:
+    def send(self, request: dict[str, Any], data: bytes | memoryview) -> None:
         """Lines of JSON; the picture's bytes follow."""
         self._requests.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n")
         self._requests.write(data)

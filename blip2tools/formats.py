@@ -60,7 +60,9 @@ def is_cut_off(data: bytes) -> bool:
 
 
 def is_sane(kind: str, data: bytes) -> bool:
-    """Whether there are no more blocks and scans than an encoder would write."""
+    """Whether there are no more blocks and scans than an encoder would write, and all of a WebP, which opens only whole."""
+    if kind == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
     walk = {"JPEG": jpeg_markers, "PNG": _png_chunks, "GIF": _gif_blocks}.get(kind)
     if walk is None:
         return True
@@ -91,6 +93,19 @@ def cost_of(kind: str, data: bytes) -> float:
     factors = [(one >> 4, one & 15) for one in frame[9 : 8 + 3 * frame[7] : 3]] if len(frame) > 9 else []
     most = max((width for width, _ in factors), default=0) * max((height for _, height in factors), default=0)
     return max(8.0, 4 + 2 * sum(width * height for width, height in factors) / max(1, most))
+
+
+def size_of_webp(data: bytes) -> tuple[int, int] | None:
+    """Width and height by the header of a WebP (RFC 9649, 2.5 to 2.7), which Pillow copies twice to learn them."""
+    match data[12:16]:
+        case b"VP8X":
+            return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        case b"VP8L" if data[20:21] == b"\x2f":
+            bits = int.from_bytes(data[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8 " if data[23:26] == b"\x9d\x01\x2a":
+            return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return None
 
 
 def has_second_frame(gif: bytes) -> bool:

@@ -17,7 +17,6 @@ from mcp.server.streamable_http import REQUEST_CANCELLED
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,7 +25,7 @@ from blip2tools import exposition
 from blip2tools.errors import CancelledError, ErrorCode, InvalidInputError, VisionError, to_vision_error
 from blip2tools.exposition import Metric
 from blip2tools.http_guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
-from blip2tools.http_wire import PlainErrors
+from blip2tools.http_wire import PlainErrors, files_of_form
 from blip2tools.mcp_server import build_server
 from blip2tools.mcp_wire import MARGIN, largest_message
 from blip2tools.page import load_page
@@ -244,29 +243,20 @@ async def _arguments_of(request: Request) -> dict[str, Any] | None:
     return arguments
 
 
-class _InMemory(MultiPartParser):
-    """Nothing of a client's is ever written to a disk; the guard has bounded the size."""
-
-    spool_max_size = 2**40
-
-
 async def _body_of(request: Request) -> bytes:
     """The one piece that the guard passes on, as it is; `Request.body` copies it, for it joins an empty last piece to it."""
     return b"".join([piece async for piece in request.stream() if piece])
 
 
-async def _picture_of(request: Request) -> bytes:
+async def _picture_of(request: Request) -> bytes | memoryview:
     """The picture in a body: the whole of it, or the one file of a form."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        return await _body_of(request)
+    body, content_type = await _body_of(request), request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        return body
     try:
-        form = await _InMemory(request.headers, request.stream(), max_files=1, max_fields=8).parse()
-    except (MultiPartException, KeyError) as error:
+        files = files_of_form(body, content_type)
+    except ValueError as error:
         raise InvalidInputError("The form is malformed; it must hold one picture as a file.") from error
-    try:
-        files = [value for value in form.values() if not isinstance(value, str)]
-        if len(files) != 1:
-            raise InvalidInputError("The form holds no file; send one picture, e.g. curl -F image=@photo.jpg.")
-        return await files[0].read()
-    finally:
-        await form.close()
+    if len(files) != 1:
+        raise InvalidInputError("The form does not hold one file; send one picture, e.g. curl -F image=@photo.jpg.")
+    return files[0]

@@ -317,6 +317,9 @@ def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
     kind = _kind_of(data, settings)
     if not formats.is_sane(kind, data):
         raise CorruptImageError(_CORRUPT)
+    if kind == "WEBP" and (size := formats.size_of_webp(data)):
+        _check_size(size, settings)
+        _check_cost(kind, data, size, settings)
     image = Image.open(io.BytesIO(data), formats=(kind,))
     # A JPEG with more JPEGs behind it (3D, gain maps) opens as "MPO". Its first one is the photo; the others are never
     # sought: later frames have their own sizes, which no header check has seen (CVE-2026-96636).

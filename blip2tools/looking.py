@@ -8,7 +8,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,7 +21,7 @@ from blip2tools.store import Store
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | memoryview | Image"
 ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
 
 WHOLE_PIXELS = 2**22  # that may come back at full resolution, while nobody knows what the model wants: 16 MB
@@ -43,7 +42,7 @@ class Seen:
 class Read:
     """An image that is read and not decoded."""
 
-    data: bytes
+    data: bytes | memoryview
     label: str
     """How the result may call where it comes from."""
     ours: bool
@@ -89,7 +88,7 @@ class Looking:
         seen = [one for one in kept if one is not None]
         if len(seen) < len(kept):
             seen = self._decode(read, digest, regions)[1]
-        self._store.put(read.data)
+        self._store.put(bytes(read.data))
         return [replace(one, info=one.info.model_copy(update={"source": read.label})) for one in seen]
 
     def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
@@ -103,7 +102,7 @@ class Looking:
         found = self._find(digest, None)
         # What the model would look at is kept for the first question, if the sizes are known.
         info = found.info if found else self._decode(read, digest, [None] if self._engine.targets() else [])[0]
-        self._store.put(read.data)
+        self._store.put(bytes(read.data))
         return info.model_copy(update={"source": read.label})
 
     def _pixels(self, read: Read, regions: Sequence[Sequence[float] | None]) -> float:
@@ -111,7 +110,9 @@ class Looking:
         from blip2tools import images
 
         images.check_regions(regions)
-        width, height = images.size_of(read.data, self._settings) if read.ours else self._decoder.size_of(read.data)
+        width, height = (
+            images.size_of(bytes(read.data), self._settings) if read.ours else self._decoder.size_of(read.data)
+        )
         shares = [1.0 if one is None else (one[2] - one[0]) * (one[3] - one[1]) for one in regions]
         return width * height * sum(shares)
 
@@ -121,8 +122,10 @@ class Looking:
         from blip2tools import images  # PIL: not before a picture is there
 
         targets = self._engine.targets()
-        look = partial(images.look, settings=self._settings) if read.ours else self._decoder.decode
-        decoded = look(read.data, regions=regions, targets=targets)
+        if read.ours:
+            decoded = images.look(bytes(read.data), self._settings, regions, targets)
+        else:
+            decoded = self._decoder.decode(read.data, regions, targets)
         info = ImageInfo(handle=images.handle(digest), width=decoded.width, height=decoded.height, source="")
         warnings = ("this is the first frame of an animation",) if decoded.animated else ()
         seen = []
@@ -164,7 +167,7 @@ def _read(sources: Sources, image: ImageInput) -> Read:
     if isinstance(image, str):
         source = sources.read(image)
         return Read(source.data, source.label, ours=False)
-    if isinstance(image, bytes):
+    if isinstance(image, bytes | memoryview):
         return Read(image, "bytes", ours=False)
     if isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.

@@ -25,13 +25,13 @@ RGB = Image.merge("RGB", (DRAWN, DRAWN.rotate(90), DRAWN.rotate(180)))
 RUNS = b"\x05\x07\x00\x04\x01\x02\x03\x04\x00\x00" + b"\x09\x01\x00\x00" * 4 + b"\x00\x02\x02\x01" + b"\x07\x02"
 
 
-def interlaced() -> bytes:
-    """Adam7 of 9 x 7 pixels in RGB: rows of every pass, since Pillow writes none."""
+def interlaced(width: int, height: int) -> bytes:
+    """Adam7 in RGB, with the rows of every pass that has pixels, since Pillow writes none."""
     rows = bytearray()
     for left, top, across, down in damage._PASSES:
-        for _ in range(top, 7, down):
-            rows += bytes(1 + 3 * len(range(left, 9, across)))
-    header = struct.pack(">IIBBBBB", 9, 7, 8, 2, 0, 0, 1)
+        for _ in range(top, height if width > left else 0, down):
+            rows += bytes(1 + 3 * len(range(left, width, across)))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
     body = zlib.compress(bytes(rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
@@ -52,17 +52,21 @@ def in_pieces(data: bytes) -> bytes:
     return data[:start] + pieces + chunk(b"zTXt", b"a\0\0" + zlib.compress(b"words")) + chunk(b"IEND", b"")
 
 
+WHOLE_PNG = encoded(RGB)
 WHOLE = {
     "jpeg": encoded(RGB, "JPEG"),
     "jpeg-grey": encoded(DRAWN, "JPEG", restart_marker_rows=1),
     "jpeg-cmyk": encoded(RGB.convert("CMYK"), "JPEG"),
     "jpeg-progressive": encoded(RGB, "JPEG", progressive=True),
     "mpo": encoded(RGB, "MPO", save_all=True, append_images=[RGB]),
-    "png": encoded(RGB),
+    "png": WHOLE_PNG,
     "png-1": encoded(DRAWN.convert("1")),
     "png-16": encoded(DRAWN.convert("I;16")),
     "png-pieces": in_pieces(encoded(RGB)),
-    "png-interlaced": interlaced(),
+    "png-long": png(300, 300, 8, 0, b"".join(b"\0" + random.Random(row).randbytes(300) for row in range(300))),
+    "png-more": WHOLE_PNG[:-12] + chunk(b"IDAT", b"more") + WHOLE_PNG[-12:],
+    "png-interlaced": interlaced(9, 7),
+    "png-interlaced-small": interlaced(2, 2),
     "png-animated": encoded(RGB, save_all=True, append_images=[RGB.rotate(90)]),
     "bmp": encoded(RGB, "BMP"),
     "bmp-8": encoded(DRAWN, "BMP"),
@@ -144,6 +148,19 @@ FOUND = {
 def test_found(name, monkeypatch):
     assert found(FOUND[name])
     assert not decodes(FOUND[name], monkeypatch)
+
+
+def test_only_where_it_saves_something(monkeypatch):
+    """A small picture is simply decoded; of a large one the damage is looked for first."""
+    looked = []
+    monkeypatch.setattr(damage, "is_found", lambda *_: bool(looked.append(1)))
+    images.decode(WHOLE["png"], SETTINGS)
+    assert not looked
+    monkeypatch.undo()
+    monkeypatch.setattr(damage, "CHEAP_BYTES", 1000)
+    images.decode(WHOLE["png"], SETTINGS)
+    with pytest.raises(CorruptImageError):
+        images.decode(FOUND["png-cut"], SETTINGS)
 
 
 def test_what_would_take_long_to_count_is_left_to_the_decoder(monkeypatch):

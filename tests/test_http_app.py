@@ -347,7 +347,7 @@ def test_upload_and_use_over_mcp(server, picture):
     data = picture.path.read_bytes()
     with server.client() as client:
         raw = client.post("/images", content=data)
-        form = client.post("/images", files={"whatever": ("x.png", data, "image/png")})
+        form = client.post("/images", data={"a": "b"}, files={"whatever": ("x.png", data, "image/png")})
     assert raw.status_code == form.status_code == 201
     assert raw.json() == form.json()
     assert set(raw.json()) == {"handle", "width", "height"}
@@ -389,6 +389,25 @@ def test_upload_and_use_over_mcp(server, picture):
             "multipart/form-data; boundary=q",
             400,
             "invalid_input",
+        ),
+        (
+            b'--q\r\nContent-Disposition: form-data; filename="a"\r\n\r\n' + b"-" * 100,
+            "multipart/form-data; boundary=q",
+            400,
+            "invalid_input",
+        ),
+        (
+            b'--q\r\nContent-Disposition: form-data; filename="a"\r\n\r\nb\r\n' * 2 + b"--q--\r\n",
+            "multipart/form-data; boundary=q",
+            400,
+            "invalid_input",
+        ),
+        (b"--q\r\nX: y\r\n\r\n\r\n" * 99 + b"--q--\r\n", "multipart/form-data; boundary=q", 400, "invalid_input"),
+        (
+            b'--q\r\nContent-Disposition: form-data; filename="a"\r\n\r\n\r\n--qq\r\n\r\n--q--',
+            "multipart/form-data; boundary=q",
+            415,
+            "unsupported_image",
         ),
         (b"\0" * (MIB + 1), "image/png", 413, "too_large"),
     ],

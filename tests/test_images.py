@@ -731,6 +731,12 @@ class TestEncodePng:
         (lambda: formats.is_cut_off(b"\x89PN"), True),
         (lambda: formats.is_cut_off(b"hello"), False),
         (lambda: formats.is_sane("BMP", b""), True),
+        (lambda: formats.is_sane("WEBP", encoded(corners(), "WEBP")), True),
+        (lambda: formats.is_sane("WEBP", encoded(corners(), "WEBP")[:-1]), False),
+        (lambda: formats.size_of_webp(encoded(corners(), "WEBP")), (40, 20)),
+        (lambda: formats.size_of_webp(encoded(corners(), "WEBP", lossless=True)), (40, 20)),
+        (lambda: formats.size_of_webp(encoded(corners(mode="RGBA"), "WEBP", exif=b"Exif\0\0MM")), (40, 20)),
+        (lambda: formats.size_of_webp(b"RIFF\0\0\0\0WEBPVP8 " + bytes(30)), None),
     ],
 )
 def test_formats(call: Callable[[], object], wanted: object) -> None:
@@ -775,3 +781,8 @@ def test_importing_the_package_brings_no_pillow() -> None:
     code = "import sys, blip2tools.sources, blip2tools.store; print(sorted({'PIL', 'httpx2', 'httpcore2'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout.strip() == "[]"
+
+
+def test_every_reader_is_there_before_the_first_picture() -> None:
+    images.warm()
+    assert set(Settings.model_fields["formats"].default) <= set(Image.OPEN)

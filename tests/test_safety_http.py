@@ -106,6 +106,12 @@ def test_I10_what_was_refused_is_let_go(http, picture):
     assert http.open.post("/api/caption", json={"image": "good.png"}).json()["text"] == picture.caption
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_I10_half_a_picture_in_a_form(http, picture):
+    half = {name: body for name, _, body, _ in BODIES}["I10-half"]
+    refused(http, "/images", picture, ["corrupt_image"], files={"image": ("half.png", half[:-1000])})
+
+
 def test_Q2_S2_mcp_lines_that_cannot_be_parsed(http):
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     for body in (

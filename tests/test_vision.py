@@ -368,3 +368,19 @@ def test_every_face_says_the_same(vision, pictures, folder):
         assert said.pop("source") == name
         command_line.append(said)
     assert alike(command_line) == python
+
+
+def test_nothing_large_waits_decoded_for_the_model(vision, picture, monkeypatch):
+    """While the model loads, a picture is kept without it, and a large one waits for the sizes that it wants."""
+    monkeypatch.setattr("blip2tools.looking.WHOLE_PIXELS", 100)
+    with Image.open(picture.path) as opened:
+        image = opened.convert("RGB")
+    with Vision.load(model="demo", preload=False, threads=1) as eyes:
+        info = eyes.keep(picture.path)
+        assert (info.handle in eyes.handles(), info.width) == (True, image.width)
+        assert not eyes.status().loaded
+        with pytest.raises(InvalidInputError):
+            eyes.caption(picture.path, region=[0.5, 0, 0.5, 1])
+        assert not eyes.status().loaded
+        assert eyes.caption(image, region=[0, 0, 0.5, 1]).text == vision.caption(image, region=[0, 0, 0.5, 1]).text
+        assert eyes.keep(picture.path) == info
