@@ -77,6 +77,8 @@ def test_while_the_model_loads(start_server, tmp_path: Path) -> None:
     server = start_server("--model", "demo", "--allow-dir", str(tmp_path), "--threads", "1")
     server.initialize()
     said = server.call("survey_image", image="large.jpg", rows=2, columns=2)
+    while "model_unavailable" in said["content"][0]["text"]:  # on a slow machine: call again, it says
+        said = server.call("survey_image", image="large.jpg", rows=2, columns=2)
     assert not said.get("isError"), said["content"][0]["text"]
     processes = Processes(server.process.pid)
     # What stays is the model, and so on the safe side: it had not been loaded when the picture was decoded.
