@@ -181,6 +181,10 @@ class Guard:
             # The end of the server's patience with calls that were under way. The task ends here in any case, and
             # uvicorn would log a cancellation as a crash.
             await exchange.fail(Refusal(503, "cancelled", "The server is shutting down.", {"connection": "close"}))
+        except anyio.ClosedResourceError:
+            # The session ended while this was on its way into it; for what comes later the SDK itself answers 404, as the
+            # specification asks for (MCP 2025-06-18, Transports, Session management).
+            await exchange.fail(Refusal(404, "cancelled", "The session has ended; begin a new one."))
         except Exception as error:  # noqa: BLE001 - whatever a route failed with, the client gets one sentence of ours
             failure = to_vision_error(error)
             await exchange.fail(Refusal(500, failure.code, failure.message))

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
+import anyio
 import httpx2
 import pytest
 from mcp import Client
@@ -620,6 +621,34 @@ async def test_calls_that_outlast_the_end_are_told(picture):
     assert sent[0]["status"] == 503
     assert json.loads(sent[1]["body"])["code"] == "cancelled"
     assert guard.open == 0
+
+
+async def test_who_comes_as_a_session_ends_is_told_and_nothing_is_logged_as_a_fault(caplog):
+    """What the SDK's transport raises when its streams are closed between its look at the session and its write."""
+
+    async def closing(scope, receive, send):
+        writer, reader = anyio.create_memory_object_stream(1)
+        reader.close()
+        writer.close()
+        await writer.send("a message")
+
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    guard = Guard(closing, Rules(names=["localhost"]), routes=["/x"])
+    await guard(
+        {"type": "http", "path": "/x", "method": "POST", "headers": [(b"host", b"localhost")], "client": None},
+        receive,
+        send,
+    )
+    assert sent[0]["status"] == 404
+    assert json.loads(sent[1]["body"])["code"] == "cancelled"
+    assert "internal" not in caplog.text
 
 
 # ---- the log, and what is refused at the start ----
