@@ -265,7 +265,7 @@ def test_a_training_of_a_few_steps_gives_two_checkpoints(tmp_path: Path) -> None
 def test_given_weights_go_on_with_their_trunk_and_their_matcher_as_they_were(tmp_path: Path) -> None:
     given, weights = demo_folder("captioner").parent, tmp_path / "weights"
     command = ["--from", str(given), "--world", "study", "--share", "0.0008", "--state", str(tmp_path)]
-    command += ["--rate", "1e-3"]
+    command += ["--rate", "1e-3", "--keep", "0.25"]
     assert main(command) == 0
     assert_checkpoints_load(weights, side=64)
     told = (weights / "CARD.md").read_text()

@@ -34,6 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="another run from other random numbers (default 0)")
     parser.add_argument("--share", type=float, default=1.0, help="of the steps of a whole training (default 1)")
     parser.add_argument("--rate", type=float, help=f"with --from: the highest learning rate (default {RATE:g})")
+    parser.add_argument("--keep", type=float, help="with --from: how much of the given weights stays in (default 0)")
     parser.add_argument(
         "--held-out", action="store_true", help="keep six pairs of colour and shape out of all pictures"
     )
@@ -47,14 +48,16 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     if arguments.given and arguments.held_out:
         parser.error("weights that are there have seen all pairs: --held-out is for a training from scratch")
-    if arguments.rate and not arguments.given:
-        parser.error("a training from scratch has a rate for each stage: --rate goes with --from")
+    if (arguments.rate or arguments.keep) and not arguments.given:
+        parser.error("--rate and --keep go with --from: a training from scratch has a rate for each stage")
     set_up()
     output = arguments.output or arguments.state / "weights"
     world = _WORLDS[arguments.world]
     if arguments.given:
-        rate = arguments.rate or RATE
-        train_further(Further(arguments.given, arguments.state, output, world, arguments.seed, arguments.share, rate))
+        rate, keep = arguments.rate or RATE, arguments.keep or 0.0
+        train_further(
+            Further(arguments.given, arguments.state, output, world, arguments.seed, arguments.share, rate, keep)
+        )
         return 0
     train(
         Training(

@@ -201,5 +201,6 @@ def store(model: Any, tools: Any, folder: Path) -> None:
 def finish(folder: Path, world: World, share: float, schedules: Mapping[str, Schedule], command: str) -> None:
     """Write what goes with both checkpoints: the threshold of familiarity, and the card."""
     known = tuple(dict.fromkeys((STUDY, world)))
-    store_threshold(folder, known, max(2, round(VALIDATION_PICTURES * min(1, share))))
+    number = VALIDATION_PICTURES if share > 0.1 else 2  # a training that is only tried out needs no good threshold
+    store_threshold(folder, known, number)
     write_card(folder, world=world, schedules=schedules, command=command)
