@@ -51,6 +51,8 @@ def test_every_part_is_counted_and_saved(examined) -> None:
     assert named["study answers", "mean"]["number"] == 45
     assert named["study answers", "mean"]["value"] > 0.8
     assert named["study statements", "mean"]["value"] > 0.8
+    for form in ("Answer:", "Short answer:", "put otherwise", "after two other turns", "caption after 'a photo of'"):
+        assert named["study forms", form]["value"] > 0.6, form
     assert named["unknown", "AUROC, all"]["value"] > 0.9
     assert 0 < named["time", "answer, median"]["value"] < 10_000
 
