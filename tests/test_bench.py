@@ -250,7 +250,7 @@ def test_charts_are_well_formed_and_hold_what_they_show():
     rows = [plot.Ratio("a < b", "opt", 2.5, 2.0, 3.1), plot.Ratio("a < b", "t5", 0.9, 0.8, 1.0)]
     drawn = ElementTree.fromstring(plot.ratios("Times & ratios", rows))
     words = [element.text for element in drawn.iter(f"{SVG}text")]
-    assert {"Times & ratios", "a < b", "2.5×", "0.9×", "opt", "t5"} <= set(words)
+    assert {"Times & ratios", "a < b", "2.50×", "0.900×", "opt", "t5"} <= set(words)
     dots = [float(dot.get("cx")) for dot in drawn.iter(f"{SVG}circle")][2:]
     assert dots[0] > dots[1]
     lines = plot.panels("Time", "minutes", [plot.Panel("MiB", [0, 1, 2], [400, 410, 405], band=(400, 1.05))])

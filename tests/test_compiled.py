@@ -122,7 +122,7 @@ class TestSameTokens:
             captioner.steps.count.clear()
             steps = count()
 
-            def more(running, steps=steps):
+            def more(steps=steps):
                 at = {2: [2], 5: [3, 4, 5]}.get(next(steps), [])
                 return Asked(tokens[at], [prompts[row] for row in at], [CAPS[row] for row in at]) if at else None
 

@@ -292,10 +292,10 @@ def test_a_declared_length_is_refused_unread(server):
 def test_the_rate_limit(start):
     running = start(rate_limit=30, token=TOKEN)
     with running.client() as client:
-        statuses = [client.get("/api/status").status_code for _ in range(40)]
-        assert statuses[:30] == [200] * 30
-        assert statuses[-1] == 429
-        refused = client.get("/api/status")
+        answers = [client.get("/api/status") for _ in range(40)]
+        assert [answer.status_code for answer in answers[:30]] == [200] * 30
+        refused = answers[-1]
+        assert refused.status_code == 429
         assert refused.json()["code"] == "busy"
         assert 1 <= int(refused.headers["Retry-After"]) <= 3
         assert client.get("/healthz").status_code == 200
