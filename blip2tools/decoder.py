@@ -218,6 +218,7 @@ class _Process:
             "max_image_bytes": settings.max_image_bytes,
             "max_pixels": settings.max_pixels,
             "max_side": settings.max_side,
+            "max_damage_mb": settings.max_damage_mb,
             "seconds": seconds,
         }
         try:

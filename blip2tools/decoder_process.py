@@ -26,6 +26,7 @@ class Limits(NamedTuple):
     max_image_bytes: int
     max_pixels: int
     max_side: int
+    max_damage_mb: int
 
 
 def main(arguments: str) -> None:  # pragma: no cover  runs in the process that the tests kill

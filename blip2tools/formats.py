@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 MAX_JPEG_SCANS = 100  # encoders write about ten; each is a pass over the whole picture, however few bytes it takes
+_MAX_WEBP_CHUNKS = 64  # before the first picture: headers, a profile, and what else somebody put there
 MAX_BLOCKS = 50_000  # and one more for every 256 bytes
 
 # The second half is known only to be named. Names and declared types say nothing.
@@ -106,6 +107,19 @@ def size_of_webp(data: bytes) -> tuple[int, int] | None:
         case b"VP8 " if data[23:26] == b"\x9d\x01\x2a":
             return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
     return None
+
+
+def webp_chunk(data: bytes) -> str:
+    """What the first picture of a WebP begins with: `VP8 `, `ALPH` or `VP8L`; what cannot be told is taken for `VP8L`."""
+    position = 12
+    for _ in range(_MAX_WEBP_CHUNKS):
+        name = data[position : position + 4]
+        if name in (b"VP8 ", b"ALPH", b"VP8L"):
+            return name.decode()
+        # A frame's own chunks follow 16 bytes about it.
+        length = 16 if name == b"ANMF" else int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + length + length % 2
+    return "VP8L"
 
 
 def has_second_frame(gif: bytes) -> bool:

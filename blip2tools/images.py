@@ -35,6 +35,8 @@ Target = tuple[int, int]
 BYTES_A_PIXEL = 9
 """Memory that a decode may take at its peak, for each pixel of `max_pixels`: 450 MB for 50 megapixels."""
 
+_SOME_BYTES = 2**20  # that any decode takes beside pixels
+
 MIN_SIDE = 2  # a side of one pixel makes image processors mistake rows for channels
 
 _CORRUPT = "The picture is damaged or incomplete and does not decode; send the whole file again or save it anew."
@@ -71,6 +73,10 @@ class Limits(Protocol):
     @property
     def max_side(self) -> int:
         """Longest side, pixels."""
+
+    @property
+    def max_damage_mb(self) -> int:
+        """The most memory that may be gone when damage shows, MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +326,7 @@ def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
     if kind == "WEBP" and (size := formats.size_of_webp(data)):
         _check_size(size, settings)
         _check_cost(kind, data, size, settings)
+        _check_late_damage(kind, data, size, 4, settings)
     image = Image.open(io.BytesIO(data), formats=(kind,))
     # A JPEG with more JPEGs behind it (3D, gain maps) opens as "MPO". Its first one is the photo; the others are never
     # sought: later frames have their own sizes, which no header check has seen (CVE-2026-96636).
@@ -327,6 +334,8 @@ def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
         raise UnsupportedImageError(_unsupported(image.format, settings))
     _check_size(image.size, settings)
     _check_cost(kind, data, image.size, settings)
+    channels = 1 if image.mode in ("1", "L", "P") else 4
+    _check_late_damage(kind, data, image.size, 0 if _is_plain(image) else channels, settings)
     return image
 
 
@@ -365,6 +374,25 @@ def _check_cost(kind: str, data: bytes, size: tuple[int, int], settings: Limits)
         raise TooLargeError(
             f"The picture is {size[0]} × {size[1]} pixels; of this kind of {kind} at most {most:,} are read, since it takes "
             "much memory to decode. Save it as PNG or plain JPEG, or make it smaller first."
+        )
+
+
+def _is_plain(image: ImageFile.ImageFile) -> bool:
+    return image.format in ("BMP", "TIFF") and bool(image.tile) and image.tile[0].codec_name == "raw"
+
+
+def _check_late_damage(kind: str, data: bytes, size: tuple[int, int], channels: int, settings: Limits) -> None:
+    late = damage.late_cost_of(kind, data, channels)
+    if not late:
+        return
+    # The file is in memory here and in the process that it came from, and in a decoder that keeps a copy.
+    copies = 3 if kind in ("WEBP", "AVIF") else 2
+    left = settings.max_damage_mb * 2**20 - copies * len(data) - _SOME_BYTES
+    most = max(0, int(left / late))
+    if size[0] * size[1] > most:
+        raise TooLargeError(
+            f"The picture is {size[0]} × {size[1]} pixels; of a {kind} file like this at most {most:,} are read, since only "
+            "decoding it tells whether it is damaged. Save it as PNG or plain JPEG, or make it smaller first."
         )
 
 

@@ -103,6 +103,13 @@ class Settings(BaseModel):
     # Above twice its own warning threshold (2 x 89,478,485) Pillow refuses a picture, whatever is set here.
     max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="largest picture area, pixels")
     max_side: int = Field(16_384, ge=2, le=65_535, description="longest picture side, pixels")
+    max_damage_mb: int = Field(
+        50,
+        ge=1,
+        le=4096,
+        description="memory that a picture may take until its decoder finds it damaged, MiB; of kinds that show damage late "
+        "(WebP first of all) larger ones are refused",
+    )
     store_mb: int = Field(256, ge=1, le=65_536, description="memory for the encoded bytes behind image handles, MiB")
 
     # Engine

@@ -6,14 +6,15 @@ import random
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from blip2tools import damage, images
+from blip2tools import damage, formats, images
 from blip2tools.decoder import Decoder
-from blip2tools.errors import CorruptImageError, VisionError
+from blip2tools.errors import CorruptImageError, TooLargeError, VisionError
 from blip2tools.settings import Settings
 from tests.fuzz import mend
 from tests.test_images import chunk, encoded, png
@@ -190,7 +191,7 @@ def large(kind: str) -> bytes:
         case "gif":
             return encoded(image.resize((5000, 4000)).convert("P"), "GIF")
         case "webp":
-            return encoded(image.resize((4000, 3000)), "WEBP", method=0)
+            return encoded(image.resize((3500, 2800)), "WEBP", method=0)
     raise AssertionError(kind)
 
 
@@ -215,3 +216,105 @@ def test_a_damaged_large_picture_costs_little(kind):
         assert grown * 1024 < len(data) + 10 * 2**20
     finally:
         one.close()
+
+
+# ---- what it does not see ----
+
+LATE = {  # a kind, and about as many pixels as are read of it
+    "webp": ("RGB", (3600, 3000), "WEBP", {"method": 0}),
+    "webp-alpha": ("RGBA", (3000, 2500), "WEBP", {"method": 0}),
+    "webp-lossless": ("RGB", (2500, 2100), "WEBP", {"method": 0, "lossless": True}),
+    "gif": ("P", (7000, 5500), "GIF", {}),
+    "avif": ("RGB", (4800, 4000), "AVIF", {"speed": 10}),
+    "tiff-grey": ("L", (7000, 6000), "TIFF", {"compression": "tiff_lzw"}),
+    "tiff-colour": ("RGB", (3000, 2500), "TIFF", {"compression": "tiff_lzw"}),
+}
+
+
+def tiled(mode: str, size: tuple[int, int]) -> Image.Image:
+    """Squares of one colour each: enough to be damaged, and little to compress."""
+    few = (size[0] // 50, size[1] // 50)
+    bands = [Image.effect_noise(few, 90) for _ in range(1 if mode in "LP" else len(mode))]
+    image = Image.merge(mode, bands) if len(bands) > 1 else bands[0].convert(mode)
+    return image.resize(size, Image.Resampling.NEAREST)
+
+
+def late_bitmap() -> bytes:
+    """Over a million runs of one pixel, then long ones."""
+    width, height = 4000, 3200
+    rows = -(-damage._MAX_RUNS // width) + 1
+    single = b"".join(bytes((1, place % 7)) for place in range(width)) + bytes(2)
+    longer = b"\xfa\x05" * (width // 250) + bytes(2)
+    pixels = single * rows + longer * (height - rows) + b"\0\1"
+    start = 14 + 40 + 1024
+    return (
+        b"BM"
+        + struct.pack("<IHHI", start + len(pixels), 0, 0, start)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
+        + bytes(1024)
+        + pixels
+    )
+
+
+def changed(data: bytes) -> Iterator[bytes]:
+    yield data[:-8]
+    for share in (0.5, 0.9, 0.97, 0.99):
+        at = int(len(data) * share)
+        yield data[:at] + bytes(one ^ 0x5A for one in data[at : at + 8]) + data[at + 8 :]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("kind", [*LATE, "bmp-runs"])
+def test_late_damage_costs_less_than_is_said(kind):
+    """However far a decoder came: the file in both processes, and what the decoder took."""
+    if kind == "bmp-runs":
+        data = late_bitmap()
+    else:
+        mode, size, name, options = LATE[kind]
+        data = encoded(tiled(mode, size), name, **options)
+    refused = 0
+    for one in changed(data):
+        decoder = Decoder(SETTINGS, seconds=60)
+        try:
+            decoder.decode(encoded(RGB), targets=[(224, 3)])
+            before = peak(decoder)
+            try:
+                decoder.decode(one, targets=[(224, 3)])
+            except CorruptImageError:
+                refused += 1
+                assert peak(decoder) - before + len(one) < 50 * 2**20
+        finally:
+            decoder.close()
+    assert refused, "nothing was damaged"
+
+
+@pytest.mark.parametrize("kind", LATE)
+def test_larger_ones_are_refused_by_their_header(kind):
+    mode, (width, height), name, options = LATE[kind]
+    data = encoded(tiled(mode, (width // 3, height // 3)), name, **options)
+    images.decode(data, SETTINGS)
+    with pytest.raises(TooLargeError, match="only decoding it tells"):
+        images.decode(data, Settings(formats=SETTINGS.formats, max_damage_mb=2))
+
+
+def test_pixels_that_are_not_compressed_hide_no_damage():
+    for name in ("BMP", "TIFF"):
+        images.decode(encoded(tiled("RGB", (1200, 800)), name), Settings(formats=SETTINGS.formats, max_damage_mb=1))
+
+
+def test_what_a_webp_begins_with():
+    """Without a header, with one, in frames, and behind more than any encoder writes."""
+    small = tiled("RGB", (200, 200))
+    assert formats.webp_chunk(encoded(small, "WEBP")) == "VP8 "
+    assert formats.webp_chunk(encoded(small, "WEBP", lossless=True)) == "VP8L"
+    assert formats.webp_chunk(encoded(small, "WEBP", icc_profile=b"three")) == "VP8 "
+    assert formats.webp_chunk(encoded(tiled("RGBA", (200, 200)), "WEBP")) == "ALPH"
+    frames = {"save_all": True, "append_images": [small.rotate(90)]}
+    assert formats.webp_chunk(encoded(small, "WEBP", **frames)) == "VP8 "
+    header = encoded(small, "WEBP", icc_profile=b"three")[:30]
+    assert formats.webp_chunk(header + (b"JUNK" + bytes(4)) * 100 + b"VP8 ") == "VP8L"
+
+
+def peak(decoder: Decoder) -> int:
+    (process,) = decoder._all
+    return int(Path(f"/proc/{process._process.pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024

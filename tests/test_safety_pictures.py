@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.face import MIB
-from tests.test_damage import large
+from tests.test_damage import LATE, changed, large, tiled
 from tests.test_images import GOOD, chunk, corners, encoded, png, zeros_png
 
 UNSUPPORTED, CORRUPT, LARGE = "unsupported_image", "corrupt_image", "too_large"
@@ -146,6 +146,22 @@ def test_I9_a_large_picture_that_is_damaged(face, jail, kind):
         (jail / "large.png").write_bytes(broken)
         face.refused(CORRUPT, image="large.png", within=12)
     (jail / "large.png").unlink()
+
+
+@pytest.mark.parametrize("kind", ["webp", "webp-alpha", "webp-lossless", "gif"])
+def test_I9_damage_that_only_a_decoder_finds(face, jail, kind):
+    mode, size, name, options = LATE[kind]
+    found = 0
+    for broken in changed(encoded(tiled(mode, size), name, **options)):
+        (jail / "late.png").write_bytes(broken)
+        answer = face.judged("caption_image", image="late.png")
+        assert answer.code in (None, CORRUPT)
+        if answer.code == CORRUPT:
+            found += 1
+            assert answer.memory < 50 * MIB
+    assert found, "nothing was damaged"
+    (jail / "late.png").unlink()
+    face.healthy()
 
 
 @pytest.fixture(scope="module")
