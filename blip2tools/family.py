@@ -109,8 +109,8 @@ DEMO_CAPTIONER = Member(
     "captioner",
     "demo",
     "a very small OPT",
-    Weights(trunk=472_416, bridge=300_288, projection=9_312, linear=331_776, rest=65_568),
-    64,
+    Weights(trunk=567_936, bridge=399_872, projection=16_512, linear=491_520, rest=118_784),
+    80,
     _DRAWN,
     vqa_template="Question: {question} Answer:",
 )
@@ -120,8 +120,8 @@ DEMO_MATCHER = Member(
     "matcher",
     "demo",
     None,
-    Weights(trunk=472_416, bridge=1_075_458, projection=0, linear=0, rest=0),
-    64,
+    Weights(trunk=567_936, bridge=1_112_578, projection=0, linear=0, rest=0),
+    80,
     _DRAWN,
 )
 

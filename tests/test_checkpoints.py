@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -458,8 +460,8 @@ class TestDemo:
         assert similar[0] > similar[1]
 
     def test_prompts_fit_in_its_few_positions(self, demo):
-        assert demo.captioner.positions == 128
-        prompt = demo.words.question("what color is the circle? " * 40)
+        assert demo.captioner.positions == 256
+        prompt = demo.words.question("what color is the circle? " * 80)
         assert prompt.truncated
         tokens = demo.captioner.query(demo.captioner.trunk.see(demo.pixels(draw("ellipse", "red", (9, 9, 90, 90)))))
         demo.captioner.speak(tokens, [prompt.ids], GREEDY, max_new_tokens=[32])
@@ -488,6 +490,13 @@ class TestDemo:
             torch.set_num_threads(before)
 
 
+def assert_alike(spoken, expected):
+    """The same tokens; their probabilities depend, in the last digits, on where in memory weights happen to lie."""
+    for one, two in zip(chain(*spoken), chain(*expected), strict=True):
+        assert replace(one, logprob=0.0) == replace(two, logprob=0.0)
+        assert one.logprob == pytest.approx(two.logprob, abs=1e-5)
+
+
 class TestLoad:
     @pytest.mark.parametrize("name", ["opt", "t5"])
     def test_a_folder_loads_to_the_same_model(self, saved, name):
@@ -498,7 +507,9 @@ class TestLoad:
         assert torch.equal(tokens, reference.query(reference.trunk.see(pixels)))
         row = loaded.words.question("what is red?").ids
         given = {"max_new_tokens": [6]}
-        assert loaded.captioner.speak(tokens, [row], GREEDY, **given) == reference.speak(tokens, [row], GREEDY, **given)
+        assert_alike(
+            loaded.captioner.speak(tokens, [row], GREEDY, **given), reference.speak(tokens, [row], GREEDY, **given)
+        )
         assert loaded.captioner.fingerprint == reference.fingerprint
         assert (loaded.model, loaded.words.family) == (name, name)
 
@@ -636,7 +647,9 @@ class TestLoad:
         tokens = silent.captioner.query(silent.captioner.trunk.see(rm.pixels(1)))
         row, reference = silent.words.caption("a").ids, Captioner(rm.t5())
         given = {"max_new_tokens": [5]}
-        assert silent.captioner.speak(tokens, [row], GREEDY, **given) == reference.speak(tokens, [row], GREEDY, **given)
+        assert_alike(
+            silent.captioner.speak(tokens, [row], GREEDY, **given), reference.speak(tokens, [row], GREEDY, **given)
+        )
 
     def test_a_damaged_matcher_only_counts_when_it_was_named(self, saved, empty_cache):
         put_in_cache(empty_cache, "Salesforce/blip2-opt-2.7b", saved / "opt")

@@ -31,7 +31,7 @@ def examined(tmp_path_factory):
 def test_every_part_is_counted_and_saved(examined) -> None:
     told = json.loads((examined / "figures.json").read_text())
     assert told["seed"] == 5
-    assert told["worlds"] == ["study"]
+    assert told["worlds"] == ["study", "wide"]
     sections = {figure["section"] for figure in told["figures"]}
     assert sections == {
         *(
@@ -40,6 +40,10 @@ def test_every_part_is_counted_and_saved(examined) -> None:
             "study answers",
             "study forms",
             "study statements",
+            "wide captions",
+            "wide answers",
+            "wide forms",
+            "wide statements",
             "from outside",
             "unknown",
             "time",
@@ -51,6 +55,9 @@ def test_every_part_is_counted_and_saved(examined) -> None:
     assert named["study answers", "mean"]["number"] == 45
     assert named["study answers", "mean"]["value"] > 0.8
     assert named["study statements", "mean"]["value"] > 0.8
+    for name in ("5 things", "drawn hand-drawn", "turned by 15 degrees", "digits and letters"):
+        assert named["wide captions", name]["value"] > 0.4, name
+    assert named["wide answers", "mean"]["value"] > 0.8
     for form in ("Answer:", "Short answer:", "put otherwise", "after two other turns", "caption after 'a photo of'"):
         assert named["study forms", form]["value"] > 0.6, form
     assert named["unknown", "AUROC, all"]["value"] > 0.9
@@ -64,7 +71,7 @@ def test_the_page_needs_nothing_else(examined) -> None:
     assert "data:image/png;base64," in page
     assert "http:" not in page
     assert "https:" not in page
-    assert (examined / "figures.md").read_text().count("| bar |") == 8
+    assert (examined / "figures.md").read_text().count("| bar |") == 12
 
 
 def test_words_in_a_miss_cannot_become_markup() -> None:

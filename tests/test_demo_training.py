@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -22,15 +24,19 @@ from torch.utils.data import Dataset
 
 from blip2tools.calibration import FILE, familiarity_threshold
 from blip2tools.demo.train import main
-from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, new_captioner, new_matcher
+from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, SIDE, new_captioner, new_matcher
+from blip2tools.demo.training.beginning import begin
 from blip2tools.demo.training.claims import IGNORED, Words, batched, claims
 from blip2tools.demo.training.labels import label
-from blip2tools.demo.training.loop import Schedule, run
+from blip2tools.demo.training.loop import Schedule, _optimizers, run
+from blip2tools.demo.training.muon import orthogonal
+from blip2tools.demo.training.pictures import normalized, training_picture, training_pictures
 from blip2tools.demo.training.plan import HELD_OUT, Training, train
 from blip2tools.demo.training.qformer import keys_and_values, look, read, read_alone
 from blip2tools.demo.training.rows import Segment, pack, segments
 from blip2tools.demo.training.speaking import speak
 from blip2tools.demo.training.tokenizers import matcher_tokenizer, processor, speaker_tokenizer
+from blip2tools.demo.training.vision import Seeing
 from blip2tools.demo.words import caption
 from blip2tools.demo.world import CHARACTERS, COLORS, WIDE, sample_scene
 from blip2tools.family import demo_folder
@@ -107,7 +113,58 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert Schedule(10, 1, 1.0, 1, 1.0, 0).rate_at(9) == 1
 
 
+def test_muon_makes_all_directions_alike() -> None:
+    torch.manual_seed(0)
+    for shape in ((3, 8, 8), (2, 24, 8), (2, 8, 16)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape) * 100))
+        assert values.min() > 0.4
+        assert values.max() < 1.3
+
+
+def test_muon_learns_what_is_inside_layers_and_adamw_the_rest() -> None:
+    tower = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 4)])})
+    model = nn.ModuleDict({"tower": tower, "head": nn.Linear(4, 2)})
+    muon, adamw = _optimizers(model, 0.01)
+    of_muon = [weight for group in muon.param_groups for weight in group["params"]]
+    of_adamw = [weight for group in adamw.param_groups for weight in group["params"]]
+    assert [weight.shape for weight in of_muon] == [(4, 4)]
+    assert sorted(tuple(weight.shape) for weight in of_adamw) == [(2,), (2, 4), (4,)]
+
+
 # What is learned from
+
+
+def test_to_begin_with_each_patch_looks_at_its_neighbours() -> None:
+    """Each head of the first layers looks in one direction, wherever a patch is, and whatever it shows."""
+    seeing = Seeing(0)
+    begin(seeing.vision_model, WIDE, 0)
+    pixels = normalized(training_pictures([sample_scene(random.Random(1), world=WIDE)], random.Random(1)))
+    hidden = seeing.vision_model.embeddings(pixels)
+    layer = seeing.vision_model.encoder.layers[0]
+    with torch.no_grad():
+        queries, keys, _ = layer.self_attn.qkv(layer.layer_norm1(hidden)).view(1, 101, 3, 4, 32).permute(2, 0, 3, 1, 4)
+    best = (queries @ keys.transpose(-1, -2))[0, :, 1:, 1:].argmax(-1).view(4, 10, 10)
+    for looked, (across, down) in zip(best, ((-1, 0), (1, 0), (0, -1), (0, 1)), strict=True):
+        there = [
+            int(looked[row, column]) == (row + down) * 10 + column + across
+            for row in range(1, 9)
+            for column in range(1, 9)
+        ]
+        assert sum(there) > 0.8 * len(there), (across, down, sum(there))
+
+
+def test_a_turned_scene_is_where_its_labels_say_it_is() -> None:
+    """Drawn turned, or drawn upright and turned as a picture: each thing's middle shows its colour."""
+    rng = random.Random(6)
+    plain = replace(WIDE, numbers=((1, 1.0),), styles=("filled",), signs=0.0, turned=1.0)
+    scenes = [scene for scene in (sample_scene(rng, world=plain) for _ in range(80)) if scene.background.turn]
+    for scene in scenes:
+        (thing,) = scene.things
+        if thing.shape == "ring":
+            continue
+        picture = training_picture(scene, rng)
+        shown = picture[round(thing.y * 80 - 0.5), round(thing.x * 80 - 0.5)].astype(int)
+        assert np.abs(shown - thing.paint).max() < 90, (scene, shown)
 
 
 def test_labels_say_what_each_place_shows() -> None:
@@ -178,7 +235,7 @@ def test_claims_are_the_tokenizer_s_own_and_mark_what_is_wrong(matcher_words) ->
     for _ in range(40):
         scene = sample_scene(rng, world=WIDE)
         assert words(caption(scene)) == matcher_words(caption(scene)).input_ids
-        made = claims(scene, words, rng, pairs=3, masked=2, short=0.5, more=0.2, weights=[1.0] * 10)
+        made = claims(scene, words, rng, pairs=3, masked=2, short=rng.random() < 0.5, more=0.2, weights=[1.0] * 10)
         assert [claim.true for claim in made] == [1, 0] * 3 + [IGNORED] * 2
         for true, false in zip(made[0:6:2], made[1:6:2], strict=True):
             assert not any(true.wrong)
@@ -199,27 +256,31 @@ def test_the_q_former_for_many_texts_is_the_library_s(matcher_words) -> None:
     model = new_matcher(len(matcher_words), matcher_words.convert_tokens_to_ids("[UNK]"), 0).eval()
     rng = random.Random(5)
     made = [
-        claims(sample_scene(rng, world=WIDE), words, rng, pairs=2, masked=1, short=0.5, more=0, weights=[1.0] * 10)
-        for _ in range(3)
+        claims(
+            sample_scene(rng, world=WIDE), words, rng, pairs=2, masked=1, short=number == 1, more=0, weights=[1.0] * 10
+        )
+        for number in range(3)
     ]
     rows = batched([claim for row in made for claim in row], 0)
     filled = (rows.ids != 0).long()
     states = torch.randn(3, 101, 128)
     with torch.no_grad():
         pictures = keys_and_values(model, states)
-        ours, _ = read(model, rows.ids, filled, pictures)
+        ours, words = read(model, rows.ids, filled, pictures)
         queries = model.query_tokens.expand(len(rows.ids), -1, -1)
         theirs = model.qformer(
             query_embeds=model.embeddings(input_ids=rows.ids, query_embeds=queries),
             query_length=8,
             attention_mask=torch.cat([filled.new_ones(len(rows.ids), 8), filled], 1),
             encoder_hidden_states=states.repeat_interleave(5, 0),
-        ).last_hidden_state
+            output_hidden_states=True,
+        )
         alone = model.qformer(
             query_embeds=model.embeddings(input_ids=rows.ids), query_length=0, attention_mask=filled
         ).last_hidden_state
         blind = model.qformer(query_embeds=model.query_tokens.expand(3, -1, -1), encoder_hidden_states=states)
-        assert (ours - theirs)[:, :8].abs().max() < 1e-5
+        assert (ours - theirs.last_hidden_state[:, :8]).abs().max() < 1e-5
+        assert (words - theirs.hidden_states[-2][:, 8:]).abs().max() < 1e-5
         assert (read_alone(model, rows.ids, filled) - alone)[:, 0].abs().max() < 1e-5
         assert (look(model, pictures) - blind.last_hidden_state).abs().max() < 1e-5
 
@@ -233,7 +294,7 @@ def test_pairs_are_held_out_on_request(tmp_path: Path) -> None:
 # The whole
 
 
-def assert_checkpoints_load(weights: Path, side: int = 80) -> None:
+def assert_checkpoints_load(weights: Path) -> None:
     """With stock transformers, and without a word of warning."""
     for part, kind in (("captioner", "Blip2ForConditionalGeneration"), ("matcher", "Blip2ForImageTextRetrieval")):
         folder = weights / part
@@ -244,12 +305,12 @@ def assert_checkpoints_load(weights: Path, side: int = 80) -> None:
             model, info = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
             transformers.Blip2Processor.from_pretrained(folder)
         assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-        assert model.config.vision_config.image_size == side
+        assert model.config.vision_config.image_size == SIDE
     card = (weights / "CARD.md").read_text()
     for part in ("captioner", "matcher"):
         digest = hashlib.sha256((weights / part / "model.safetensors").read_bytes()).hexdigest()
         assert f"| `{digest}` |" in card
-    assert ("hand-drawn" in card) == (side == 80)
+    assert "hand-drawn" in card
     assert familiarity_threshold(weights / "captioner") is not None
     assert json.loads((weights / "captioner" / FILE).read_text())["fitted"]["familiarity"]["seed"] == 777
 
@@ -258,18 +319,18 @@ def test_a_training_of_a_few_steps_gives_two_checkpoints(tmp_path: Path) -> None
     train(Training(tmp_path, tmp_path / "weights", share=0.0003, processes=0))
     assert_checkpoints_load(tmp_path / "weights")
     logged = {file.stem: json.loads(file.read_text().splitlines()[-1]) for file in tmp_path.glob("*.jsonl")}
-    assert set(logged) == {"vision", "joint", "language", "matching"}
+    assert set(logged) == {"vision", "language", "matching"}
     assert all(entry["step"] == entry["of"] for entry in logged.values())
 
 
 def test_given_weights_go_on_with_their_trunk_and_their_matcher_as_they_were(tmp_path: Path) -> None:
     given, weights = demo_folder("captioner").parent, tmp_path / "weights"
-    command = ["--from", str(given), "--world", "study", "--share", "0.0008", "--state", str(tmp_path)]
+    command = ["--from", str(given), "--share", "0.0008", "--state", str(tmp_path)]
     command += ["--rate", "1e-3", "--keep", "0.25"]
     assert main(command) == 0
-    assert_checkpoints_load(weights, side=64)
+    assert_checkpoints_load(weights)
     told = (weights / "CARD.md").read_text()
-    assert "`python -m blip2tools.demo.train --from FOLDER --world study" in told
+    assert "`python -m blip2tools.demo.train --from FOLDER --world wide" in told
     assert "| language | 2 | 32 | 64 | 0.001 | 51 |" in told
     one, other = (load_file(folder / "captioner" / "model.safetensors") for folder in (given, weights))
     assert one.keys() == other.keys()
@@ -298,12 +359,12 @@ def test_the_command_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "blip2tools.demo.train", "--share", "0.0006"]
     command += ["--state", str(tmp_path)]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "joint.pt").exists() and first.poll() is None:
+    while not (tmp_path / "vision.pt").exists() and first.poll() is None:
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)
     first.communicate()
     second = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "joint: going on at step 5 of 5" in second.stderr
+    assert "vision: going on at step 4 of 4" in second.stderr
     assert_checkpoints_load(tmp_path / "weights")
 
 

@@ -170,7 +170,7 @@ class TestPlanted:
         weights.write_bytes(weights.read_bytes()[:-1000])
         found = doctor("--model", str(copy), status=1)
         assert failed(found) == {"model.safetensors"}
-        assert found["model.safetensors"].sentence.startswith("damaged or incomplete (2.4 MB")
+        assert found["model.safetensors"].sentence.startswith("damaged or incomplete (3.2 MB")
         assert "load" not in found
 
     def test_a_shard_that_lacks_a_tensor(self, doctor, copy):
@@ -220,10 +220,10 @@ class TestPlanted:
 
     def test_another_picture_size(self, doctor, copy):
         (file,) = copy.glob("*processor_config.json")
-        file.write_text(file.read_text().replace("64", "224"))
+        file.write_text(file.read_text().replace(": 80", ": 224"))
         found = doctor("--model", str(copy), status=1)
         assert failed(found) == {"picture size"}
-        assert found["picture size"].sentence == "the vision tower wants 64 px, the image processor makes 224 px"
+        assert found["picture size"].sentence == "the vision tower wants 80 px, the image processor makes 224 px"
 
     @pytest.mark.parametrize("content", ["", "{", '{"model": 3}'])
     def test_a_broken_tokenizer(self, doctor, copy, content):

@@ -104,7 +104,7 @@ class TestDamage:
 
     def test_another_picture_size(self, loaded):
         loaded.captioner.trunk.image_size = 72
-        assert outcome(loaded)["configuration"].sentence.startswith("pictures are made 64 px large")
+        assert outcome(loaded)["configuration"].sentence.startswith("pictures are made 80 px large")
 
     def test_two_bos(self, loaded, monkeypatch):
         monkeypatch.setattr(

@@ -45,7 +45,7 @@ class Examination:
     """
 
     weights: Path | None = None
-    worlds: tuple[World, ...] = (STUDY,)
+    worlds: tuple[World, ...] = (STUDY, WIDE)
     seed: int = DEFAULT_SEED
     scenes: int = DEFAULT_SCENES
     held_out: bool = False
@@ -100,7 +100,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--weights", type=Path, metavar="FOLDER", help="with `captioner` and `matcher` (default: the package's)"
     )
-    parser.add_argument("--world", choices=("study", "wide"), default="study", help="what the weights are said to know")
+    parser.add_argument(
+        "--world", choices=("study", "wide"), default="wide", help="what the weights are said to know (default wide)"
+    )
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"of all scenes (default {DEFAULT_SEED})")
     parser.add_argument("--scenes", type=int, default=DEFAULT_SCENES, help=f"for each count (default {DEFAULT_SCENES})")
     parser.add_argument("--held-out", action="store_true", help="the weights were trained with --held-out")

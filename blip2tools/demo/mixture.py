@@ -17,7 +17,7 @@ from PIL import Image
 from blip2tools.demo.draw import draw
 from blip2tools.demo.questions import Question, sample_questions
 from blip2tools.demo.words import caption
-from blip2tools.demo.world import sample_scene
+from blip2tools.demo.world import WIDE, sample_scene
 
 Trouble = Literal["as drawn", "turned", "noisy"]
 TROUBLES: Final[tuple[Trouble, ...]] = get_args(Trouble)
@@ -31,8 +31,8 @@ class Degrees:
     noise: tuple[float, float]
 
 
-FOR_CAPTIONS: Final = Degrees(turn=(6, 14), noise=(30, 80))
-FOR_ANSWERS: Final = Degrees(turn=(10, 25), noise=(60, 130))  # short answers survive more
+FOR_CAPTIONS: Final = Degrees(turn=(8, 16), noise=(20, 60))
+FOR_ANSWERS: Final = Degrees(turn=(12, 24), noise=(40, 100))  # short answers survive more
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class Sample:
 
 
 def mixture(seed: int, number: int, degrees: Degrees) -> Iterator[Sample]:
-    """Pictures of a seed, each with one question. More pictures only add to the end."""
+    """Pictures of a seed, from the wide world, each with one question. More pictures only add to the end."""
     for place in range(number):
         chance = random.Random(f"mixture/{seed}/{place}")
-        scene = sample_scene(chance)
+        scene = sample_scene(chance, world=WIDE)
         trouble = TROUBLES[place % len(TROUBLES)]
         questions: list[Question] = []
         while not questions:

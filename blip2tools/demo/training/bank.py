@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from blip2tools.demo.training.pictures import normalized, training_pictures
 from blip2tools.demo.training.vision import scenes
@@ -37,17 +39,23 @@ class Bank:
         self._file, self._progress = folder / "bank.npy", folder / "bank.json"
         self._states: Any = None
 
-    def fill(self, model: Any) -> None:
-        """Look at every picture that has not been looked at yet, in the size that the model takes."""
-        tower = model.config.vision_config
+    def fill(self, model: Any, *, workers: int = 1) -> None:
+        """Look at every picture that has not been looked at yet, in the size that the model takes.
+
+        Args:
+            model: whose trunk looks.
+            workers: processes that draw; 0 draws here.
+        """
+        tower = model.vision_model.config
         patches = (tower.image_size // tower.patch_size) ** 2
         shape = (self.batches * self.size, 1 + patches, tower.hidden_size)
         done = json.loads(self._progress.read_text())["batches"] if self._progress.exists() else 0
         mode: Any = "r+" if done else "w+"
         states: Any = np.lib.format.open_memmap(self._file, mode, np.float16, shape)
-        for batch in range(done, self.batches):
-            rng = self._rng(batch)
-            pixels = training_pictures(scenes(self.world, self.size, rng), rng, tower.image_size)
+        drawn: Iterable[torch.Tensor] = DataLoader(
+            _Drawn(self, tower.image_size), sampler=range(done, self.batches), batch_size=None, num_workers=workers
+        )
+        for batch, pixels in zip(range(done, self.batches), drawn, strict=True):
             with torch.inference_mode():
                 seen = trunk_states(model, normalized(pixels))
             states[batch * self.size : (batch + 1) * self.size] = seen.half().numpy()
@@ -55,6 +63,11 @@ class Bank:
                 states.flush()
                 self._progress.write_text(json.dumps({"batches": batch + 1}))
                 logger.info("bank %d/%d", batch + 1, self.batches)
+
+    def pixels(self, batch: int, side: int) -> torch.Tensor:
+        """The pictures of a batch, (B, S, S, 3) uint8."""
+        rng = self._rng(batch)
+        return training_pictures(scenes(self.world, self.size, rng), rng, side)
 
     def scenes(self, batch: int) -> list[Scene]:
         """The scenes of a batch."""
@@ -74,6 +87,16 @@ class Bank:
 
     def _rng(self, batch: int) -> random.Random:
         return random.Random(f"{self._seed}/{batch}")
+
+
+class _Drawn(Dataset[torch.Tensor]):
+    """The pictures of a bank, by the number of their batch."""
+
+    def __init__(self, bank: Bank, side: int) -> None:
+        self._bank, self._side = bank, side
+
+    def __getitem__(self, batch: int) -> torch.Tensor:
+        return self._bank.pixels(batch, self._side)
 
 
 def trunk_states(model: Any, pixels: torch.Tensor) -> torch.Tensor:

@@ -45,6 +45,8 @@ _LONG: Final[dict[Edit, tuple[StatementKind, ...]]] = {
     "number": ("number",),
     "relation": ("caption", "summary", "relation"),
 }
+_SHORT_MASKED: Final[tuple[StatementKind, ...]] = ("one", "relation", "two", "place", "background", "number")
+_LONG_MASKED: Final[tuple[StatementKind, ...]] = ("caption", "summary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def claims(
     *,
     pairs: int,
     masked: int,
-    short: float,
+    short: bool,
     more: float,
     weights: Sequence[float],
 ) -> list[Claim]:
@@ -122,19 +124,18 @@ def claims(
         rng: the source of chance.
         pairs: how many pairs.
         masked: how many with masked words.
-        short: the share of short statements.
+        short: whether they are short.
         more: the share of false ones with further edits.
         weights: how often each edit is made.
     """
     made: list[Claim] = []
     while len(made) < 2 * pairs:
         edit = rng.choices(range(len(ALL_EDITS)), weights)[0]
-        pair = _pair(scene, rng, ALL_EDITS[edit], short, more)
+        pair = _pair(scene, rng, ALL_EDITS[edit], (_SHORT if short else _LONG)[ALL_EDITS[edit]], more)
         if pair:
             made += _compared(words(pair[0].text), words(pair[1].text), words, edit)
     for _ in range(masked):
-        kinds: tuple[StatementKind, ...] = ("one", "relation", "two", "place", "background", "number")
-        kind = rng.choice(kinds if rng.random() < short else ("caption", "summary"))
+        kind = rng.choice(_SHORT_MASKED if short else _LONG_MASKED)
         made.append(_masked(words(true_statement(scene, rng, kind).text), words, rng))
     return made
 
@@ -157,10 +158,10 @@ def batched(rows: Sequence[Claim], pad: int) -> Claims:
 
 
 def _pair(
-    scene: Scene, rng: random.Random, edit: Edit, short: float, more: float
+    scene: Scene, rng: random.Random, edit: Edit, kinds: Sequence[StatementKind], more: float
 ) -> tuple[Statement, Statement] | None:
     for _ in range(6):
-        truth = true_statement(scene, rng, rng.choice((_SHORT if rng.random() < short else _LONG)[edit]))
+        truth = true_statement(scene, rng, rng.choice(kinds))
         found = falsify(truth, scene, rng, edit)
         if found is None or truth.truth(scene) is not True:
             continue

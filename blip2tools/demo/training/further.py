@@ -1,4 +1,4 @@
-"""Weights that are there already learn to say more of what they see: the third stage alone, on a finished checkpoint.
+"""Weights that are there already learn to say more of what they see: the second stage alone, on a finished checkpoint.
 
 Q-Former, language projection and language model go on; the trunk stays as it is, bit for bit, and so does the matcher. All
 sizes are those of the checkpoint. That is how a model that knows its world learns a new prompt in minutes.

@@ -1,4 +1,4 @@
-"""The third stage: the trunk stays as it is; Q-Former and language model go on with many more questions."""
+"""The second stage: the trunk stays as it is; a language model learns to say what the Q-Former has found in it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from blip2tools.demo.training.loop import Schedule
 from blip2tools.demo.training.rows import Rows, pack, segments
 from blip2tools.demo.training.speaking import speak
 
-QUESTIONS: Final = 6  # about each picture
-_HEADS: Final = 0.08  # weight of the throw-away heads
+QUESTIONS: Final = 4  # about each picture
+_HEADS: Final = 0.2  # weight of the throw-away heads
 _RARELY: Final = 0.03  # how often a kind is asked that is never answered wrongly
 _MEMORY: Final = 0.997  # of the errors of each kind
 
@@ -69,10 +69,14 @@ class LanguageStage:
         model.vision_model.requires_grad_(False)
         self.modules = nn.ModuleDict({"model": model} if given else {"model": model, "slots": SlotHeads()})
 
-    def prepare(self, joint: Path) -> None:
-        """Take over what the joint stage learned."""
-        weights = torch.load(joint, weights_only=True)["modules"]
-        self.modules.load_state_dict({name: one for name, one in weights.items() if not name.startswith("patches.")})
+    def prepare(self, vision: Path) -> None:
+        """Take over what the vision stage learned; only the language model and the way to it are new."""
+        weights = torch.load(vision, weights_only=True)["modules"]
+        kept = {name: one for name, one in weights.items() if not name.startswith("patches.")}
+        missing, unexpected = self.modules.load_state_dict(kept, strict=False)
+        fresh = ("model.language_model.", "model.language_projection.")
+        if unexpected or any(not name.startswith(fresh) for name in missing):
+            raise ValueError(f"{vision.name} does not hold the weights of this vision stage")
 
     def batches(self) -> Dataset[Talk]:
         """See `Stage`."""

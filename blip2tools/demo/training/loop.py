@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import multiprocessing
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,10 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from blip2tools.demo.training.muon import Muon
+
 SAVED_EVERY: Final = 100  # steps
 LOGGED_EVERY: Final = 25
 _PREFETCHED: Final = 6
 _MEMORY: Final = 0.96  # of the running averages in the log
+_DECAY: Final = 0.05
+_INSIDE: Final = re.compile(r"\.layers?\.\d+\.")
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +86,14 @@ def run(stage: Stage, folder: Path, *, workers: int = 1) -> None:
     """
     state = folder / f"{stage.name}.pt"
     learning = [weight for weight in stage.modules.parameters() if weight.requires_grad]
-    optimizer = _optimizer(learning, stage.schedule.rate)
+    optimizers = _optimizers(stage.modules, stage.schedule.rate)
     done, seconds, averages = 0, 0.0, {}
     if state.exists():
         saved = torch.load(state, weights_only=True)
         stage.modules.load_state_dict(saved["modules"])
         if saved["step"] < stage.schedule.steps:
-            optimizer.load_state_dict(saved["optimizer"])
+            for optimizer, before in zip(optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(before)
         stage.memory.update(saved["memory"])
         done, seconds, averages = saved["step"], saved["seconds"], saved["averages"]
         logger.info("%s: going on at step %d of %d", stage.name, done, stage.schedule.steps)
@@ -97,13 +103,14 @@ def run(stage: Stage, folder: Path, *, workers: int = 1) -> None:
     for step, batch in _numbered(stage, done, workers):
         if parent is not None and not parent.is_alive():
             raise SystemExit("the training that this was a part of has ended")
-        for group in optimizer.param_groups:
-            group["lr"] = stage.schedule.rate_at(step)
         loss, figures = stage.loss(batch, step)
-        optimizer.zero_grad()
+        stage.modules.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = stage.schedule.rate_at(step)
+            optimizer.step()
         for name, figure in figures.items():
             averages[name] = averages.get(name, figure) * _MEMORY + figure * (1 - _MEMORY)
         done, seconds = step + 1, time.monotonic() - started
@@ -119,17 +126,21 @@ def run(stage: Stage, folder: Path, *, workers: int = 1) -> None:
                     "averages": averages,
                     "memory": stage.memory,
                     "modules": stage.modules.state_dict(),
-                    "optimizer": None if last else optimizer.state_dict(),
+                    "optimizers": [] if last else [optimizer.state_dict() for optimizer in optimizers],
                 },
             )
     stage.modules.eval()
 
 
-def _optimizer(weights: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    matrices = [weight for weight in weights if weight.ndim > 1]
-    rest = [weight for weight in weights if weight.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+def _optimizers(modules: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside layers, AdamW for all else: embeddings, heads, and what is no matrix."""
+    learning = {name: weight for name, weight in modules.named_parameters() if weight.requires_grad}
+    inside = {name for name, weight in learning.items() if weight.ndim == 2 and _INSIDE.search(name)}
+    decayed = [weight for name, weight in learning.items() if name not in inside and weight.ndim > 1]
+    rest = [weight for weight in learning.values() if weight.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": _DECAY}, {"params": rest, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    return [Muon([learning[name] for name in sorted(inside)], rate, _DECAY), adamw] if inside else [adamw]
 
 
 def _numbered(stage: Stage, first: int, workers: int) -> Iterator[tuple[int, Any]]:

@@ -1,4 +1,4 @@
-"""The last stage: the matcher's own Q-Former learns on the captioner's frozen trunk."""
+"""The third stage: the matcher's own Q-Former learns on the captioner's frozen trunk."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from blip2tools.demo.training.labels import Labels, label
 from blip2tools.demo.training.loop import Schedule
 from blip2tools.demo.training.qformer import KeysAndValues, keys_and_values, look, read, read_alone
 from blip2tools.demo.words import caption
+from blip2tools.demo.world import Scene
 
-_PICTURES: Final = 24  # of a batch of the bank
 _FIRST: Final = 0.11  # the share of the steps with short statements and mostly masked words
 _RARELY: Final = 0.12
-_SHORT_PART: Final = 0.6  # of a picture's texts, the shorter ones, go through together
+_FIRST_TEXTS: Final = (1, 4)  # pairs, and texts with masked words, about a picture
+_LATER_TEXTS: Final = (3, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Comparison:
     """What the frozen trunk saw; claims about it, short and long ones apart; the captions; and the labels."""
 
     states: Tensor
-    claims: tuple[Claims, Claims]
+    claims: list[Claims]
     captions: Claims
     labels: Labels
 
@@ -85,14 +86,21 @@ class MatchingStage:
         model.vision_model.post_layernorm.requires_grad_(True)
         self.modules = nn.ModuleDict({"model": model, "slots": SlotHeads(), "words": WordHeads(self._words.size)})
 
-    def prepare(self, joint: Path) -> None:
-        """Take over the trunk and, to begin with, the last LayerNorm."""
-        weights = torch.load(joint, weights_only=True)["modules"]
-        start = "model.vision_model."
+    def prepare(self, vision: Path) -> None:
+        """Take over the trunk and, to begin with, the last LayerNorm and the layers that have learned to find things.
+
+        Of the captioner's queries the first ones, which hold the things and the background, go along: what is left to learn
+        is to compare a text with them.
+        """
+        weights = torch.load(vision, weights_only=True)["modules"]
         model: Any = self.modules["model"]
-        model.vision_model.load_state_dict(
-            {name.removeprefix(start): one for name, one in weights.items() if name.startswith(start)}
-        )
+        for part in ("model.vision_model.", "model.qformer.", "slots."):
+            given = {name: one for name, one in weights.items() if name.startswith(part)}
+            missing, unexpected = self.modules.load_state_dict(given, strict=False)
+            if unexpected or (part != "model.qformer." and any(name.startswith(part) for name in missing)):
+                raise ValueError(f"{vision.name} does not hold the weights of this vision stage")
+        with torch.no_grad():
+            model.query_tokens.copy_(weights["model.query_tokens"][:, : model.query_tokens.shape[1]])
 
     def batches(self) -> Dataset[Comparison]:
         """See `Stage`."""
@@ -102,36 +110,37 @@ class MatchingStage:
         """What a step learns from: edits with more errors more often."""
         rng = random.Random(f"{self.schedule.seed}/{step}")
         batch = self._bank.turn(step, self.schedule.seed)
-        shown = self._bank.scenes(batch)[:_PICTURES]
+        shown = self._bank.scenes(batch)[: self.schedule.batch]
         gone = step / self.schedule.steps
         first = gone < _FIRST
-        weights = [_RARELY + self.memory[edit] for edit in ALL_EDITS]
-        made = [
-            claims(
-                scene,
-                self._words,
-                rng,
-                pairs=2 if first else 6,
-                masked=6 if first else 2,
-                short=1.0 if first else max(0.25, 0.9 - gone),
-                more=0.5 if first else max(0.0, 0.35 - 0.7 * gone),
-                weights=weights,
-            )
-            for scene in shown
-        ]
-        ordered = [sorted(of_one, key=lambda claim: len(claim.ids)) for of_one in made]
-        part = round(_SHORT_PART * len(ordered[0]))
-        short, long = ([row[:part] for row in ordered], [row[part:] for row in ordered])
+        texts = _FIRST_TEXTS if first else _LATER_TEXTS
+        share = 1.0 if first else max(0.25, 0.9 - gone)
+        # Equally many for every picture, so that short texts go through together, without much padding.
+        short = [math.floor(number * share + rng.random()) for number in texts]
+        long = [number - few for number, few in zip(texts, short, strict=True)]
         told = [self._words(caption(scene)) for scene in shown]
         return Comparison(
-            self._bank.states(batch)[:_PICTURES],
-            (self._together(short), self._together(long)),
+            self._bank.states(batch)[: self.schedule.batch],
+            [
+                self._claims(shown, rng, (pairs, masked), gone, short=of_few)
+                for of_few, (pairs, masked) in ((True, short), (False, long))
+                if pairs or masked
+            ],
             batched([Claim(ids, ids, [0.0] * len(ids), ids, 1, -1) for ids in told], self._pad),
             label(shown),
         )
 
-    def _together(self, rows: Sequence[Sequence[Claim]]) -> Claims:
-        return batched([claim for row in rows for claim in row], self._pad)
+    def _claims(
+        self, shown: Sequence[Scene], rng: random.Random, texts: tuple[int, int], gone: float, *, short: bool
+    ) -> Claims:
+        pairs, masked = texts
+        more = 0.5 if gone < _FIRST else max(0.0, 0.35 - 0.7 * gone)
+        weights = [_RARELY + self.memory[edit] for edit in ALL_EDITS]
+        made = [
+            claims(scene, self._words, rng, pairs=pairs, masked=masked, short=short, more=more, weights=weights)
+            for scene in shown
+        ]
+        return batched([claim for of_one in made for claim in of_one], self._pad)
 
     def loss(self, batch: Comparison, step: int) -> tuple[Tensor, dict[str, float]]:
         """See `Stage`."""
@@ -175,9 +184,7 @@ class MatchingStage:
         """(2, 3): sums of the losses of matching, right words and wrong words, and how much each of them counts."""
         model: Any = self.modules["model"]
         heads: Any = self.modules["words"]
-        last, early = read(model, claims.ids, (claims.ids != self._pad).long(), pictures)
-        queries = model.query_tokens.shape[1]
-        words = early[:, queries:]
+        judging, words = read(model, claims.ids, (claims.ids != self._pad).long(), pictures)
         asked = claims.right != IGNORED
         right = functional.cross_entropy(heads.word(words[asked]), claims.right[asked], reduction="none")
         judged = claims.wrong != IGNORED
@@ -188,7 +195,7 @@ class MatchingStage:
             reduction="sum",
         )
         told = claims.true != IGNORED
-        logits = model.itm_head(last[:, :queries]).mean(1)[told]
+        logits = model.itm_head(judging).mean(1)[told]
         true = claims.true[told]
         matching = functional.cross_entropy(logits, true, reduction="sum")
         self._remember([edit for edit in claims.edits if edit >= 0], (logits.argmax(-1) != true).tolist())

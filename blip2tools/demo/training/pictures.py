@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from blip2tools.demo.draw import draw
 from blip2tools.demo.training.architecture import GRID, PATCH, SIDE, WIDTH
-from blip2tools.demo.world import Scene, World, sample_scene
+from blip2tools.demo.world import Scene, World, sample_scene, turned
 
+_SMOOTH: Final = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 _SIDES: Final = (80, 128, 160, 192, 224, 224, 256, 320)
 # Of CLIP, and so of the family's image processors.
 _MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
@@ -26,13 +27,18 @@ _DEVIATION: Final = (0.26862954, 0.26130258, 0.27577711)
 def training_picture(scene: Scene, rng: random.Random, model_side: int = SIDE) -> np.ndarray:
     """A picture of a scene, (S, S, 3) uint8, S being the model's side.
 
-    It is drawn at a random size, sometimes smoothly, and may be stored as a JPEG, turned by up to 3 degrees, changed in
-    contrast and brightness, and covered with noise, as pictures are that people bring.
+    It is drawn at a random size, sometimes smoothly, and may be stored as a JPEG, changed in contrast and brightness, and
+    covered with noise, as pictures are that people bring. Of a turned scene half of the pictures are drawn upright and then
+    turned as a whole, with corners that show where the picture ended; any other may be turned by up to 3 degrees.
     """
     side = rng.choice(_SIDES)
-    image = draw(scene, side, smoothing=2 if side <= 160 else 1)
-    if rng.random() < 0.15:
-        image = image.rotate(rng.uniform(-3, 3), Image.Resampling.BILINEAR, fillcolor=scene.background.paints[0])
+    smoothing = 2 if side <= 160 else 1
+    upright = turned(scene, -scene.background.turn) if scene.background.turn and rng.random() < 0.5 else None
+    image = draw(upright or scene, side, smoothing=smoothing)
+    turn = rng.uniform(-3, 3) if rng.random() < 0.15 and not scene.background.turn else 0.0
+    if upright or turn:
+        degrees, corner = (-scene.background.turn if upright else turn), image.getpixel((1, 1))
+        image = image.rotate(degrees, rng.choice(_SMOOTH), fillcolor=corner)
     if rng.random() < 0.2:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=rng.randint(40, 90))

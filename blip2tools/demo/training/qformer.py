@@ -23,7 +23,7 @@ def keys_and_values(model: Any, states: Tensor) -> KeysAndValues:
 
 
 def read(model: Any, ids: Tensor, filled: Tensor, pictures: KeysAndValues) -> tuple[Tensor, Tensor]:
-    """The last states (N, Q + T, D) of queries and text together, and those two layers earlier.
+    """The queries' last states (N, Q, D), and the text's (N, T, D) a layer earlier: of the last layer no head reads the text.
 
     Args:
         model: the matcher.
@@ -36,15 +36,14 @@ def read(model: Any, ids: Tensor, filled: Tensor, pictures: KeysAndValues) -> tu
         model.embeddings(input_ids=ids, query_embeds=model.query_tokens.expand(number, -1, -1))
     )
     mask = _mask(torch.cat([filled.new_ones(number, queries), filled], 1), hidden)
-    layers = model.qformer.encoder.layer
-    early = hidden
-    for place, (layer, (keys, values)) in enumerate(zip(layers, pictures, strict=True)):
+    *layers, last = zip(model.qformer.encoder.layer, pictures, strict=True)
+    for layer, (keys, values) in layers:
         hidden = _attend(layer, hidden, mask)
         looking = _look(layer, hidden[:, :queries], keys, values)
         hidden = torch.cat([layer.feed_forward_chunk_query(looking), layer.feed_forward_chunk(hidden[:, queries:])], 1)
-        if place == len(layers) - 2:
-            early = hidden
-    return hidden, early
+    layer, (keys, values) = last
+    looking = _look(layer, _attend(layer, hidden, mask, first=queries), keys, values)
+    return layer.feed_forward_chunk_query(looking), hidden[:, queries:]
 
 
 def look(model: Any, pictures: KeysAndValues) -> Tensor:
@@ -73,12 +72,13 @@ def _mask(filled: Tensor, like: Tensor) -> Tensor:
     return ((1 - filled.to(like.dtype)) * -1e4)[:, None, None]
 
 
-def _attend(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    own = layer.attention.attention
+def _attend(layer: Any, hidden: Tensor, mask: Tensor | None, first: int | None = None) -> Tensor:
+    """Self-attention of all states, or of the first so many, to all."""
+    own, some = layer.attention.attention, hidden[:, :first]
     mixed = functional.scaled_dot_product_attention(
-        _heads(own.query(hidden)), _heads(own.key(hidden)), _heads(own.value(hidden)), attn_mask=mask
+        _heads(own.query(some)), _heads(own.key(hidden)), _heads(own.value(hidden)), attn_mask=mask
     )
-    attended: Tensor = layer.attention.output(mixed.transpose(1, 2).flatten(2), hidden)
+    attended: Tensor = layer.attention.output(mixed.transpose(1, 2).flatten(2), some)
     return attended
 
 

@@ -18,16 +18,18 @@ from blip2tools.demo.training.architecture import (
     qformer_config,
     vision_config,
 )
+from blip2tools.demo.training.beginning import begin
 from blip2tools.demo.training.heads import PatchHeads, SlotHeads
 from blip2tools.demo.training.labels import Labels, label
 from blip2tools.demo.training.loop import Schedule
-from blip2tools.demo.training.pictures import normalized, training_pictures, whitened_patches
-from blip2tools.demo.world import STUDY, Scene, World, sample_scene
+from blip2tools.demo.training.pictures import normalized, training_pictures
+from blip2tools.demo.world import STUDY, Scene, World, sample_scene, turned
 
 EARLY: Final = 2  # the layer from whose states outlines are read
 PLAIN: Final = 0.25  # of the scenes are of the study's world
-_PLAIN_ONLY: Final = 2200  # steps with such scenes alone
-_PLAIN_UNTIL: Final = 3400  # steps after which they are no more than that share
+_PLAIN_ONLY: Final = 0.12  # of the steps have such scenes alone
+_PLAIN_UNTIL: Final = 0.2  # of the steps are done when they are no more than that share
+_TURNED: Final = (0.25, 12.0)  # of the plain scenes, and by how many degrees at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class PictureBatches(Dataset[Pictures]):
     def __getitem__(self, step: int) -> Pictures:
         rng = random.Random(f"{self._schedule.seed}/{step}")
         # Few things, plainly drawn, come first: in many drawn in many ways shapes are hard to find to begin with.
-        falling = (_PLAIN_UNTIL - step) / (_PLAIN_UNTIL - _PLAIN_ONLY)
+        falling = (_PLAIN_UNTIL - step / self._schedule.steps) / (_PLAIN_UNTIL - _PLAIN_ONLY)
         plain = max(PLAIN, min(1.0, falling))
         return see(scenes(self._world, self._schedule.batch, rng, plain), rng)
 
@@ -55,7 +57,12 @@ class PictureBatches(Dataset[Pictures]):
 def scenes(world: World, number: int, rng: random.Random, plain: float = PLAIN) -> list[Scene]:
     """Scenes for one batch, a share of them plain ones of the study's world."""
     study = replace(STUDY, missing=world.missing)
-    return [sample_scene(rng, world=study if rng.random() < plain else world) for _ in range(number)]
+    return [_plain(study, rng) if rng.random() < plain else sample_scene(rng, world=world) for _ in range(number)]
+
+
+def _plain(study: World, rng: random.Random) -> Scene:
+    scene, (share, most) = sample_scene(rng, world=study), _TURNED
+    return (turned(scene, rng.uniform(-most, most)) if rng.random() < share else None) or scene
 
 
 def see(shown: list[Scene], rng: random.Random) -> Pictures:
@@ -95,14 +102,9 @@ class VisionStage:
         self.modules = nn.ModuleDict({"model": seeing, "patches": PatchHeads(), "slots": SlotHeads()})
 
     def prepare(self) -> None:
-        """Set the first layer. Left out where a saved state brings it."""
+        """Set the first weights. Left out where a saved state brings them."""
         seeing: Any = self.modules["model"]
-        embeddings = seeing.vision_model.embeddings
-        weight, bias = whitened_patches(self._world, self.schedule.seed)
-        with torch.no_grad():
-            embeddings.patch_embedding.weight.copy_(weight)
-            embeddings.patch_embedding.bias.copy_(bias)
-            embeddings.position_embedding.normal_(std=0.25)
+        begin(seeing.vision_model, self._world, self.schedule.seed)
 
     def batches(self) -> PictureBatches:
         """See `Stage`."""
