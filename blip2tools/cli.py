@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,7 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
     with claim_stdout() as wire:
         logging.getLogger().setLevel(logging.INFO)
         from blip2tools import checkpoints
+        from blip2tools.engine import WORKER
         from blip2tools.vision import Vision
 
         vision = Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments))
@@ -170,6 +172,11 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
         if arguments.preload or not checkpoints.locate(vision.settings).here:
             vision.preload()
         serve_stdio(vision, wire=wire)
+    if any(thread.name == WORKER for thread in threading.enumerate()):
+        # A slow machine is still loading the model for a client that has gone: the interpreter's own end, beneath native
+        # code at work in another thread, may abort the process.
+        logging.shutdown()
+        os._exit(OK)
     return OK
 
 

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.010  # what a burst's first request waits for the others: less than one decoding step of most models
+WORKER = "blip2tools-engine"  # the name of its thread
 JOIN_SECONDS = 10.0  # for the worker to notice that the engine is closing: far longer than one decoding step
 
 
@@ -145,7 +146,7 @@ class LocalEngine:
             if len(self._line) >= self._max_queue:
                 raise BusyError(f"{self._max_queue} requests are waiting already; try again in a few seconds.")
             if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="blip2tools-engine", daemon=True)
+                self._worker = threading.Thread(target=self._work, name=WORKER, daemon=True)
                 self._worker.start()
             work = Work(job)
             self._line.add(work)

@@ -204,6 +204,29 @@ def test_E2_a_client_that_vanishes(started, moment):
     assert "BrokenPipe" not in server.log
 
 
+HASTY = """
+import sys
+from blip2tools import cli, engine
+engine.JOIN_SECONDS = 0.0  # as if loading took far longer than anybody waits for it
+sys.exit(cli.main(["serve", "--model", "demo", "--preload", "--allow-dir", sys.argv[1]]))
+"""
+
+
+@posix
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_E2_a_client_that_vanishes_while_a_slow_machine_loads(jail, seconds):
+    """The thread that loads is left behind, wherever it is in native code, and the server still ends well."""
+    words = [sys.executable, "-W", "error", "-c", HASTY, str(jail)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        server.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode() + b"\n")
+        server.stdin.flush()
+        assert server.stdout.readline()
+        time.sleep(seconds)
+        _, said = server.communicate(timeout=60)
+        assert server.returncode == 0
+        assert b"Traceback" not in said
+
+
 LISTEN_NO_MORE = """
 import json, os, subprocess, sys, time
 words = [sys.executable, "-m", "blip2tools", "serve", "--model", "demo", "--allow-dir", sys.argv[1], "--threads", "1"]
