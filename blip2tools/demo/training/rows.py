@@ -24,25 +24,6 @@ from blip2tools.text import NEWEST_TURN, TURN, VQA_TEMPLATE
 PAD: Final = 1
 ENDS: Final = 2  # OPT's `</s>` begins and ends every text
 IGNORED: Final = -100
-# Kinds that are hard to learn are asked more often than they are worth.
-HARD_FIRST: Final[Mapping[QuestionKind, float]] = {
-    "count": 0.5,
-    "count_shape": 1.5,
-    "count_color": 1.5,
-    "color": 1,
-    "shape": 1,
-    "size": 1,
-    "exists": 2,
-    "shape_exists": 1,
-    "place": 4,
-    "background": 0.2,
-    "relation": 5,
-    "neighbor": 5,
-    "bigger": 4,
-    "same_color": 3,
-    "more": 4,
-    "character": 2,
-}
 
 
 @dataclass(frozen=True, slots=True)
