@@ -299,7 +299,8 @@ def test_larger_ones_are_refused_by_their_header(kind):
 
 def test_pixels_that_are_not_compressed_hide_no_damage():
     for name in ("BMP", "TIFF"):
-        images.decode(encoded(tiled("RGB", (1200, 800)), name), Settings(formats=SETTINGS.formats, max_damage_mb=1))
+        data = encoded(tiled("RGB", (1200, 800)), name)
+        assert images.decode(data, Settings(formats=SETTINGS.formats, max_damage_mb=1)).width == 1200
 
 
 def test_what_a_webp_begins_with():
@@ -313,6 +314,18 @@ def test_what_a_webp_begins_with():
     assert formats.webp_chunk(encoded(small, "WEBP", **frames)) == "VP8 "
     header = encoded(small, "WEBP", icc_profile=b"three")[:30]
     assert formats.webp_chunk(header + (b"JUNK" + bytes(4)) * 100 + b"VP8 ") == "VP8L"
+
+
+@pytest.mark.parametrize("before", [b"ALPH\x20\0\0\0" + bytes(32), b"VP8 \0\0\0\0"], ids=["alpha", "lossy"])
+def test_a_lossless_webp_cannot_pass_for_one_that_costs_less(before):
+    """Named by a cheaper chunk in front, it is refused when it is opened, before its pixels take memory."""
+    lossless = encoded(tiled("RGB", (200, 200)), "WEBP", lossless=True)[12:]
+    header = b"VP8X" + struct.pack("<II", 10, 16) + (199).to_bytes(3, "little") * 2
+    body = b"WEBP" + header + before + lossless
+    disguised = b"RIFF" + struct.pack("<I", len(body)) + body
+    assert formats.webp_chunk(disguised) != "VP8L"
+    with pytest.raises(CorruptImageError), images._guarded():
+        images._open(disguised, SETTINGS)
 
 
 def peak(decoder: Decoder) -> int:

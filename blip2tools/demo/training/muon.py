@@ -1,8 +1,8 @@
 """Muon (Jordan et al. 2024): momentum whose singular values are all made alike, for the matrices inside layers.
 
-A vision tower from scratch finds shapes with it after about two thirds of the steps that AdamW takes. `torch.optim.Muon` does the
-same in bfloat16, which is several times slower on a CPU that has no instructions for it, so this one computes in float32,
-and all matrices of one shape at once.
+On plain scenes a vision tower named more of the shapes with it after 350 steps than with AdamW after 400 (36 and 31 %,
+25 November 2026). `torch.optim.Muon` does the same in bfloat16: a whole step then took 1.8 s instead of 0.6 s on a CPU that has
+no instructions for it, so this one computes in float32, and all matrices of one shape at once.
 """
 
 from __future__ import annotations
