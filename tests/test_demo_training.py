@@ -28,7 +28,9 @@ from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, SIDE, new_c
 from blip2tools.demo.training.beginning import begin
 from blip2tools.demo.training.claims import IGNORED, Words, batched, claims
 from blip2tools.demo.training.labels import label
+from blip2tools.demo.training.language import LanguageStage
 from blip2tools.demo.training.loop import Schedule, _optimizers, run
+from blip2tools.demo.training.matching import MatchingStage
 from blip2tools.demo.training.muon import orthogonal
 from blip2tools.demo.training.pictures import normalized, training_picture, training_pictures
 from blip2tools.demo.training.plan import HELD_OUT, Training, train
@@ -36,9 +38,9 @@ from blip2tools.demo.training.qformer import keys_and_values, look, read, read_a
 from blip2tools.demo.training.rows import Segment, pack, segments
 from blip2tools.demo.training.speaking import speak
 from blip2tools.demo.training.tokenizers import matcher_tokenizer, processor, speaker_tokenizer
-from blip2tools.demo.training.vision import Seeing
+from blip2tools.demo.training.vision import PictureBatches, Seeing, VisionStage
 from blip2tools.demo.words import caption
-from blip2tools.demo.world import CHARACTERS, COLORS, WIDE, sample_scene
+from blip2tools.demo.world import CHARACTERS, COLORS, STUDY, WIDE, sample_scene
 from blip2tools.family import demo_folder
 
 
@@ -286,8 +288,8 @@ def test_the_q_former_for_many_texts_is_the_library_s(matcher_words) -> None:
 
 
 def test_pairs_are_held_out_on_request(tmp_path: Path) -> None:
-    assert Training(tmp_path, tmp_path, held_out=True).world.missing == HELD_OUT
-    assert not Training(tmp_path, tmp_path).world.missing
+    assert all(made.world.missing == HELD_OUT for made in Training(tmp_path, tmp_path, held_out=True).rounds)
+    assert not any(made.world.missing for made in Training(tmp_path, tmp_path).rounds)
     assert Training(tmp_path, tmp_path, seed=2, held_out=True).command.endswith("--state FOLDER --seed 2 --held-out")
 
 
@@ -315,12 +317,58 @@ def assert_checkpoints_load(weights: Path) -> None:
     assert json.loads((weights / "captioner" / FILE).read_text())["fitted"]["familiarity"]["seed"] == 777
 
 
-def test_a_training_of_a_few_steps_gives_two_checkpoints(tmp_path: Path) -> None:
-    train(Training(tmp_path, tmp_path / "weights", share=0.0003, processes=0))
-    assert_checkpoints_load(tmp_path / "weights")
-    logged = {file.stem: json.loads(file.read_text().splitlines()[-1]) for file in tmp_path.glob("*.jsonl")}
-    assert set(logged) == {"vision", "language", "matching"}
-    assert all(entry["step"] == entry["of"] for entry in logged.values())
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Training:
+    """A few steps of everything."""
+    state = tmp_path_factory.mktemp("state")
+    training = Training(state, state / "weights", share=0.0003, processes=0)
+    train(training)
+    return training
+
+
+def test_a_training_of_a_few_steps_gives_two_checkpoints(trained: Training) -> None:
+    assert_checkpoints_load(trained.output)
+    for made in trained.rounds:
+        logged = {file.stem: json.loads(file.read_text().splitlines()[-1]) for file in made.state.glob("*.jsonl")}
+        assert set(logged) == {"vision", "language", "matching"}
+        assert all(entry["step"] == entry["of"] for entry in logged.values())
+    assert "| 2. language | 2 | 32 | 64 |" in (trained.output / "CARD.md").read_text()
+
+
+def test_a_later_round_begins_with_what_the_one_before_has_learned(trained: Training) -> None:
+    """All of the vision stage; of the others everything but what the new trunk replaces."""
+    first, second = trained.rounds
+    ends = {name: torch.load(first.state / f"{name}.pt")["modules"] for name in ("vision", "language", "matching")}
+    vision = VisionStage(second.world, second.schedules["vision"])
+    vision.prepare(second.before)
+    assert_same(vision.modules.state_dict(), ends["vision"])
+    trunk = torch.load(second.state / "vision.pt")["modules"]
+    stages = {
+        "language": (LanguageStage, "captioner", ("model.vision_model.",)),
+        "matching": (MatchingStage, "matcher", ("model.vision_model.embeddings.", "model.vision_model.encoder.")),
+    }
+    for name, (make, tools, replaced) in stages.items():
+        processor = transformers.Blip2Processor.from_pretrained(trained.state / tools)
+        stage = make(second.bank(), second.schedules[name], processor)
+        stage.prepare(second.state, second.before)
+        new = {key: weight for key, weight in trunk.items() if key.startswith(replaced)}
+        assert new
+        assert_same(stage.modules.state_dict(), ends[name] | new)
+    matrix = "model.vision_model.encoder.layers.0.mlp.fc1.weight"
+    assert not torch.equal(trunk[matrix], ends["vision"][matrix])
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+def test_what_is_easy_comes_first_but_only_once() -> None:
+    schedule = Schedule(100, 32, 1e-3, 10, 0.5, 1)
+    assert [schedule.gone(step) for step in (0, 50)] == [0, 0.5]
+    assert replace(schedule, again=True).gone(0) == 1
+    study, again = (PictureBatches(WIDE, one)[0].labels.slots for one in (schedule, replace(schedule, again=True)))
+    assert (study[..., 0] > 0).sum(1).max() <= STUDY.max_things < (again[..., 0] > 0).sum(1).max()
 
 
 def test_given_weights_go_on_with_their_trunk_and_their_matcher_as_they_were(tmp_path: Path) -> None:
@@ -359,7 +407,7 @@ def test_the_command_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "blip2tools.demo.train", "--share", "0.0006"]
     command += ["--state", str(tmp_path)]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "vision.pt").exists() and first.poll() is None:
+    while not (tmp_path / "round-1" / "vision.pt").exists() and first.poll() is None:
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)
     first.communicate()

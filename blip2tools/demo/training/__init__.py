@@ -9,7 +9,7 @@ loop.py          steps, progress, log, and going on after a kill
 muon.py          the optimizer of all that is inside layers
 beginning.py     the vision tower's first weights: it sees edges, and patches look at their neighbours
 vision.py        stage 1: vision tower and Q-Former learn to see, by the heads alone
-bank.py          what the trunk, from here on frozen, sees
+bank.py          what the trunk, which stages 2 and 3 leave as it is, sees
 language.py      stage 2: captions and answers; Q-Former and language model
 matching.py      stage 3, beside stage 2: the matcher's own Q-Former on the same trunk
 rows.py          captions and questions → tokens
@@ -17,7 +17,7 @@ speaking.py      the loss of what is said
 claims.py        true and false statements → tokens
 qformer.py       the matcher's Q-Former for many texts about a few pictures
 card.py          the card of what came out
-plan.py          the whole in order, and the checkpoints that come out
+plan.py          the whole in order, in two rounds, and the checkpoints that come out
 further.py       stage 2 alone, from weights that are there already
 """
 

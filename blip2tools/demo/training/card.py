@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -19,7 +19,7 @@ def write_card(
     folder: Path,
     *,
     world: World,
-    schedules: Mapping[str, Schedule],
+    schedules: Sequence[tuple[str, Schedule]],
     command: str,
 ) -> None:
     """Write the card.
@@ -27,12 +27,12 @@ def write_card(
     Args:
         folder: of the weights, with `captioner` and `matcher`.
         world: what they were trained on.
-        schedules: of the stages, in their order.
+        schedules: of the stages, by name, in their order.
         command: what makes the same weights again.
     """
     stages = "\n".join(
         f"| {name} | {one.steps:,} | {one.batch} | {one.steps * one.batch:,} | {one.rate:g} | {one.seed} |"
-        for name, one in schedules.items()
+        for name, one in schedules
     )
     files = "\n".join(_row(folder, part) for part in ("captioner", "matcher"))
     missing = ", ".join(sorted(f"{color} {shape}" for color, shape in world.missing))

@@ -92,4 +92,4 @@ def train_further(further: Further) -> None:
                 weight.lerp_(before, further.keep)
     shutil.copytree(further.given / "matcher", further.output / "matcher", dirs_exist_ok=True)
     store(model, tools, further.output / "captioner")
-    finish(further.output, further.world, further.share, {"language": further.schedule}, further.command)
+    finish(further.output, further.world, further.share, [("language", further.schedule)], further.command)

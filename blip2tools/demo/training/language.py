@@ -69,10 +69,21 @@ class LanguageStage:
         model.vision_model.requires_grad_(False)
         self.modules = nn.ModuleDict({"model": model} if given else {"model": model, "slots": SlotHeads()})
 
-    def prepare(self, vision: Path) -> None:
-        """Take over what the vision stage learned; only the language model and the way to it are new."""
+    def prepare(self, state: Path, before: Path | None = None) -> None:
+        """Take over what the vision stage learned; only the language model and the way to it are new.
+
+        Args:
+            state: folder with the state of the vision stage.
+            before: that of an earlier round, from which then comes everything but the vision tower.
+        """
+        vision = state / "vision.pt"
         weights = torch.load(vision, weights_only=True)["modules"]
         kept = {name: one for name, one in weights.items() if not name.startswith("patches.")}
+        if before:
+            learned = torch.load(before / f"{self.name}.pt", weights_only=True)["modules"]
+            tower = {name: one for name, one in kept.items() if name.startswith("model.vision_model.")}
+            self.modules.load_state_dict(learned | tower)
+            return
         missing, unexpected = self.modules.load_state_dict(kept, strict=False)
         fresh = ("model.language_model.", "model.language_projection.")
         if unexpected or any(not name.startswith(fresh) for name in missing):

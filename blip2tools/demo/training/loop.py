@@ -44,6 +44,7 @@ class Schedule:
         warm_up: steps until it is reached.
         flat: the share of the steps after which it falls, along half a cosine, to 2 %; 1 keeps it.
         seed: of everything random.
+        again: the stage has learned before: what is easy need not come first.
     """
 
     steps: int
@@ -52,6 +53,11 @@ class Schedule:
     warm_up: int
     flat: float
     seed: int
+    again: bool = False
+
+    def gone(self, step: int) -> float:
+        """The share of the stage's way from what is easy to what is hard that lies behind a step."""
+        return 1.0 if self.again else step / self.steps
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, the first being 0."""

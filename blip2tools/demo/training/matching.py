@@ -29,6 +29,7 @@ _FIRST: Final = 0.11  # the share of the steps with short statements and mostly 
 _RARELY: Final = 0.12
 _FIRST_TEXTS: Final = (1, 4)  # pairs, and texts with masked words, about a picture
 _LATER_TEXTS: Final = (3, 1)
+_TRUNK: Final = ("model.vision_model.embeddings.", "model.vision_model.encoder.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,23 @@ class MatchingStage:
         model.vision_model.post_layernorm.requires_grad_(True)
         self.modules = nn.ModuleDict({"model": model, "slots": SlotHeads(), "words": WordHeads(self._words.size)})
 
-    def prepare(self, vision: Path) -> None:
+    def prepare(self, state: Path, before: Path | None = None) -> None:
         """Take over the trunk and, to begin with, the last LayerNorm and the layers that have learned to find things.
 
         Of the captioner's queries the first ones, which hold the things and the background, go along: what is left to learn
         is to compare a text with them.
+
+        Args:
+            state: folder with the state of the vision stage.
+            before: that of an earlier round, from which then comes everything but the trunk.
         """
+        vision = state / "vision.pt"
         weights = torch.load(vision, weights_only=True)["modules"]
+        if before:
+            learned = torch.load(before / f"{self.name}.pt", weights_only=True)["modules"]
+            trunk = {name: one for name, one in weights.items() if name.startswith(_TRUNK)}
+            self.modules.load_state_dict(learned | trunk)
+            return
         model: Any = self.modules["model"]
         for part in ("model.vision_model.", "model.qformer.", "slots."):
             given = {name: one for name, one in weights.items() if name.startswith(part)}
@@ -111,7 +122,7 @@ class MatchingStage:
         rng = random.Random(f"{self.schedule.seed}/{step}")
         batch = self._bank.turn(step, self.schedule.seed)
         shown = self._bank.scenes(batch)[: self.schedule.batch]
-        gone = step / self.schedule.steps
+        gone = self.schedule.gone(step)
         first = gone < _FIRST
         texts = _FIRST_TEXTS if first else _LATER_TEXTS
         share = 1.0 if first else max(0.25, 0.9 - gone)
@@ -145,7 +156,7 @@ class MatchingStage:
     def loss(self, batch: Comparison, step: int) -> tuple[Tensor, dict[str, float]]:
         """See `Stage`."""
         model: Any = self.modules["model"]
-        gone = step / self.schedule.steps
+        gone = self.schedule.gone(step)
         pictures = keys_and_values(model, model.vision_model.post_layernorm(batch.states))
         asked = look(model, pictures)
         found = self.modules["slots"](asked, batch.labels)

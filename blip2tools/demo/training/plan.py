@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -65,12 +65,6 @@ class Training:
     processes: int = 2
 
     @property
-    def world(self) -> World:
-        """Where the pictures are from: what is hard in it comes a little more often."""
-        harder = replace(WIDE, signs=0.3, turned=0.5, max_turn=17.0) if self.knows == WIDE else self.knows
-        return replace(harder, missing=HELD_OUT) if self.held_out else harder
-
-    @property
     def command(self) -> str:
         """What makes the same weights again."""
         said = ["python -m blip2tools.demo.train --state FOLDER"]
@@ -80,44 +74,109 @@ class Training:
         said += ["--held-out"] if self.held_out else []
         return " ".join(said)
 
-    def schedule(self, stage: str) -> Schedule:
-        """How a stage learns."""
-        made = _SCHEDULES[stage]
-        steps = max(2, round(made.steps * self.share))
-        return replace(made, steps=steps, seed=made.seed + 1000 * self.seed)
+    @property
+    def rounds(self) -> list[Round]:
+        """In their order, each going on from the one before."""
+        folders = [self.state / f"round-{number}" for number, _ in enumerate(_ROUNDS, 1)]
+        return [
+            self._shared(replace(made, state=state, before=before))
+            for made, state, before in zip(_ROUNDS, folders, [None, *folders], strict=False)
+        ]
+
+    def _shared(self, made: Round) -> Round:
+        world = made.world if self.knows == WIDE else self.knows
+        schedules = {
+            stage: replace(one, steps=self._few(one.steps), seed=one.seed + 1000 * self.seed)
+            for stage, one in made.schedules.items()
+        }
+        return replace(
+            made,
+            world=replace(world, missing=HELD_OUT) if self.held_out else world,
+            schedules=schedules,
+            bank_batches=self._few(made.bank_batches),
+            bank_seed=made.bank_seed + 1000 * self.seed,
+        )
+
+    def _few(self, steps: int) -> int:
+        return max(2, round(steps * self.share))
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Every stage once.
+
+    Attributes:
+        world: where the pictures are from: of the wide one, what is hard comes a little more often.
+        schedules: of the stages.
+        bank_batches: how many pictures the trained trunk looks at for the later stages, in batches.
+        bank_seed: of these pictures.
+        state: folder that keeps all that is needed to go on.
+        before: that of the round before this one; None where all is new.
+    """
+
+    world: World
+    schedules: Mapping[str, Schedule]
+    bank_batches: int
+    bank_seed: int
+    state: Path = Path()
+    before: Path | None = None
 
     def bank(self) -> Bank:
         """What the trained trunk sees."""
-        batches = max(2, round(_BANK_BATCHES * self.share))
-        return Bank(self.state, self.world, batches=batches, size=BATCH, seed=31 + 1000 * self.seed)
+        return Bank(self.state, self.world, batches=self.bank_batches, size=BATCH, seed=self.bank_seed)
 
 
-_BANK_BATCHES: Final = 1500
 # All in float32: products of matrices in bfloat16 made a step 1.4 times as long (a Xeon with avx512_bf16 but without AMX,
 # 23 November 2026, processor time of the same batches on one thread).
-_SCHEDULES: Final = {
-    "vision": Schedule(7000, BATCH, 2e-3, 100, 0.5, 11),
-    "language": Schedule(3700, BATCH, 1.5e-3, 150, 0.3, 41),
-    "matching": Schedule(3600, 24, 1.2e-3, 150, 0.3, 77),
-}
+_ROUNDS: Final = (
+    Round(
+        replace(WIDE, signs=0.3, turned=0.5, max_turn=17.0),
+        {
+            "vision": Schedule(7000, BATCH, 2e-3, 100, 0.5, 11),
+            "language": Schedule(3700, BATCH, 1.5e-3, 150, 0.3, 41),
+            "matching": Schedule(3600, 24, 1.2e-3, 150, 0.3, 77),
+        },
+        bank_batches=1500,
+        bank_seed=31,
+    ),
+    # What was still wrong after the first round: crosses turned so far that they look like stars, and thin lines.
+    Round(
+        replace(WIDE, signs=0.3, turned=0.5, max_turn=22.0, styles=(*WIDE.styles, "outlined")),
+        {
+            "vision": Schedule(4000, BATCH, 1.2e-3, 100, 0.25, 12, again=True),
+            "language": Schedule(3200, BATCH, 1e-3, 150, 0.2, 42, again=True),
+            "matching": Schedule(3000, 24, 8e-4, 150, 0.2, 78, again=True),
+        },
+        bank_batches=1500,
+        bank_seed=32,
+    ),
+)
 
 
 def train(training: Training) -> None:
     """Train from scratch, or from where an earlier run was cut off, and write the two checkpoints."""
     training.state.mkdir(parents=True, exist_ok=True)
     _processors(training)
-    _see(training)
-    if training.processes > 1:
-        other = multiprocessing.get_context("spawn").Process(target=_match, args=(training,), daemon=True)
-        other.start()
-        _speak(training)
-        other.join()
-        if other.exitcode:
-            raise RuntimeError("the matcher's training failed")
-    else:
-        _speak(training)
-        _match(training)
+    for number, made in enumerate(training.rounds, 1):
+        logger.info("round %d of %d", number, len(_ROUNDS))
+        made.state.mkdir(exist_ok=True)
+        _see(training, made)
+        if training.processes > 1:
+            _both(training, made)
+        else:
+            _speak(training, made)
+            _match(training, made)
     write(training)
+
+
+def _both(training: Training, made: Round) -> None:
+    """The captioner's last stage here, the matcher's in a process beside."""
+    other = multiprocessing.get_context("spawn").Process(target=_match, args=(training, made), daemon=True)
+    other.start()
+    _speak(training, made)
+    other.join()
+    if other.exitcode:
+        raise RuntimeError("the matcher's training failed")
 
 
 def _processors(training: Training) -> None:
@@ -136,33 +195,33 @@ def _processor(training: Training, name: str) -> Any:
     return Blip2Processor.from_pretrained(training.state / name)
 
 
-def _see(training: Training) -> None:
+def _see(training: Training, made: Round) -> None:
     """The vision stage, and the bank that the others learn from."""
     workers = min(1, training.processes)
     torch.set_num_threads(max(1, training.processes))
-    vision = VisionStage(training.world, training.schedule("vision"))
-    if not (training.state / "vision.pt").exists():
-        vision.prepare()
-    run(vision, training.state, workers=workers)
+    vision = VisionStage(made.world, made.schedules["vision"])
+    if not (made.state / "vision.pt").exists():
+        vision.prepare(made.before)
+    run(vision, made.state, workers=workers)
     torch.set_num_threads(1)
-    training.bank().fill(vision.modules["model"], workers=workers)
+    made.bank().fill(vision.modules["model"], workers=workers)
 
 
-def _speak(training: Training) -> None:
-    stage = LanguageStage(training.bank(), training.schedule("language"), _processor(training, "captioner"))
-    if not (training.state / "language.pt").exists():
-        stage.prepare(training.state / "vision.pt")
-    run(stage, training.state, workers=0)
+def _speak(training: Training, made: Round) -> None:
+    _learn(LanguageStage(made.bank(), made.schedules["language"], _processor(training, "captioner")), made)
 
 
-def _match(training: Training) -> None:
+def _match(training: Training, made: Round) -> None:
     """May run in a process of its own, which has to set up its own voice."""
     if multiprocessing.parent_process() is not None:
         set_up()
-    stage = MatchingStage(training.bank(), training.schedule("matching"), _processor(training, "matcher"))
-    if not (training.state / "matching.pt").exists():
-        stage.prepare(training.state / "vision.pt")
-    run(stage, training.state, workers=0)
+    _learn(MatchingStage(made.bank(), made.schedules["matching"], _processor(training, "matcher")), made)
+
+
+def _learn(stage: LanguageStage | MatchingStage, made: Round) -> None:
+    if not (made.state / f"{stage.name}.pt").exists():
+        stage.prepare(made.state, made.before)
+    run(stage, made.state, workers=0)
 
 
 def set_up() -> None:
@@ -173,17 +232,22 @@ def set_up() -> None:
 
 def write(training: Training) -> None:
     """Write both checkpoints as float16 with their processors, the threshold of familiarity, and the card."""
+    last = training.rounds[-1]
     stages: dict[str, Any] = {
-        "captioner": partial(LanguageStage, training.bank(), training.schedule("language")),
-        "matcher": partial(MatchingStage, training.bank(), training.schedule("matching")),
+        "captioner": partial(LanguageStage, last.bank(), last.schedules["language"]),
+        "matcher": partial(MatchingStage, last.bank(), last.schedules["matching"]),
     }
     for name, make in stages.items():
         tools = _processor(training, name)
         stage = make(tools)
-        stage.modules.load_state_dict(torch.load(training.state / f"{stage.name}.pt", weights_only=True)["modules"])
+        stage.modules.load_state_dict(torch.load(last.state / f"{stage.name}.pt", weights_only=True)["modules"])
         store(stage.modules["model"], tools, training.output / name)
-    schedules = {name: training.schedule(name) for name in _SCHEDULES}
-    known = replace(training.knows, missing=training.world.missing)
+    known = replace(training.knows, missing=last.world.missing)
+    schedules = [
+        (f"{number}. {name}", one)
+        for number, made in enumerate(training.rounds, 1)
+        for name, one in made.schedules.items()
+    ]
     finish(training.output, known, training.share, schedules, training.command)
 
 
@@ -196,7 +260,7 @@ def store(model: Any, tools: Any, folder: Path) -> None:
     logger.info("%s written", folder)
 
 
-def finish(folder: Path, world: World, share: float, schedules: Mapping[str, Schedule], command: str) -> None:
+def finish(folder: Path, world: World, share: float, schedules: Sequence[tuple[str, Schedule]], command: str) -> None:
     """Write what goes with both checkpoints: the threshold of familiarity, and the card."""
     known = tuple(dict.fromkeys((STUDY, world)))
     number = VALIDATION_PICTURES if share > 0.1 else 2  # a training that is only tried out needs no good threshold

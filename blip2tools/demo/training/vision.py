@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -49,7 +50,7 @@ class PictureBatches(Dataset[Pictures]):
     def __getitem__(self, step: int) -> Pictures:
         rng = random.Random(f"{self._schedule.seed}/{step}")
         # Few things, plainly drawn, come first: in many drawn in many ways shapes are hard to find to begin with.
-        falling = (_PLAIN_UNTIL - step / self._schedule.steps) / (_PLAIN_UNTIL - _PLAIN_ONLY)
+        falling = (_PLAIN_UNTIL - self._schedule.gone(step)) / (_PLAIN_UNTIL - _PLAIN_ONLY)
         plain = max(PLAIN, min(1.0, falling))
         return see(scenes(self._world, self._schedule.batch, rng, plain), rng)
 
@@ -101,10 +102,13 @@ class VisionStage:
         seeing = Seeing(schedule.seed)
         self.modules = nn.ModuleDict({"model": seeing, "patches": PatchHeads(), "slots": SlotHeads()})
 
-    def prepare(self) -> None:
-        """Set the first weights. Left out where a saved state brings them."""
-        seeing: Any = self.modules["model"]
-        begin(seeing.vision_model, self._world, self.schedule.seed)
+    def prepare(self, before: Path | None = None) -> None:
+        """Set the first weights, or those of an earlier round. Left out where a saved state brings them."""
+        if before:
+            self.modules.load_state_dict(torch.load(before / "vision.pt", weights_only=True)["modules"])
+        else:
+            seeing: Any = self.modules["model"]
+            begin(seeing.vision_model, self._world, self.schedule.seed)
 
     def batches(self) -> PictureBatches:
         """See `Stage`."""
