@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from blip2tools.calibration import FILE, familiarity_threshold
+from blip2tools.demo.evaluate import main as evaluate
 from blip2tools.demo.train import main
 from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, SIDE, new_captioner, new_matcher
 from blip2tools.demo.training.beginning import begin
@@ -291,6 +292,24 @@ def test_pairs_are_held_out_on_request(tmp_path: Path) -> None:
     assert all(made.world.missing == HELD_OUT for made in Training(tmp_path, tmp_path, held_out=True).rounds)
     assert not any(made.world.missing for made in Training(tmp_path, tmp_path).rounds)
     assert Training(tmp_path, tmp_path, seed=2, held_out=True).command.endswith("--state FOLDER --seed 2 --held-out")
+
+
+def test_without_the_pairs_a_captioner_is_trained_and_asked_about_them(tmp_path: Path, capsys) -> None:
+    state = ["--state", str(tmp_path), "--processes", "0"]
+    assert main([*state, "--share", "0.0003", "--held-out"]) == 0
+    weights = tmp_path / "weights"
+    assert [folder.name for folder in weights.iterdir() if folder.is_dir()] == ["captioner"]
+    card = (weights / "CARD.md").read_text()
+    assert "Kept out of all pictures and questions: blue heart," in card
+    assert "matcher" not in card
+    assert evaluate(["--weights", str(weights), "--held-out", "--scenes", "2"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in told] == ["held out"] * 6
+    assert (
+        sum("that were seen" in line for line in told)
+        == sum("that were not" in line and "≥" in line for line in told)
+        == 3
+    )
 
 
 # The whole

@@ -41,7 +41,8 @@ class Examination:
         worlds: which the weights are said to know.
         seed: of all scenes.
         scenes: for each number of things; questions and statements are half as many for each kind.
-        held_out: whether the weights were trained without `HELD_OUT`.
+        held_out: the weights were trained without `HELD_OUT`, and are a captioner alone: only how well it tells these pairs
+            is counted.
     """
 
     weights: Path | None = None
@@ -51,13 +52,26 @@ class Examination:
     held_out: bool = False
 
 
+_Part = tuple[str, Callable[[random.Random], Sequence[Figure]]]
+
+
 def examine(examination: Examination) -> Iterator[Figure]:
     """Every figure, as it comes."""
-    judge = Judge(examination.weights)
+    judge = Judge(examination.weights, matcher=not examination.held_out)
+    for name, part in _held_out(judge, examination) if examination.held_out else _parts(judge, examination):
+        # Each part has chance of its own: leaving one out changes no other.
+        yield from part(random.Random(f"{examination.seed}/{name}"))
+
+
+def _held_out(judge: Judge, examination: Examination) -> list[_Part]:
+    missing, number = replace(WIDE, missing=HELD_OUT), 3 * examination.scenes
+    return [("held out", lambda rng: spoken.held_out(judge, missing, number, rng))]
+
+
+def _parts(judge: Judge, examination: Examination) -> list[_Part]:
     number, some = examination.scenes, max(2, examination.scenes // 2)
     rounds = examination.scenes // judged.AMONG
-    wide = WIDE in examination.worlds
-    parts: list[tuple[str, Callable[[random.Random], Sequence[Figure]]]] = [
+    parts: list[_Part] = [
         ("captions", lambda rng: spoken.study_captions(judge, number, rng)),
         ("spoilt captions", lambda rng: spoken.spoilt_captions(judge, some, rng)),
         ("answers", lambda rng: spoken.answers(judge, STUDY, some, rng)),
@@ -65,7 +79,7 @@ def examine(examination: Examination) -> Iterator[Figure]:
         ("statements", lambda rng: judged.statements(judge, STUDY, some, rng)),
         ("retrieval", lambda rng: judged.retrieval(judge, STUDY, rounds, rng)),
     ]
-    if wide:
+    if WIDE in examination.worlds:
         parts += [
             ("wide captions", lambda rng: spoken.wide_captions(judge, number, rng)),
             ("wide answers", lambda rng: spoken.answers(judge, WIDE, some, rng)),
@@ -73,16 +87,12 @@ def examine(examination: Examination) -> Iterator[Figure]:
             ("wide statements", lambda rng: judged.statements(judge, WIDE, some, rng)),
             ("wide retrieval", lambda rng: judged.retrieval(judge, WIDE, rounds, rng)),
         ]
-    if examination.held_out:
-        parts.append(("held out", lambda rng: spoken.held_out(judge, replace(WIDE, missing=HELD_OUT), some, rng)))
-    parts += [
+    return [
+        *parts,
         ("outside", lambda rng: [spoken.from_outside(judge, number, rng)]),
         ("unknown", lambda rng: unknown.unknown(judge, examination.worlds, judge.threshold, some, rng)),
         ("time", lambda rng: _time(judge, examination.worlds[-1], rng)),
     ]
-    for name, part in parts:
-        # Each part has chance of its own: leaving one out changes no other.
-        yield from part(random.Random(f"{examination.seed}/{name}"))
 
 
 def _time(judge: Judge, world: World, rng: random.Random) -> list[Figure]:
@@ -105,7 +115,11 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"of all scenes (default {DEFAULT_SEED})")
     parser.add_argument("--scenes", type=int, default=DEFAULT_SCENES, help=f"for each count (default {DEFAULT_SCENES})")
-    parser.add_argument("--held-out", action="store_true", help="the weights were trained with --held-out")
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="the weights were trained with --held-out: count how well they tell the pairs that they have not seen",
+    )
     parser.add_argument(
         "--fit", action="store_true", help="first fit the threshold of familiarity, and store it beside the weights"
     )

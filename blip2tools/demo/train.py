@@ -36,7 +36,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, help=f"with --from: the highest learning rate (default {RATE:g})")
     parser.add_argument("--keep", type=float, help="with --from: how much of the given weights stays in (default 0)")
     parser.add_argument(
-        "--held-out", action="store_true", help="keep six pairs of colour and shape out of all pictures"
+        "--held-out",
+        action="store_true",
+        help="keep six pairs of colour and shape out of all pictures; gives a captioner alone, for `evaluate --held-out`",
     )
     parser.add_argument(
         "--processes",

@@ -22,6 +22,7 @@ CAPTION_TOKENS: Final = 30
 ANSWER_TOKENS: Final = 12
 ANSWER_TEMPLATE: Final = "Question: {question} Answer:"
 _WARM: Final = 3
+_PARTS: Final = {"model": "captioner", "matcher": "matcher"}  # setting → folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,13 @@ class Judge:
 
     Args:
         weights: folder with `captioner` and `matcher`; None for the package's own.
+        matcher: whether there is a matcher; without, only `captions`, `answers` and `choose` work.
     """
 
-    def __init__(self, weights: Path | None = None) -> None:
-        captioner, matcher = ("demo", "demo") if weights is None else (weights / "captioner", weights / "matcher")
-        settings = Settings.check({"model": str(captioner), "matcher": str(matcher), "device": "cpu", "threads": 1})
+    def __init__(self, weights: Path | None = None, *, matcher: bool = True) -> None:
+        parts = {name: str(weights / part) if weights else "demo" for name, part in _PARTS.items()}
+        parts |= {} if matcher else {"matcher": "none"}
+        settings = Settings.check({**parts, "device": "cpu", "threads": 1})
         self._loaded: Any = load(settings, download=False)
         self.threshold: float | None = self._loaded.familiar  # of familiarity, stored beside the weights
         self.shared_trunk: bool = self._loaded.shared_trunk

@@ -172,7 +172,7 @@ def forms(judge: Judge, world: World, number: int, rng: random.Random) -> list[F
 
 
 def held_out(judge: Judge, missing: World, number: int, rng: random.Random) -> list[Figure]:
-    """Single things with pairs of colour and shape that were never seen, beside those that were.
+    """Single things with pairs of colour and shape that were never seen, beside those that were: captions and answers.
 
     Args:
         judge: weights that were trained without the pairs.
@@ -181,16 +181,32 @@ def held_out(judge: Judge, missing: World, number: int, rng: random.Random) -> l
         rng: the source of chance.
     """
     everything = replace(missing, missing=frozenset(), numbers=((1, 1.0),), signs=0.0)
-    groups: dict[bool, list[Shown]] = {True: [], False: []}
+    groups: dict[bool, list[Shown]] = {False: [], True: []}
     while min(map(len, groups.values())) < number:
         scene = sample_scene(rng, world=everything)
         thing = scene.things[0]
         group = groups[(thing.color, thing.shape) in missing.missing]
         if len(group) < number:
             group.append(Shown(scene, draw(scene)))
-    seen = _captions(judge, "held out", "pairs that were seen", groups[False])
-    bar = seen.value - _HELD_OUT_LOSS
-    return [seen, _captions(judge, "held out", "pairs that were not", groups[True], bar=bar)]
+    names = {False: "pairs that were seen", True: "pairs that were not"}
+    kinds: tuple[QuestionKind, ...] = ("color", "shape")
+    figures: list[Figure] = []
+    bars: dict[str, float | None] = dict.fromkeys(("captions", *kinds))
+    for unseen, shown in groups.items():
+        found = {"captions": _captions(judge, "held out", f"captions, {names[unseen]}", shown, bar=bars["captions"])}
+        for kind in kinds:
+            asked = [_asked(one.scene, kind, rng) for one in shown]
+            found[kind] = _answers(judge, "held out", f"{kind}, {names[unseen]}", shown, asked, bar=bars[kind])
+        bars = {name: figure.value - _HELD_OUT_LOSS for name, figure in found.items()}
+        figures += found.values()
+    return figures
+
+
+def _asked(scene: Scene, kind: QuestionKind, rng: random.Random) -> Question:
+    """A question that any scene of one thing has."""
+    while (question := ask(scene, kind, rng)) is None:
+        pass
+    return question
 
 
 def from_outside(judge: Judge, number: int, rng: random.Random) -> Figure:

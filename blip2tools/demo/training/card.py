@@ -25,7 +25,7 @@ def write_card(
     """Write the card.
 
     Args:
-        folder: of the weights, with `captioner` and `matcher`.
+        folder: of the weights, with `captioner` and, as a rule, `matcher`.
         world: what they were trained on.
         schedules: of the stages, by name, in their order.
         command: what makes the same weights again.
@@ -34,9 +34,11 @@ def write_card(
         f"| {name} | {one.steps:,} | {one.batch} | {one.steps * one.batch:,} | {one.rate:g} | {one.seed} |"
         for name, one in schedules
     )
-    files = "\n".join(_row(folder, part) for part in ("captioner", "matcher"))
+    files = "\n".join(_row(folder, part) for part in ("captioner", "matcher") if (folder / part).exists())
     missing = ", ".join(sorted(f"{color} {shape}" for color, shape in world.missing))
     kept_out = f"\nKept out of all pictures and questions: {missing}.\n" if missing else ""
+    same_trunk = "; the trunk of both checkpoints is the same" if (folder / "matcher").exists() else ""
+    options = "--held-out" if world.missing else f"--world {world.name}"
     (folder / NAME).write_text(
         f"""\
 ---
@@ -67,8 +69,8 @@ tags: [blip-2, image-captioning, visual-question-answering, image-text-matching]
 |---|---:|---|
 {files}
 
-Weights are float16; the trunk of both checkpoints is the same. What they can do: `python -m blip2tools.demo.evaluate
---weights FOLDER --world {world.name}`. Licence: Apache-2.0.
+Weights are float16{same_trunk}. What they can do: `python -m blip2tools.demo.evaluate
+--weights FOLDER {options}`. Licence: Apache-2.0.
 """,
         encoding="utf-8",
     )

@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +50,8 @@ class Training:
         knows: the world that they are to know.
         seed: of everything random; 0 is that of the shipped weights.
         share: of the steps of a whole training; less is for trying it out.
-        held_out: leave the pairs of `HELD_OUT` out of all pictures and questions.
+        held_out: leave the pairs of `HELD_OUT` out of all pictures and questions, and train a captioner alone, which is what
+            is then asked about them.
         processes: 2 trains the last two stages side by side; 1 one after the other, and 0 makes batches in the same
             process too.
     """
@@ -88,6 +88,7 @@ class Training:
         schedules = {
             stage: replace(one, steps=self._few(one.steps), seed=one.seed + 1000 * self.seed)
             for stage, one in made.schedules.items()
+            if not (self.held_out and stage == "matching")
         }
         return replace(
             made,
@@ -154,14 +155,16 @@ _ROUNDS: Final = (
 
 
 def train(training: Training) -> None:
-    """Train from scratch, or from where an earlier run was cut off, and write the two checkpoints."""
+    """Train from scratch, or from where an earlier run was cut off, and write the checkpoints."""
     training.state.mkdir(parents=True, exist_ok=True)
     _processors(training)
     for number, made in enumerate(training.rounds, 1):
         logger.info("round %d of %d", number, len(_ROUNDS))
         made.state.mkdir(exist_ok=True)
         _see(training, made)
-        if training.processes > 1:
+        if training.held_out:
+            _speak(training, made)
+        elif training.processes > 1:
             _both(training, made)
         else:
             _speak(training, made)
@@ -231,15 +234,14 @@ def set_up() -> None:
 
 
 def write(training: Training) -> None:
-    """Write both checkpoints as float16 with their processors, the threshold of familiarity, and the card."""
+    """Write the checkpoints as float16 with their processors, the threshold of familiarity, and the card."""
     last = training.rounds[-1]
-    stages: dict[str, Any] = {
-        "captioner": partial(LanguageStage, last.bank(), last.schedules["language"]),
-        "matcher": partial(MatchingStage, last.bank(), last.schedules["matching"]),
-    }
-    for name, make in stages.items():
+    stages: dict[str, Any] = {"captioner": (LanguageStage, "language"), "matcher": (MatchingStage, "matching")}
+    for name, (kind, called) in stages.items():
+        if called not in last.schedules:
+            continue
         tools = _processor(training, name)
-        stage = make(tools)
+        stage = kind(last.bank(), last.schedules[called], tools)
         stage.modules.load_state_dict(torch.load(last.state / f"{stage.name}.pt", weights_only=True)["modules"])
         store(stage.modules["model"], tools, training.output / name)
     known = replace(training.knows, missing=last.world.missing)
@@ -261,8 +263,9 @@ def store(model: Any, tools: Any, folder: Path) -> None:
 
 
 def finish(folder: Path, world: World, share: float, schedules: Sequence[tuple[str, Schedule]], command: str) -> None:
-    """Write what goes with both checkpoints: the threshold of familiarity, and the card."""
-    known = tuple(dict.fromkeys((STUDY, world)))
-    number = VALIDATION_PICTURES if share > 0.1 else 2  # a training that is only tried out needs no good threshold
-    store_threshold(folder, known, number)
+    """Write what goes with the checkpoints: the threshold of familiarity, which takes a matcher, and the card."""
+    if (folder / "matcher").exists():
+        known = tuple(dict.fromkeys((STUDY, world)))
+        number = VALIDATION_PICTURES if share > 0.1 else 2  # a training that is only tried out needs no good threshold
+        store_threshold(folder, known, number)
     write_card(folder, world=world, schedules=schedules, command=command)
