@@ -26,7 +26,7 @@ from blip2tools.demo.training.plan import HELD_OUT
 from blip2tools.demo.world import STUDY, WIDE, World, sample_scene
 from blip2tools.family import demo_folder
 
-DEFAULT_SEED = 20261123
+DEFAULT_SEED = 20261125
 DEFAULT_SCENES = 334  # for each of one, two and three things: more than a thousand
 _TIMED = 40
 _CAPTION_MS, _ANSWER_MS = 60.0, 30.0

@@ -1,6 +1,6 @@
 """`python -m blip2tools.demo.train`: the demo's weights from scratch, on pictures that the world draws itself.
 
-A whole training takes about 100 minutes on two cores of an EPYC (25 November 2026). With `--from`, weights that are there
+A whole training takes about three hours on two cores of an EPYC (25 November 2026). With `--from`, weights that are there
 already learn more about what they see, their vision tower and matcher staying as they are. Either can be killed at any
 time; the same command goes on where it was. What was seen and done is logged in the state folder, one line of JSON for each
 25 steps of each stage.
