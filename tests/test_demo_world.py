@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
 import re
 from collections import Counter
@@ -18,6 +19,7 @@ import pytest
 
 import blip2tools.demo
 from blip2tools.demo.draw import draw
+from blip2tools.demo.mixture import FOR_ANSWERS, FOR_CAPTIONS, Degrees, _turned
 from blip2tools.demo.questions import QUESTION_KINDS, QuestionKind, ask, sample_questions
 from blip2tools.demo.quiz import make_quiz
 from blip2tools.demo.statements import EDITS, Description, Edit, Statement, falsify, true_statement
@@ -596,3 +598,18 @@ def test_the_right_choice_stands_anywhere() -> None:
 def test_the_card_names_the_weights_that_are_here(part: str) -> None:
     digest = hashlib.sha256((DEMO / part / "model.safetensors").read_bytes()).hexdigest()
     assert digest in (DEMO / "CARD.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("degrees", [FOR_CAPTIONS, FOR_ANSWERS])
+def test_what_is_true_of_a_turned_picture_is_what_it_shows(degrees: Degrees) -> None:
+    """Where a filled thing should be there is its colour, in the picture that was turned as a whole."""
+    chance, found = random.Random(4), 0
+    for _ in range(40):
+        image, scene = _turned(degrees, chance)
+        side = image.width
+        for thing in scene.things:
+            if scene.style == "filled" and thing.shape not in ("ring", "sign"):
+                pixel = image.getpixel((round(thing.x * side), round(thing.y * side)))
+                assert math.dist(pixel, thing.paint) < 20
+                found += 1
+    assert found >= 10
