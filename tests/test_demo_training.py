@@ -419,16 +419,64 @@ def test_given_weights_go_on_with_their_trunk_and_their_matcher_as_they_were(tmp
         main(["--from", str(tmp_path), "--state", str(tmp_path)])
 
 
+def test_a_folder_with_the_state_of_another_training_is_refused(trained: Training, capsys) -> None:
+    """With other steps it could not go on, and what is to miss some pairs would go on from eyes that have seen them."""
+    weights = {file: file.read_bytes() for file in trained.output.rglob("*") if file.is_file()}
+    for other in (
+        ["--held-out"],
+        ["--share", "0.0004"],
+        ["--seed", "1"],
+        ["--from", str(demo_folder("captioner").parent)],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["--state", str(trained.state), "--share", "0.0003", *other])
+        assert ended.value.code == 2
+        assert "keeps the state of another training" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in trained.output.rglob("*") if file.is_file()} == weights
+    assert main(["--state", str(trained.state), "--share", "0.0003", "--processes", "0"]) == 0
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "nan", "inf", "much"])
+def test_shares_that_are_none(number: str, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--state", str(tmp_path / "state"), "--share", number])
+    assert "--share" in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_evaluation_that_would_count_something_else_is_refused(tmp_path: Path, capsys) -> None:
+    package = demo_folder("captioner").parent
+    alone = tmp_path / "captioner"
+    alone.mkdir()
+    (alone / "config.json").write_text("{}")
+    for words, says in (
+        (["--held-out"], "--held-out is about --weights that were trained so"),
+        (["--held-out", "--weights", str(package)], "--held-out wants a captioner alone"),
+        (["--held-out", "--weights", str(tmp_path), "--fit"], "without a threshold to --fit"),
+        (["--weights", str(tmp_path)], "there are no captioner and matcher in"),
+        (["--weights", str(tmp_path / "nothing")], "there are no captioner and matcher in"),
+        (["--scenes", "0"], "--scenes must be at least 1"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            evaluate(words)
+        assert ended.value.code == 2
+        assert says in capsys.readouterr().err
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform == "win32", reason="ends a process by a signal")
-def test_the_command_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [("round-1/vision.pt", "SIGTERM"), ("round-2/vision.pt", "SIGKILL"), ("round-2/language.pt", "SIGKILL")],
+)
+def test_the_command_goes_on_where_it_was_killed(tmp_path: Path, moment: str, number: str) -> None:
     command = [sys.executable, "-W", "error", "-m", "blip2tools.demo.train", "--share", "0.0006"]
     command += ["--state", str(tmp_path)]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "round-1" / "vision.pt").exists() and first.poll() is None:
+    while not (tmp_path / moment).exists() and first.poll() is None:
         time.sleep(0.05)
-    first.send_signal(signal.SIGTERM)
+    first.send_signal(signal.Signals[number])
     first.communicate()
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "vision: going on at step 4 of 4" in second.stderr

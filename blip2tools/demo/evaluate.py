@@ -20,7 +20,7 @@ import torch
 from blip2tools.demo.draw import draw
 from blip2tools.demo.examination import judged, sheet, spoken, unknown
 from blip2tools.demo.examination.figures import Figure
-from blip2tools.demo.examination.judge import Judge
+from blip2tools.demo.examination.judge import Judge, checkpoints_in
 from blip2tools.demo.examination.unknown import store_threshold
 from blip2tools.demo.training.plan import HELD_OUT
 from blip2tools.demo.world import STUDY, WIDE, World, sample_scene
@@ -125,6 +125,8 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="gets figures.json and misses.html")
     arguments = parser.parse_args(words)
+    if refusal := _refusal(arguments):
+        parser.error(refusal)
     torch.set_num_threads(1)
     worlds = (STUDY, WIDE) if arguments.world == "wide" else (STUDY,)
     if arguments.fit:
@@ -138,6 +140,22 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.output:
         _save(arguments.output, examination, figures)
     return 0
+
+
+def _refusal(asked: argparse.Namespace) -> str | None:
+    """What would count something else than it says."""
+    if asked.scenes < 1:
+        return "--scenes must be at least 1"
+    if asked.held_out and (asked.fit or not asked.weights):
+        return "--held-out is about --weights that were trained so, without a threshold to --fit"
+    if not asked.weights:
+        return None
+    there = checkpoints_in(asked.weights)
+    if asked.held_out and there != {"captioner"}:
+        return f"--held-out wants a captioner alone, as `train --held-out` makes it: {asked.weights} is none"
+    if not asked.held_out and len(there) < 2:
+        return f"there are no captioner and matcher in {asked.weights}"
+    return None
 
 
 def _save(folder: Path, examination: Examination, figures: Sequence[Figure]) -> None:

@@ -9,11 +9,14 @@ time; the same command goes on where it was. What was seen and done is logged in
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from blip2tools.demo.examination.judge import checkpoints_in
 from blip2tools.demo.training.further import RATE, Further, train_further
+from blip2tools.demo.training.loop import OtherTrainingError
 from blip2tools.demo.training.plan import Training, set_up, train
 from blip2tools.demo.world import STUDY, WIDE
 
@@ -32,9 +35,9 @@ def main(words: Sequence[str] | None = None) -> int:
         "--world", choices=_WORLDS, default=WIDE.name, help="where the pictures are from (default wide)"
     )
     parser.add_argument("--seed", type=int, default=0, help="another run from other random numbers (default 0)")
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps of a whole training (default 1)")
-    parser.add_argument("--rate", type=float, help=f"with --from: the highest learning rate (default {RATE:g})")
-    parser.add_argument("--keep", type=float, help="with --from: how much of the given weights stays in (default 0)")
+    parser.add_argument("--share", type=_above_zero, default=1.0, help="of the steps of a whole training (default 1)")
+    parser.add_argument("--rate", type=_above_zero, help=f"with --from: the highest learning rate (default {RATE:g})")
+    parser.add_argument("--keep", type=_part, help="with --from: how much of the given weights stays in (default 0)")
     parser.add_argument(
         "--held-out",
         action="store_true",
@@ -53,6 +56,14 @@ def main(words: Sequence[str] | None = None) -> int:
     if (arguments.rate or arguments.keep) and not arguments.given:
         parser.error("--rate and --keep go with --from: a training from scratch has a rate for each stage")
     set_up()
+    try:
+        _train(arguments)
+    except OtherTrainingError as error:
+        parser.error(f"{error}; give a folder of its own")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> None:
     output = arguments.output or arguments.state / "weights"
     world = _WORLDS[arguments.world]
     if arguments.given:
@@ -60,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
         train_further(
             Further(arguments.given, arguments.state, output, world, arguments.seed, arguments.share, rate, keep)
         )
-        return 0
+        return
     train(
         Training(
             state=arguments.state,
@@ -72,12 +83,25 @@ def main(words: Sequence[str] | None = None) -> int:
             processes=arguments.processes,
         )
     )
-    return 0
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
+
+
+def _part(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
+    return number
 
 
 def _weights(text: str) -> Path:
     folder = Path(text)
-    if not all((folder / part / "config.json").is_file() for part in ("captioner", "matcher")):
+    if len(checkpoints_in(folder)) < 2:
         raise argparse.ArgumentTypeError(f"there are no captioner and matcher in {text}")
     return folder
 

@@ -33,6 +33,11 @@ class Words:
     logprob: float
 
 
+def checkpoints_in(folder: Path) -> set[str]:
+    """Which of `captioner` and `matcher` a folder of weights holds."""
+    return {part for part in _PARTS.values() if (folder / part / "config.json").is_file()}
+
+
 class Judge:
     """A captioner and a matcher.
 

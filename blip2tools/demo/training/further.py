@@ -7,6 +7,7 @@ sizes are those of the checkpoint. That is how a model that knows its world lear
 from __future__ import annotations
 
 import copy
+import hashlib
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from blip2tools.demo.training.bank import Bank
 from blip2tools.demo.training.language import LanguageStage
-from blip2tools.demo.training.loop import Schedule, run
+from blip2tools.demo.training.loop import Schedule, claim, run
 from blip2tools.demo.training.plan import BATCH, finish, store
 from blip2tools.demo.world import World
 
@@ -78,8 +79,9 @@ class Further:
 
 def train_further(further: Further) -> None:
     """Go on from the given weights, or from where an earlier run was cut off, and write both checkpoints."""
-    further.state.mkdir(parents=True, exist_ok=True)
     captioner = further.given / "captioner"
+    digest = hashlib.sha256((captioner / "model.safetensors").read_bytes()).hexdigest()
+    claim(further.state, f"{further.command}\nfrom captioner/model.safetensors {digest}\n")
     tools = Blip2Processor.from_pretrained(captioner)
     given: Any = Blip2ForConditionalGeneration.from_pretrained(captioner, dtype=torch.float32)
     model = copy.deepcopy(given)

@@ -82,6 +82,29 @@ class Stage(Protocol):
         ...
 
 
+class OtherTrainingError(ValueError):
+    """A state folder belongs to another training."""
+
+
+def claim(folder: Path, training: str) -> None:
+    """Note whose state a folder keeps: a stage must not go on from what another training has seen.
+
+    Args:
+        folder: made if it is not there.
+        training: all that makes one training differ from another.
+
+    Raises:
+        OtherTrainingError: it keeps that of another training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "training.txt"
+    if note.exists() and note.read_text(encoding="utf-8") != training:
+        raise OtherTrainingError(f"{folder} keeps the state of another training ({note.name} in it tells which)")
+    new = note.with_suffix(".new")
+    new.write_text(training, encoding="utf-8")
+    new.replace(note)
+
+
 def run(stage: Stage, folder: Path, *, workers: int = 1) -> None:
     """Train until the stage's last step, from where an earlier run was cut off if there was one.
 

@@ -18,7 +18,7 @@ from blip2tools.demo.training.architecture import CAPTIONER_QUERIES, MATCHER_QUE
 from blip2tools.demo.training.bank import Bank
 from blip2tools.demo.training.card import write_card
 from blip2tools.demo.training.language import LanguageStage
-from blip2tools.demo.training.loop import Schedule, run
+from blip2tools.demo.training.loop import Schedule, claim, run
 from blip2tools.demo.training.matching import MatchingStage
 from blip2tools.demo.training.tokenizers import matcher_tokenizer, processor, speaker_tokenizer
 from blip2tools.demo.training.vision import VisionStage
@@ -156,7 +156,7 @@ _ROUNDS: Final = (
 
 def train(training: Training) -> None:
     """Train from scratch, or from where an earlier run was cut off, and write the checkpoints."""
-    training.state.mkdir(parents=True, exist_ok=True)
+    claim(training.state, training.command + "\n")
     _processors(training)
     for number, made in enumerate(training.rounds, 1):
         logger.info("round %d of %d", number, len(_ROUNDS))
