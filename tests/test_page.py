@@ -24,7 +24,8 @@ def browser():
             # Without its sandbox it also starts as root in a container; it only ever sees our own page.
             running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         except sync_api.Error as error:
-            pytest.skip(f"no Chromium: install it, or run `playwright install chromium` ({str(error).splitlines()[0]})")
+            failed = f" ({path}: {str(error).splitlines()[0]})" if path else ""
+            pytest.skip(f"no Chromium: install it, or run `playwright install chromium`{failed}")
         yield running
         running.close()
 

@@ -1,6 +1,6 @@
 """Pictures of the world that are harder than those the demo model learnt from, to count errors on.
 
-In thirds: as drawn; turned as a whole, by more than the model has seen; with noise. A picture is a pure function of
+In thirds: as drawn; turned as a whole, some by more than the model has seen; with noise. A picture is a pure function of
 (seed, number).
 """
 
