@@ -594,32 +594,47 @@ def test_sigterm_lets_calls_finish_and_ends_idle_streams(folder, picture):
     assert "Traceback" not in running.log
 
 
-async def test_calls_that_outlast_the_end_are_told(picture):
+class Request:
+    """A request without a body, straight to the guard, from a client that then waits for what is sent."""
+
+    def __init__(self, method):
+        self.scope = {
+            "type": "http",
+            "path": "/x",
+            "method": method,
+            "headers": [(b"host", b"localhost")],
+            "client": None,
+        }
+        self.sent = []
+        self._asked = False
+
+    async def receive(self):
+        if self._asked:
+            await asyncio.sleep(60)  # `uvicorn` has nothing more to tell until the client goes
+        self._asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message):
+        self.sent.append(message)
+
+    @property
+    def answer(self):
+        return self.sent[0]["status"], json.loads(self.sent[1]["body"])["code"]
+
+
+async def test_calls_that_outlast_the_end_are_told():
     """What uvicorn does when its patience is over: the task of the request is cancelled."""
 
     async def endless(scope, receive, send):
         await asyncio.sleep(60)
 
-    sent = []
-
-    async def receive():
-        await asyncio.sleep(60 * len(received))
-        received.append(1)
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message):
-        sent.append(message)
-
-    received = []
-    guard = Guard(endless, Rules(names=["localhost"]), routes=["/x"])
-    scope = {"type": "http", "path": "/x", "method": "GET", "headers": [(b"host", b"localhost")], "client": None}
-    task = asyncio.ensure_future(guard(scope, receive, send))
+    guard, request = Guard(endless, Rules(names=["localhost"]), routes=["/x"]), Request("GET")
+    task = asyncio.ensure_future(guard(request.scope, request.receive, request.send))
     await asyncio.sleep(0.05)
     assert guard.open == 1
     task.cancel()
     await task
-    assert sent[0]["status"] == 503
-    assert json.loads(sent[1]["body"])["code"] == "cancelled"
+    assert request.answer == (503, "cancelled")
     assert guard.open == 0
 
 
@@ -632,22 +647,9 @@ async def test_who_comes_as_a_session_ends_is_told_and_nothing_is_logged_as_a_fa
         writer.close()
         await writer.send("a message")
 
-    sent = []
-
-    async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message):
-        sent.append(message)
-
-    guard = Guard(closing, Rules(names=["localhost"]), routes=["/x"])
-    await guard(
-        {"type": "http", "path": "/x", "method": "POST", "headers": [(b"host", b"localhost")], "client": None},
-        receive,
-        send,
-    )
-    assert sent[0]["status"] == 404
-    assert json.loads(sent[1]["body"])["code"] == "cancelled"
+    guard, request = Guard(closing, Rules(names=["localhost"]), routes=["/x"]), Request("POST")
+    await guard(request.scope, request.receive, request.send)
+    assert request.answer == (404, "cancelled")
     assert "internal" not in caplog.text
 
 
