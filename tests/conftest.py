@@ -150,7 +150,10 @@ class StdioServer:
         return answer["result"]
 
     def call(self, name: str, timeout: float = 60, **arguments: Any) -> dict[str, Any]:
-        return self.request("tools/call", timeout, name=name, arguments=arguments)["result"]
+        while True:
+            result = self.request("tools/call", timeout, name=name, arguments=arguments)["result"]
+            if "The model is not ready yet" not in json.dumps(result.get("content")):
+                return result  # else the machine is slow: it says to call again
 
     def end(self, timeout: float = 60) -> int:
         with contextlib.suppress(BrokenPipeError):

@@ -221,4 +221,4 @@ def _texts(value: Any) -> list[str]:
         return [value, value.removeprefix("@"), plain(value), plain(value)[:64], *shown]
     if isinstance(value, dict):
         return [text for pair in value.items() for part in pair for text in _texts(part)]
-    return [text for part in value for text in _texts(part)] if isinstance(value, list) else []
+    return [text for part in value[:100] for text in _texts(part)] if isinstance(value, list) else []

@@ -1,6 +1,7 @@
 """Verbs made of several looks: a map in words, pictures side by side, and what lies in the folders."""
 
 import os
+import random
 from datetime import UTC, datetime
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_survey_decodes_once(vision, montage, monkeypatch):
 
 
 def test_doubts_about_tiles_are_told_with_their_boxes(vision):
-    found = vision.survey(Image.effect_noise((200, 200), 90).convert("RGB"))
+    found = vision.survey(Image.frombytes("RGB", (200, 200), random.Random(0).randbytes(120_000)))
     doubtful = [tile.box for tile in found.tiles if tile.match.probability < 0.5]
     assert doubtful, "the demo model should not believe what it says about noise"
     warning = next(line for line in found.warnings if line.startswith("the matcher doubts the caption: tiles"))
@@ -158,7 +159,6 @@ def test_the_similarity_is_the_mean_of_the_queries_cosines(vision, pictures):
 def test_what_looks_alike_is_more_similar(vision):
     """The same things on another background against other things: nearly always told apart."""
     import dataclasses
-    import random
 
     from blip2tools.demo.draw import draw
     from blip2tools.demo.world import sample_scene
@@ -248,6 +248,7 @@ async def test_a_cancelled_survey_leaves_nothing_behind(vision, montage):
     options = {"rows": 4, "columns": 4, "min_new_tokens": 60, "max_new_tokens": 60}
     task = asyncio.ensure_future(vision.asurvey(montage.read_bytes(), **options))
     while vision.status().queue.running == 0:
+        assert not task.done(), task
         await asyncio.sleep(0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

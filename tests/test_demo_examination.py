@@ -20,6 +20,8 @@ from blip2tools.demo.world import sample_scene
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.familiarity import UNFAMILIAR, familiarity
 
+pytestmark = pytest.mark.timeout(600)  # the examination is minutes on a slow machine
+
 
 @pytest.fixture(scope="module")
 def examined(tmp_path_factory):

@@ -44,6 +44,8 @@ from blip2tools.demo.words import caption
 from blip2tools.demo.world import CHARACTERS, COLORS, STUDY, WIDE, sample_scene
 from blip2tools.family import demo_folder
 
+pytestmark = pytest.mark.timeout(600)  # a whole training, however short, is minutes on a slow machine
+
 
 @pytest.fixture(scope="module")
 def speaker():

@@ -23,10 +23,12 @@ DEMO = ("--model", "demo", "--threads", "1")
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch):
-    """A hub cache of the test's own, whatever this computer has."""
+    """A hub cache of the test's own and room for any model, whatever this computer has."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    roomy = shutil.disk_usage(tmp_path)._replace(free=10**12)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: roomy)
     return tmp_path / "hub-cache"
 
 
@@ -237,8 +239,10 @@ class TestPlanted:
         assert found["tokenizer"].sentence.endswith("it belongs to another model")
 
     @pytest.mark.skipif(os.name != "posix", reason="a file with holes")
-    def test_too_little_memory(self, doctor, copy):
+    def test_too_little_memory(self, doctor, copy, monkeypatch):
         """A model of 200 GB, of which the disk holds the header alone."""
+        monkeypatch.setattr("blip2tools.checkpoints.devices.free_memory", lambda: 16 * 10**9)
+        monkeypatch.setattr("blip2tools.checkpoints.budget.free_memory", lambda: 16 * 10**9)
         header = json.dumps({"huge": {"dtype": "F32", "shape": [50, 10**9], "data_offsets": [0, 200 * 10**9]}}).encode()
         with (copy / "model.safetensors").open("wb") as file:
             file.write(struct.pack("<Q", len(header)) + header)

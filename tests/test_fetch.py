@@ -264,9 +264,10 @@ class TestAnswers:
 
     def test_no_server(self, world: World) -> None:
         world.serve(ok())
-        with socket.create_server(("127.0.0.1", 0)) as unused:
+        with socket.socket() as unused:  # holds a port and does not listen
+            unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-        world.refused(f"http://pictures.example:{port}/", "fetch_failed", ports=(port,))
+            world.refused(f"http://pictures.example:{port}/", "fetch_failed", ports=(port,))
 
     def test_switched_off(self, world: World) -> None:
         world.refused("http://pictures.example/", "not_allowed", Settings())
@@ -296,10 +297,8 @@ class TestTime:
 
     def test_U12_silence_ends_at_the_read_limit(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "READ_S", 0.3)
-        world.serve(lambda *_: time.sleep(1.5))
-        began = time.perf_counter()
+        world.serve(lambda connection, _: connection.recv(1))  # until the client has gone
         world.refused(world.url(), "timeout")
-        assert time.perf_counter() - began < 1.4
 
     def test_U12_a_silent_handshake(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "CONNECT_S", 0.3)
@@ -309,13 +308,14 @@ class TestTime:
         assert time.perf_counter() - began < 5
 
     def test_names_have_a_deadline_too(self, world: World) -> None:
+        told = threading.Event()
+
         def slow(_: str, __: int) -> list[str]:
-            time.sleep(1.5)
+            told.wait(60)
             return []
 
-        began = time.perf_counter()
         world.refused("http://pictures.example/", "timeout", resolve=slow, total_s=0.2)
-        assert time.perf_counter() - began < 1.4
+        told.set()
 
     def test_no_time_at_all(self, world: World) -> None:
         world.refused("http://pictures.example/", "timeout", total_s=0.0)

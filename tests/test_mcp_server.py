@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -194,24 +195,26 @@ def test_a_signal_ends_it(start_server, folder, number):
     server.initialize()
     server.process.send_signal(number)
     assert server.process.wait(10) == 128 + number
+    server.end()
     assert "Traceback" not in server.log
 
 
 def test_cancelled_requests_free_the_engine(server, picture):
-    before = server.call("vision_status")["structuredContent"]["queue"]
+    before = queue_of(server)
     for number in range(500, 510):
+        arguments = {"image": picture.path.name, "region": [0, 0, 1, number / 1000]}  # each is new to the server
         server.send(
             {
                 "jsonrpc": "2.0",
                 "id": number,
                 "method": "tools/call",
-                "params": {"name": "caption_image", "arguments": {"image": picture.path.name}},
+                "params": {"name": "caption_image", "arguments": arguments},
             }
         )
         server.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}})
     assert server.call("caption_image", image=picture.path.name)["structuredContent"]["text"] == picture.caption
-    after = server.call("vision_status")["structuredContent"]["queue"]
-    assert after["waiting"] == after["running"] == 0
+    while (after := queue_of(server))["waiting"] or after["running"]:
+        time.sleep(0.01)
     assert after["failed"] == before["failed"]
 
 
@@ -307,12 +310,11 @@ def test_a_cancelled_long_caption_stops_its_row(start_server, folder, pictures):
                 "params": {"name": "caption_image", "arguments": arguments},
             }
         )
-        while queue_of(server)["running"] == 0 and queue_of(server)["completed"] == before["completed"]:
-            pass
+        while (now := queue_of(server))["running"] == 0 and now["completed"] == before["completed"]:
+            time.sleep(0.01)
         server.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}})
-        after = queue_of(server)
-        while after["running"] or after["waiting"]:
-            after = queue_of(server)
+        while (after := queue_of(server))["running"] or after["waiting"]:
+            time.sleep(0.01)
         assert after["failed"] == before["failed"]
         if after["cancelled"] > before["cancelled"]:
             stopped += after["tokens"] - before["tokens"] < whole["tokens"]

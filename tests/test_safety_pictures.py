@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.face import MIB
 from tests.test_damage import LATE, changed, large, tiled
-from tests.test_images import GOOD, chunk, corners, encoded, png, zeros_png
+from tests.test_images import GOOD, WIDE_WEBP, chunk, corners, encoded, png, zeros_png
 
 UNSUPPORTED, CORRUPT, LARGE = "unsupported_image", "corrupt_image", "too_large"
 EITHER = (UNSUPPORTED, CORRUPT)
@@ -58,7 +58,7 @@ REFUSED = [
     ("I6-flat", zeros_png(40_000_000, 1), LARGE),
     ("I6-side", png(16_385, 10, 8, 0, b""), LARGE),
     ("I7-png", zeros_png(12_000, 12_000), LARGE),
-    ("I7-webp", encoded(Image.new("RGB", (16_000, 3_200)), "WEBP"), LARGE),
+    ("I7-webp", WIDE_WEBP, LARGE),
     ("I7-gif", GOOD["gif"][:6] + struct.pack("<HH", 65_535, 65_535) + GOOD["gif"][10:], LARGE),
     ("I7-tiff", encoded(Image.new("1", (9_000, 9_000)), "TIFF", compression="group4"), UNSUPPORTED),
     (

@@ -64,7 +64,6 @@ REFUSED = [
 def test_refused(face, tool, arguments):
     given = {"image": "good.png", **arguments} if tool not in ("compare_images", "list_images") else arguments
     answer = face.refused("invalid_input", tool, **given)
-    assert answer.seconds < 1.5, "bounds are judged before anything is done with the text"
     assert len(answer.text) < 300
 
 
