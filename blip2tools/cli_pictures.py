@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from blip2tools.errors import ModelUnavailableError, VisionError, to_vision_error
+from blip2tools.paths import printable
 
 if TYPE_CHECKING:
     from blip2tools.schemas import ImageResult
@@ -19,6 +20,7 @@ OK, SOME_FAILED, USAGE, NO_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
 
 # Pictures in work at once: enough to keep the engine busy, few enough to keep memory small over a long list.
 IN_FLIGHT = 8
+SHOWN = 200  # characters of a reference: a data: URI has millions
 
 
 def look(
@@ -96,12 +98,13 @@ class _Report:
             if self._json:
                 tell(json.dumps({"source": image, "error": {"code": outcome.code, "message": outcome.message}}))
             else:
-                say(f"{image}: {outcome}")
+                say(f"{printable(image, SHOWN)}: {outcome}")
             return
         if self._json:
             tell(json.dumps({"source": image, **outcome.model_dump(mode="json")}, ensure_ascii=False))
             return
-        tell(f"{image}: {self._show(outcome)}" if self._several else self._show(outcome).lstrip("\n "))
+        name = f"{printable(image, SHOWN)}: " if self._several else ""
+        tell(name + self._show(outcome) if name else self._show(outcome).lstrip("\n "))
         for warning in outcome.warnings:
             if warning not in self._warned:
                 self._warned.add(warning)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from blip2tools.errors import BusyError
+from blip2tools.errors import BusyError, CancelledError
 
 T = TypeVar("T")
 
+CLOSED = "This Vision is closed."
 END_SECONDS = 5.0  # for cancelled tasks to end
 
 CALLER: ContextVar[str] = ContextVar("blip2tools_caller", default="")
@@ -53,10 +55,18 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in the loop and wait. An interrupt of the waiting thread cancels it."""
+        """Run `work` in the loop and wait. An interrupt of the waiting thread cancels it.
+
+        Raises:
+            CancelledError: the loop was closed before the work was done.
+        """
         with self._lock:
+            if self._closed:
+                work.close()
+                raise CancelledError(CLOSED)
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="blip2tools-loop", daemon=True)
@@ -67,6 +77,8 @@ class LoopThread:
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except FutureCancelledError:
+            raise CancelledError(CLOSED) from None
         except BaseException:
             future.cancel()
             raise
@@ -76,6 +88,7 @@ class LoopThread:
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
+            self._closed = True
         if loop is None or thread is None:
             return
         if thread is not threading.current_thread():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from blip2tools.decoder import Decoder
+from blip2tools.errors import InvalidInputError
 from blip2tools.requests import Engine, Sight
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
@@ -21,7 +22,7 @@ from blip2tools.store import Store
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | memoryview | Image"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image"
 ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
 
 WHOLE_PIXELS = 2**22  # that may come back at full resolution, while nobody knows what the model wants: 16 MB
@@ -167,13 +168,21 @@ def _read(sources: Sources, image: ImageInput) -> Read:
     if isinstance(image, str):
         source = sources.read(image)
         return Read(source.data, source.label, ours=False)
+    if isinstance(image, bytearray):
+        image = bytes(image)  # the caller may change it
     if isinstance(image, bytes | memoryview):
         return Read(image, "bytes", ours=False)
     if isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
         return Read(sources.read(str(Path(image).absolute())).data, str(image), ours=False)
+    from PIL import Image
+
     from blip2tools import images
 
+    if not isinstance(image, Image.Image):
+        raise InvalidInputError(
+            f"An image is a path or another reference, bytes, or a PIL.Image, and not {type(image).__name__}."
+        )
     return Read(images.encode_png(image), "PIL.Image", ours=True)
 
 

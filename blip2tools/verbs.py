@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from typing import Any, Self, TypeVar, get_args
 
 from blip2tools import composed, progress, results
-from blip2tools.concurrency import CALLER, Admission
+from blip2tools.concurrency import CALLER, CLOSED, Admission
 from blip2tools.decoder import Decoder
 from blip2tools.errors import (
     CancelledError,
@@ -76,6 +76,8 @@ T = TypeVar("T")
 
 LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
 
+LIST_AT_ONCE = 64  # pictures of one list in work: enough to fill batches, few enough to leave the queue to others
+
 GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
 OVERRIDES = (*GENERATION_OPTIONS, "best_of", "abstain_below", "vqa_template")
 
@@ -121,7 +123,8 @@ class Verbs:
 
     async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
         """See `Vision.text_features`."""
-        arguments = parse(MatchArguments, {"image": "-", "texts": list(texts)})
+        # A string is a sequence too: of its letters.
+        arguments = parse(MatchArguments, {"image": "-", "texts": texts if isinstance(texts, str) else list(texts)})
 
         async def verb(_: object, options: object, deadline: float) -> list[list[float]]:
             return self._matched(await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline))
@@ -144,10 +147,14 @@ class Verbs:
         if not isinstance(image, list | tuple):
             return await self.admitted(verb, image, options)
         turn = CALLER.set(secrets.token_hex(8))  # a long list waits its turns beside single calls
+        gate = asyncio.Semaphore(max(1, min(LIST_AT_ONCE, self.settings.max_queue // 2)))
+
+        async def gated(one: Any) -> T:
+            async with gate:
+                return await self.admitted(verb, one, dict(options))
+
         try:
-            outcomes = await asyncio.gather(
-                *(self.admitted(verb, one, dict(options)) for one in image), return_exceptions=True
-            )
+            outcomes = await asyncio.gather(*map(gated, image), return_exceptions=True)
         finally:
             CALLER.reset(turn)
         # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard.
@@ -160,10 +167,15 @@ class Verbs:
         self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
     ) -> T:
         if self._closed():
-            raise CancelledError("This Vision is closed.")
+            raise CancelledError(CLOSED)
         with self._admission.one():
             try:
                 return await verb(image, options, time.monotonic() + self.settings.deadline_s)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self._closed() and not (task and task.cancelling()):
+                    raise CancelledError(CLOSED) from None  # not by the caller: `close` took the work out of the pool
+                raise
             except BaseException as error:
                 forget_pictures(error)
                 raise

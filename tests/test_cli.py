@@ -35,10 +35,11 @@ def test_several_pictures_come_in_order_and_bad_ones_are_told(pictures, tmp_path
     assert [one["source"] for one in said] == names
     assert [one.get("text") for one in said] == [pictures[0].caption, None, None, pictures[1].caption]
     assert [one.get("error", {}).get("code") for one in said] == [None, "corrupt_image", "not_found", None]
-    plain = run_cli("caption", *names, *DEMO, cwd=tmp_path)
+    plain = run_cli("caption", *names, "\x1b[31mred\u202e.png", *DEMO, cwd=tmp_path)
     assert plain.returncode == 1
     assert [line.split(": ")[0] for line in plain.stdout.splitlines()] == [names[0], names[3]]
     assert "corrupt_image" in plain.stderr
+    assert "\ufffd[31mred\ufffd.png: " in plain.stderr, "a name must not write to the terminal"
 
 
 def test_ask_and_match(picture):

@@ -65,6 +65,23 @@ def test_a_list_raises_its_first_error_or_returns_it(vision, pictures):
     assert results[3].text == pictures[1].caption
 
 
+def test_a_list_may_be_longer_than_the_queue(picture):
+    with Vision.load(model="demo", max_queue=3) as eyes:
+        assert {result.text for result in eyes.caption([picture.path] * 20)} == {picture.caption}
+
+
+@pytest.mark.parametrize("image", [None, 5, [[0]], object()], ids=["none", "number", "rows", "object"])
+def test_what_is_no_image_is_told_by_its_type(vision, image):
+    with pytest.raises(InvalidInputError, match=f"and not {type(image).__name__}"):
+        vision.keep(image)
+
+
+def test_one_text_is_no_list_of_letters(vision, picture):
+    for look in (vision.text_features, lambda text: vision.retrieve([picture.path], text)):
+        with pytest.raises(InvalidInputError, match="texts"):
+            look("dog")
+
+
 def test_several_captions(vision, picture):
     result = vision.caption(picture.path, num_captions=3)
     texts = [result.text, *(other.text for other in result.alternatives)]
@@ -295,6 +312,40 @@ def test_closing(picture):
     eyes.close()
     with pytest.raises(CancelledError, match="closed"):
         eyes.caption(picture.path)
+
+
+async def test_closing_ends_calls_under_way_with_an_error_of_ours(picture, monkeypatch):
+    """However the call was made: in a thread, or awaited; at the decoder, or still in line for it."""
+    from blip2tools.looking import Looking
+
+    inside, go_on, see = threading.Semaphore(0), threading.Event(), Looking.see
+
+    def slow(*given):
+        inside.release()
+        go_on.wait(20)
+        return see(*given)
+
+    monkeypatch.setattr(Looking, "see", slow)
+    eyes = Vision.load(model="demo")
+    calls = [asyncio.ensure_future(eyes.acaption(picture.path)) for _ in range(3)]
+    calls += [asyncio.ensure_future(asyncio.to_thread(eyes.caption, picture.path)) for _ in range(3)]
+    await asyncio.to_thread(inside.acquire)
+    await asyncio.sleep(0.1)  # the others are in line by then; if not, they meet what is closed
+    closing = asyncio.ensure_future(asyncio.to_thread(eyes.close))
+    await asyncio.wait(calls, timeout=2)
+    go_on.set()
+    await closing
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(outcome, CancelledError), repr(outcome)
+
+
+def test_a_call_on_what_is_closed_starts_no_thread(picture):
+    eyes = Vision.load(model="demo")
+    eyes.close()
+    before = threading.active_count()
+    with pytest.raises(CancelledError, match="closed"):
+        eyes.caption(picture.path)
+    assert threading.active_count() == before
 
 
 def test_closing_ends_its_threads(picture):
