@@ -17,6 +17,7 @@ from sse_starlette.sse import AppStatus
 
 from blip2tools.errors import InvalidInputError
 from blip2tools.http_app import body_limits, build_app
+from blip2tools.http_connections import BACKLOG, Connection
 from blip2tools.http_guard import Guard
 from blip2tools.settings import Settings, variable
 from blip2tools.vision import Vision
@@ -24,7 +25,6 @@ from blip2tools.vision import Vision
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
 GRACE_S = 10  # for calls under way when the server is told to end
 KEEP_ALIVE_S = 30  # an idle connection: longer than an agent thinks between two calls, most of the time
-BACKLOG = 2048
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,8 @@ def build_http_server(vision: Vision, listener: Listener, *, page: bool = True) 
     guard = build_app(vision, names=[listener.host], any_address=listener.any_address, page=page)
     config = uvicorn.Config(
         guard,
-        http="h11",
+        http=Connection,
+        backlog=BACKLOG,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -238,7 +238,15 @@ def crop(image: Image.Image, region: Sequence[float]) -> Image.Image:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """The PNG of an image that a Python caller holds: lossless up to 16 bit, alpha kept, EXIF orientation applied."""
+    """The PNG of an image that a Python caller holds: lossless up to 16 bit, alpha kept, EXIF orientation applied.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    if not isinstance(image, Image.Image):
+        raise InvalidInputError(
+            f"An image is a path or another reference, bytes, or a PIL.Image, and not {type(image).__name__}."
+        )
     with _guarded():
         image.load()
         turn = _UPRIGHT.get(_orientation(image))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from blip2tools.decoder import Decoder
-from blip2tools.errors import InvalidInputError
 from blip2tools.requests import Engine, Sight
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
@@ -175,14 +174,8 @@ def _read(sources: Sources, image: ImageInput) -> Read:
     if isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
         return Read(sources.read(str(Path(image).absolute())).data, str(image), ours=False)
-    from PIL import Image
-
     from blip2tools import images
 
-    if not isinstance(image, Image.Image):
-        raise InvalidInputError(
-            f"An image is a path or another reference, bytes, or a PIL.Image, and not {type(image).__name__}."
-        )
     return Read(images.encode_png(image), "PIL.Image", ours=True)
 
 

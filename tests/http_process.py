@@ -23,11 +23,14 @@ TOKEN = "a-token-for-tests-0123456789"
 class HttpProcess:
     """`blip2tools serve --http`, its address, and what it writes to its log."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None, ready: bool = True) -> None:
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, ready: bool = True, prefix: tuple[str, ...] = ()
+    ) -> None:
         clean = environment_without_settings(keep=["cache_dir"])
         self.token = (env or {}).get("BLIP2TOOLS_TOKEN")
         self.process = subprocess.Popen(
             [
+                *prefix,
                 sys.executable,
                 "-W",
                 "error",

@@ -326,4 +326,8 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "S9": ("thousands of calls", ("safety_fuzz::test_calls_of_every_kind",)),
     "S10": ("extras that are not installed", ("cli::test_without_the_mcp_extra", "imports::test_importing_is_light")),
+    "S11": (
+        "connections that ask for nothing",
+        ("safety_http::test_S11_connections_that_ask_for_nothing_lock_nobody_out",),
+    ),
 }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import sys
+import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -128,3 +133,43 @@ def test_Q2_S2_mcp_lines_that_cannot_be_parsed(http):
         assert set(answer.json()) == {"jsonrpc", "id", "error"}
         assert answer.json()["error"]["code"] in (-32700, -32600, -32602)
         assert not foreign_text(answer.json()["error"]["message"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit on descriptors")
+def test_S11_connections_that_ask_for_nothing_lock_nobody_out(jail, picture):
+    """More of them than the process may have descriptors: without a limit none was left to hear anybody else with."""
+    few = ("sh", "-c", 'ulimit -n 128; exec "$@"', "-")
+    running = HttpProcess("--model", "demo", "--allow-dir", str(jail), prefix=few)
+    where = urlsplit(running.url)
+    try:
+        with contextlib.ExitStack() as stack, running.client() as client:
+            for number in range(150):
+                silent = stack.enter_context(socket.create_connection((where.hostname, where.port), timeout=60))
+                if number % 2:
+                    silent.sendall(b"POST /api/caption HTTP/1.1\r\nHost: ")
+            answer = client.post("/api/caption", json={"image": "good.png"})
+            assert answer.json()["text"] == picture.caption
+            assert _closed_while_dripping(silent), "a head that never ends keeps its connection"
+            assert client.get("/healthz").status_code == 200
+        assert running.end() == 0
+    finally:
+        running.kill()
+    assert "Traceback" not in running.log
+    assert len(running.lines) < 50, "an attack must not fill the log"
+    assert "those that wait longest for a request are closed" in running.log
+
+
+def _closed_while_dripping(connection, seconds=60):
+    """Whether the other side ends a connection although a byte of a head comes every second."""
+    connection.settimeout(1)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            connection.sendall(b"x")
+            if connection.recv(1) == b"":
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
