@@ -4,6 +4,8 @@ import asyncio
 import gc
 import math
 import random
+import shutil
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -165,6 +167,20 @@ def test_the_allowed_folders_hold_for_lists_too(album, tmp_path):
         retriever = ImageRetriever(vision=vision, images=[path])
         assert retriever.invoke("a star") == []
         assert retriever.unreadable[0][1].code == "not_allowed"
+
+
+@pytest.mark.parametrize("captions", [True, False])
+def test_what_is_deleted_later_is_left_out(eyes, album, tmp_path, captions):
+    paths = [Path(shutil.copy(path, tmp_path)) for path in list(album[1])[:3]]
+    retriever = ImageRetriever(vision=eyes, images=list(paths), captions=captions)
+    assert len(retriever.invoke("a star")) == 3
+    paths[1].unlink()
+    found = retriever.invoke("a circle")
+    assert {one.metadata["source"] for one in found} == {str(paths[0]), str(paths[2])}
+    assert [(source, error.code) for source, error in retriever.unreadable] == [(str(paths[1]), "not_found")]
+    for path in (paths[0], paths[2]):
+        path.unlink()
+    assert retriever.invoke("a ring") == []
 
 
 def test_what_passes_is_tried_again(eyes, album, monkeypatch):

@@ -175,14 +175,21 @@ class ImageRetriever(BaseRetriever):
         if not 1 <= wanted <= MAX_K:
             raise InvalidInputError(f"The argument 'k' must be from 1 to {MAX_K}.")
         await self._read_new()
-        shelf = [self._shelf[index] for index in sorted(self._shelf)]
         statement = query[:MAX_TEXT]
         text = (await self.vision.atext_features([statement]))[0]
-        if not shelf:
-            return []
-        near = _nearest(text, [shelved.rows for shelved in shelf], max(wanted, self.shortlist))
+        while self._shelf:
+            order = sorted(self._shelf)
+            places = _nearest(text, [self._shelf[index].rows for index in order], max(wanted, self.shortlist))
+            near = [order[place] for place in places]
+            try:
+                return await self._checked(statement, [self._shelf[index] for index in near], wanted)
+            except VisionError as error:
+                if error.code in PASSING or not await self._let_go(near):
+                    raise
+        return []
 
-        shortlisted = [shelf[index] for index in near]
+    async def _checked(self, statement: str, shortlisted: list[_Shelved], wanted: int) -> list[Document]:
+        """The best of the shortlist, by the matching head."""
         images = [shelved.image for shelved in shortlisted]
         (found,) = (await self.vision.aretrieve(images, [statement], k=len(images))).queries
         if self.score == "itm":  # probabilities saturate at 1, then the cosine decides
@@ -206,6 +213,20 @@ class ImageRetriever(BaseRetriever):
 
         done = {*self._shelf, *self._unreadable}
         await each(shelve, [index for index in range(len(self.images)) if index not in done])
+
+    async def _let_go(self, near: list[int]) -> bool:
+        """Whether some of these could be read once and cannot be any more, such as deleted files: they are left out now."""
+        before = len(self._unreadable)
+        for index in near:
+            try:
+                await self.vision.afeatures(self.images[index])
+            except VisionError as error:
+                if error.code in PASSING:
+                    raise
+                self._unreadable[index] = error
+        for index in self._unreadable:
+            self._shelf.pop(index, None)
+        return len(self._unreadable) > before
 
     async def _document(self, check: tuple[_Shelved, Hit]) -> Document:
         shelved, hit = check
