@@ -103,8 +103,8 @@ class _Report:
         if self._json:
             tell(json.dumps({"source": image, **outcome.model_dump(mode="json")}, ensure_ascii=False))
             return
-        name = f"{printable(image, SHOWN)}: " if self._several else ""
-        tell(name + self._show(outcome) if name else self._show(outcome).lstrip("\n "))
+        shown = self._show(outcome)
+        tell(f"{printable(image, SHOWN)}: {shown}" if self._several else shown.lstrip("\n "))
         for warning in outcome.warnings:
             if warning not in self._warned:
                 self._warned.add(warning)

@@ -39,8 +39,6 @@ async def retrieve(
         raise InvalidInputError(f"The argument 'direction' must be {' or '.join(get_args(Direction))}.")
     if k < 1:
         raise InvalidInputError("The argument 'k' must be at least 1.")
-    if isinstance(texts, str):  # a sequence too: of its letters
-        raise InvalidInputError("The argument 'texts' must be a list of texts.")
     if not images or not texts:
         raise InvalidInputError("At least one image and one text are needed.")
     turn = CALLER.set(secrets.token_hex(8))  # a long search waits its turns beside single calls

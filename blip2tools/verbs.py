@@ -76,6 +76,8 @@ T = TypeVar("T")
 
 LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
 
+_POOL_ENDED = (asyncio.CancelledError, RuntimeError)  # what a pool that is shut down does to work in line, and to new
+
 LIST_AT_ONCE = 64  # pictures of one list in work: enough to fill batches, few enough to leave the queue to others
 
 GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
@@ -123,8 +125,8 @@ class Verbs:
 
     async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
         """See `Vision.text_features`."""
-        # A string is a sequence too: of its letters.
-        arguments = parse(MatchArguments, {"image": "-", "texts": texts if isinstance(texts, str) else list(texts)})
+        listed = texts if isinstance(texts, str) else list(texts)  # a string, a sequence of its letters, is refused
+        arguments = parse(MatchArguments, {"image": "-", "texts": listed})
 
         async def verb(_: object, options: object, deadline: float) -> list[list[float]]:
             return self._matched(await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline))
@@ -171,13 +173,12 @@ class Verbs:
         with self._admission.one():
             try:
                 return await verb(image, options, time.monotonic() + self.settings.deadline_s)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if self._closed() and not (task and task.cancelling()):
-                    raise CancelledError(CLOSED) from None  # not by the caller: `close` took the work out of the pool
-                raise
             except BaseException as error:
                 forget_pictures(error)
+                task = asyncio.current_task()
+                # Not by the caller: `close` took the work out of the pool, or shut the pool before it got there.
+                if self._closed() and isinstance(error, _POOL_ENDED) and not (task and task.cancelling()):
+                    raise CancelledError(CLOSED) from None
                 raise
 
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
