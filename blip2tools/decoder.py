@@ -30,6 +30,7 @@ from blip2tools.errors import (
     to_vision_error,
 )
 from blip2tools.settings import Settings, environment_without_settings
+from blip2tools.stopping import STOP
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AT_ONCE = 2  # decodes at a time: each may take half a gigabyte
+HEADERS_AT_ONCE = 2  # sizes asked for at a time: these take a moment, and do not wait for decodes
+HURRY_SECONDS = 0.5  # for a picture that nobody waits for any more: a new process takes about as long to start
 SECONDS = 9.5  # for one picture: with its clearing away, nobody waits longer than 10
 MAX_REPLY = 2**16  # bytes of a line
 START_SECONDS = 60.0  # for a process to start, on a machine that has much else to do
@@ -65,7 +68,9 @@ logger = logging.getLogger(__name__)
 
 
 class Decoder:
-    """Decodes pictures in at most two processes, started when first needed. Safe to use from several threads.
+    """Decodes pictures in a few processes, started when first needed. Safe to use from several threads.
+
+    What is under way ends early when nobody waits for it any more: see `stopping`.
 
     Args:
         settings: limits on pictures.
@@ -75,7 +80,8 @@ class Decoder:
     def __init__(self, settings: Settings, *, seconds: float = SECONDS) -> None:
         self._settings = settings
         self._seconds = seconds
-        self._slots = threading.BoundedSemaphore(AT_ONCE)
+        self._decodes = threading.BoundedSemaphore(AT_ONCE)
+        self._headers = threading.BoundedSemaphore(HEADERS_AT_ONCE)
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
@@ -107,7 +113,8 @@ class Decoder:
             parts = tuple(process.receive_image() for _ in range(wanted))
             return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts)
 
-        return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive)
+        with self._decodes:
+            return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive)
 
     def size_of(self, data: bytes | memoryview) -> tuple[int, int]:
         """Width and height of the upright picture, from its header alone.
@@ -120,7 +127,8 @@ class Decoder:
             facts = process.receive()
             return int(facts["width"]), int(facts["height"])
 
-        return self._ask({"regions": None}, data, receive)
+        with self._headers:
+            return self._ask({"regions": None}, data, receive)
 
     def warm(self) -> None:
         """Start a process, so that the first picture need not wait for it."""
@@ -146,23 +154,23 @@ class Decoder:
         limit = self._settings.max_image_bytes
         if len(data) > limit:
             raise TooLargeError(f"The picture is above the limit of {limit:,} bytes; make it smaller first.")
-        with self._slots:
-            process = self._take()
-            try:
-                process.start()
-                with process.watched(self._seconds):
-                    process.send(request, data)
-                    answer = receive(process)
-            except VisionError:
-                self._give_back(process)  # its answer was a refusal
-                raise
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                raise self._failure(process) from error
-            except BaseException:
-                self._drop(process)
-                raise
-            self._give_back(process)
-            return answer
+        STOP.get().check()
+        process = self._take()
+        try:
+            process.start()
+            with process.watched(self._seconds) as hurry, STOP.get().ending(hurry):
+                process.send(request, data)
+                answer = receive(process)
+        except VisionError:
+            self._give_back(process)  # its answer was a refusal
+            raise
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise self._failure(process) from error
+        except BaseException:
+            self._drop(process)
+            raise
+        self._give_back(process)
+        return answer
 
     def _take(self) -> _Process:
         """A process that is alive: an idle one, or a new one."""
@@ -236,7 +244,7 @@ class _Process:
         self._replies = cast("IO[bytes]", self._process.stdout)
         self._lock = threading.Lock()
         self._ready = False
-        self._watched = False
+        self._watch: object = None
         self._overdue = False
 
     @property
@@ -269,18 +277,26 @@ class _Process:
             )
 
     @contextmanager
-    def watched(self, seconds: float) -> Iterator[None]:
-        """Kill it if the block takes longer; a blocked read or write then ends. Pipes have no timeouts everywhere."""
-        timer = threading.Timer(seconds, self._expire)
-        timer.daemon = True
-        self._watched = True
-        timer.start()
+    def watched(self, seconds: float) -> Iterator[Callable[[], None]]:
+        """Kill it if the block takes longer; a blocked read or write then ends. Pipes have no timeouts everywhere.
+
+        Yields what leaves the block but a moment more.
+        """
+        watch = self._watch = object()
+        timers = [self._kill_after(seconds, watch)]
         try:
-            yield
+            yield lambda: timers.append(self._kill_after(HURRY_SECONDS, watch))
         finally:
             with self._lock:
-                self._watched = False
-            timer.cancel()
+                self._watch = None
+            for timer in timers:
+                timer.cancel()
+
+    def _kill_after(self, seconds: float, watch: object) -> threading.Timer:
+        timer = threading.Timer(seconds, self._expire, [watch])
+        timer.daemon = True
+        timer.start()
+        return timer
 
     def send(self, request: dict[str, Any], data: bytes | memoryview) -> None:
         """Lines of JSON; the picture's bytes follow."""
@@ -315,9 +331,9 @@ class _Process:
             image.paste(Image.frombytes("RGB", size, self._replies.read(3 * size[0] * size[1])), (0, top))
         return image
 
-    def _expire(self) -> None:
+    def _expire(self, watch: object) -> None:
         with self._lock:
-            if self._watched:
+            if self._watch is watch:
                 self._overdue = True
                 self.kill()
 

@@ -3,7 +3,7 @@
 An address comes from a model that may have read it on a hostile page, so it must not lead into the network around this
 machine (server-side request forgery). It is parsed once; its name is resolved once; every answer must be public; the
 connection goes to exactly the addresses that were judged; and each redirect starts over. The guards end at the address:
-what a public host does with a request is beyond them.
+what a public host does with a request is beyond them. A fetch that nobody waits for any more ends at once: see `stopping`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
@@ -25,6 +26,7 @@ import httpx2
 
 from blip2tools.errors import DeadlineError, FetchFailedError, InvalidInputError, NotAllowedError, TooLargeError
 from blip2tools.settings import Settings
+from blip2tools.stopping import STOP
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Sequence[str]]
@@ -161,6 +163,7 @@ class _Clock:
 
     def left(self, at_most: float | None) -> float:
         """Seconds that the next step may take."""
+        STOP.get().check()
         seconds = self.end - time.monotonic()
         if seconds <= 0:
             raise httpcore2.ReadTimeout
@@ -258,6 +261,7 @@ class _Visit:
     def _resolve(self, target: _Target) -> Sequence[str]:
         """Resolution with a deadline, which the system's has not: past it, its thread goes on and nobody waits."""
         answers: queue.SimpleQueue[Sequence[str] | Exception] = queue.SimpleQueue()
+        stopped = TimeoutError()
 
         def ask() -> None:
             try:
@@ -267,7 +271,8 @@ class _Visit:
 
         threading.Thread(target=ask, name="blip2tools-resolve", daemon=True).start()
         try:
-            answer = answers.get(timeout=self.clock.left(None))
+            with STOP.get().ending(lambda: answers.put(stopped)):
+                answer = answers.get(timeout=self.clock.left(None))
         except (queue.Empty, httpcore2.TimeoutException) as error:
             raise DeadlineError(_TOO_LATE) from error
         if isinstance(answer, Exception):
@@ -387,7 +392,13 @@ class _TimedStream(httpcore2.NetworkStream):
         self._clock = clock
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._clock.left(timeout))
+        with STOP.get().ending(self._shut):
+            return self._stream.read(max_bytes, self._clock.left(timeout))
+
+    def _shut(self) -> None:
+        # Closing would not wake a thread that reads.
+        with suppress(OSError):
+            self.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, self._clock.left(timeout))

@@ -1,4 +1,4 @@
-"""From whatever a caller calls an image to pixels that the engine can use. Runs in the small pool of threads for it."""
+"""From whatever a caller calls an image to pixels that the engine can use: read, found among what is ready, or decoded."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from blip2tools.decoder import Decoder
+from blip2tools.lanes import Lane, Lanes
 from blip2tools.requests import Engine, Sight
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
-from blip2tools.sources import Sources
+from blip2tools.sources import Sources, handle_in, place_of
 from blip2tools.store import Store
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Read:
     """An image that is read and not decoded."""
 
     data: bytes | memoryview
+    digest: str
+    """SHA-256 of the data, 64 hex digits."""
     label: str
     """How the result may call where it comes from."""
     ours: bool
@@ -50,63 +53,88 @@ class Read:
 
 
 class Looking:
-    """Decodes pictures, crops regions, and keeps the last few that are ready, for questions that follow each other.
+    """Reads and decodes pictures, crops regions, and keeps the last few that are ready, for questions that follow each other.
 
     Args:
         settings: limits on pictures.
         engine: prepares pixels for its model.
         store: keeps the encoded bytes behind the handles.
         decoder: decodes pictures that come from elsewhere.
+        lanes: whose threads wait for files, addresses and decoders.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder) -> None:
+    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder, lanes: Lanes) -> None:
         self._settings = settings
         self._engine = engine
         self._store = store
         self._decoder = decoder
+        self._lanes = lanes
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._lock = threading.Lock()
 
-    def see(self, sources: Sources, image: ImageInput, regions: Sequence[Sequence[float] | None]) -> list[Seen] | Read:
+    async def see(
+        self,
+        sources: Sources,
+        image: ImageInput,
+        regions: Sequence[Sequence[float] | None],
+        ready: Callable[[], Awaitable[object]],
+    ) -> list[Seen]:
         """Several regions of an image (None is all of it), which is read and decoded once.
 
-        Or what was read: while the model loads nobody knows to which sizes it wants pictures, and so parts come from the
-        decoder at full resolution, which those of a large picture are too large for. `look` is for it, when the engine is ready.
+        Args:
+            sources: what references may lead to.
+            image: any kind of it.
+            regions: the parts.
+            ready: waits for the model. While it loads nobody knows to which sizes it wants pictures, and so parts come from
+                the decoder at full resolution, which those of a large picture are too large for: these wait.
 
         Raises:
             VisionError: it cannot be read, or is no picture that may be.
         """
-        read = _read(sources, image)
-        if not self._engine.targets() and self._pixels(read, regions) > WHOLE_PIXELS:
-            return read
-        return self.look(read, regions)
+        pictures = self._lanes.pictures
+        handle = handle_in(image) if isinstance(image, str) else None
+        digest = handle and self._store.digest(handle)
+        if handle and digest and (seen := self._find(digest, regions)):
+            return _from(handle, seen)  # nothing to read: it waits for no thread
+        read = await self._read(sources, image)
+        seen = self._find(read.digest, regions)
+        if not seen:
+            if not self._engine.targets() and not await pictures.run(lambda: self._is_small(read, regions)):
+                await ready()
+            seen = (await pictures.run(lambda: self._decode(read, regions)))[1]
+        self._store.put(bytes(read.data), read.digest)
+        return _from(read.label, seen)
 
-    def look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
-        """Decode what was read. The rest is as `see`."""
-        digest = hashlib.sha256(read.data).hexdigest()
-        kept = [self._find(digest, region) for region in regions]
-        seen = [one for one in kept if one is not None]
-        if len(seen) < len(kept):
-            seen = self._decode(read, digest, regions)[1]
-        self._store.put(bytes(read.data))
-        return [replace(one, info=one.info.model_copy(update={"source": read.label})) for one in seen]
-
-    def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
+    async def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
         """Decode an image, which nobody has asked about, and keep its bytes.
 
         Raises:
             VisionError: as `see`.
         """
-        read = _read(sources, image)
-        digest = hashlib.sha256(read.data).hexdigest()
-        found = self._find(digest, None)
-        # What the model would look at is kept for the first question, if the sizes are known.
-        info = found.info if found else self._decode(read, digest, [None] if self._engine.targets() else [])[0]
-        self._store.put(bytes(read.data))
+        read = await self._read(sources, image)
+        if found := self._find(read.digest, [None]):
+            info = found[0].info
+        else:
+            # What the model would look at is kept for the first question, if the sizes are known.
+            regions = [None] if self._engine.targets() else []
+            info, _ = await self._lanes.pictures.run(lambda: self._decode(read, regions))
+        self._store.put(bytes(read.data), read.digest)
         return info.model_copy(update={"source": read.label})
 
-    def _pixels(self, read: Read, regions: Sequence[Sequence[float] | None]) -> float:
-        """How many pixels the regions have together."""
+    async def _read(self, sources: Sources, image: ImageInput) -> Read:
+        return await self._lane(image).run(lambda: _read(sources, image))
+
+    def _lane(self, image: ImageInput) -> Lane:
+        """Where an image is read."""
+        if isinstance(image, str):
+            lanes = {"file": self._lanes.files, "folder": self._lanes.folders, "address": self._lanes.addresses}
+            return lanes[place_of(image)]
+        # A `PIL.Image` has to be encoded.
+        is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
+        return self._lanes.files if is_encoded else self._lanes.pictures
+
+    def _is_small(self, read: Read, regions: Sequence[Sequence[float] | None]) -> bool:
+        """Whether the regions together have few enough pixels to come from the decoder at full resolution."""
         from blip2tools import images
 
         images.check_regions(regions)
@@ -114,23 +142,23 @@ class Looking:
             images.size_of(bytes(read.data), self._settings) if read.ours else self._decoder.size_of(read.data)
         )
         shares = [1.0 if one is None else (one[2] - one[0]) * (one[3] - one[1]) for one in regions]
-        return width * height * sum(shares)
+        return width * height * sum(shares) <= WHOLE_PIXELS
 
-    def _decode(
-        self, read: Read, digest: str, regions: Sequence[Sequence[float] | None]
-    ) -> tuple[ImageInfo, list[Seen]]:
+    def _decode(self, read: Read, regions: Sequence[Sequence[float] | None]) -> tuple[ImageInfo, list[Seen]]:
         from blip2tools import images  # PIL: not before a picture is there
 
+        if found := self._find(read.digest, regions):
+            return found[0].info, found  # another call with the same picture was there first
         targets = self._engine.targets()
         if read.ours:
             decoded = images.look(bytes(read.data), self._settings, regions, targets)
         else:
             decoded = self._decoder.decode(read.data, regions, targets)
-        info = ImageInfo(handle=images.handle(digest), width=decoded.width, height=decoded.height, source="")
+        info = ImageInfo(handle=images.handle(read.digest), width=decoded.width, height=decoded.height, source="")
         warnings = ("this is the first frame of an animation",) if decoded.animated else ()
         seen = []
         for number, region in enumerate(regions):
-            key = f"{digest}:{_where(region)}"
+            key = f"{read.digest}:{_where(region)}"
             if targets:
                 own = decoded.parts[number * len(targets) : (number + 1) * len(targets)]
                 sight = Sight(key, None, resized=dict(zip(targets, own, strict=True)))
@@ -142,16 +170,19 @@ class Looking:
                 None if region is None else [float(edge) for edge in region],
                 warnings,
             )
-            self._keep(digest, one)
+            self._keep(read.digest, one)
             seen.append(one)
         return info, seen
 
-    def _find(self, digest: str, region: Sequence[float] | None) -> Seen | None:
+    def _find(self, digest: str, regions: Sequence[Sequence[float] | None]) -> list[Seen] | None:
+        """What is ready of a picture, if all that is asked for is."""
+        keys = [(digest, _where(region)) for region in regions]
         with self._lock:
-            key = (digest, _where(region))
-            if key in self._kept:
+            if not all(key in self._kept for key in keys):
+                return None
+            for key in keys:
                 self._kept.move_to_end(key)
-            return self._kept.get(key)
+            return [self._kept[key] for key in keys]
 
     def _keep(self, digest: str, seen: Seen) -> None:
         if seen.sight.image is not None:
@@ -164,19 +195,26 @@ class Looking:
 
 def _read(sources: Sources, image: ImageInput) -> Read:
     """The encoded bytes of whatever a caller calls an image."""
+    ours = False
+    data: bytes | memoryview
     if isinstance(image, str):
         source = sources.read(image)
-        return Read(source.data, source.label, ours=False)
-    if isinstance(image, bytearray):
-        image = bytes(image)  # the caller may change it
-    if isinstance(image, bytes | memoryview):
-        return Read(image, "bytes", ours=False)
-    if isinstance(image, os.PathLike):
+        data, label = source.data, source.label
+    elif isinstance(image, bytes | bytearray | memoryview):
+        data = bytes(image) if isinstance(image, bytearray) else image  # the caller may change it
+        label = "bytes"
+    elif isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
-        return Read(sources.read(str(Path(image).absolute())).data, str(image), ours=False)
-    from blip2tools import images
+        data, label = sources.read(str(Path(image).absolute())).data, str(image)
+    else:
+        from blip2tools import images
 
-    return Read(images.encode_png(image), "PIL.Image", ours=True)
+        data, label, ours = images.encode_png(image), "PIL.Image", True
+    return Read(data, hashlib.sha256(data).hexdigest(), label, ours)
+
+
+def _from(label: str, seen: Sequence[Seen]) -> list[Seen]:
+    return [replace(one, info=one.info.model_copy(update={"source": label})) for one in seen]
 
 
 def _where(region: Sequence[float] | None) -> str:

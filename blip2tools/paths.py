@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from blip2tools.errors import InvalidInputError, NotAllowedError, NotFoundError, TooLargeError
 from blip2tools.settings import Settings, variable
+from blip2tools.stopping import STOP
 
 logger = logging.getLogger(__name__)
 
@@ -219,6 +220,7 @@ class Folders:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
+                    STOP.get().check()
                     if budget.take():
                         return
                     if entry.name.startswith("."):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
 from blip2tools.errors import (
@@ -26,6 +27,7 @@ from blip2tools.errors import (
 )
 from blip2tools.paths import MAX_PATH, Folders, Found, printable, quoted
 from blip2tools.settings import Settings, variable
+from blip2tools.stopping import STOP
 from blip2tools.store import Store
 
 MAX_REFERENCE = 8192  # for everything but a data: URI
@@ -33,6 +35,8 @@ MAX_LABEL = 200
 MAX_SCHEME = 40  # characters of one that a message repeats
 MAX_DATA_HEADER = 256
 HEAD_BYTES = 256 * 2**10  # enough for the header of nearly every picture
+
+Place: TypeAlias = Literal["file", "folder", "address"]
 
 _HANDLE = re.compile(r"(?:blip2://images/)?(img_[0-9a-f]{16})")  # also as the address of its resource
 # Names that chat clients and browsers give to files of their own: sandbox:/mnt/data/x.png, file-service://file-1, ...
@@ -82,6 +86,20 @@ class Listing:
 
     images: tuple[ListedImage, ...]
     truncated: bool
+
+
+def handle_in(reference: str) -> str | None:
+    """The handle that a reference is, in the form of the store."""
+    handle = _HANDLE.fullmatch(reference.removeprefix("@"))
+    return handle and handle[1]
+
+
+def place_of(reference: str) -> Place:
+    """Where the bytes behind a reference come from, and so what they may make one wait for; memory counts as a file."""
+    start = 1 if reference.startswith("@") else 0
+    if reference[start : start + 8].lower().startswith(("http:", "https:")):
+        return "address"
+    return "folder" if reference[start : start + 7] == "latest" else "file"
 
 
 class Sources:
@@ -157,6 +175,7 @@ class Sources:
         found, cut = self._folders.pictures(self._folder(folder))
         images: list[ListedImage] = []
         for one in found:
+            STOP.get().check()
             listed = self._look(one)
             if listed and len(images) == limit:
                 return Listing(tuple(images), truncated=True)
@@ -202,8 +221,8 @@ class Sources:
             raise InvalidInputError("The image is empty; name a file, a data: URI or the handle of an earlier result.")
         if reference == "latest":
             return self._latest()
-        if handle := _HANDLE.fullmatch(reference):
-            return self._handle(handle[1])
+        if handle := handle_in(reference):
+            return self._handle(handle)
         if _BARE_BASE64.fullmatch(reference):
             raise InvalidInputError(
                 "That looks like base64 without its type; put data:image/png;base64, (or image/jpeg) in front of it."
@@ -304,6 +323,7 @@ class Sources:
     def _latest(self) -> Source:
         self._folder(None)
         for one in self._folders.pictures()[0]:
+            STOP.get().check()
             # One still being written, or a text with a picture's suffix, is not the newest picture.
             if self._look(one):
                 path = self._folders.locate(str(one.path))

@@ -9,7 +9,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import fields, replace
 from typing import Any, Self, TypeVar, get_args
@@ -27,7 +26,8 @@ from blip2tools.errors import (
     forget_pictures,
 )
 from blip2tools.familiarity import UNFAMILIAR, familiarity
-from blip2tools.looking import ImageInput, Looking, Read, Seen
+from blip2tools.lanes import Lane, Lanes
+from blip2tools.looking import ImageInput, Looking, Seen
 from blip2tools.options import STYLES, CaptionStyle, Score
 from blip2tools.requests import (
     AnswerRequest,
@@ -76,8 +76,6 @@ T = TypeVar("T")
 
 LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
 
-_POOL_ENDED = (asyncio.CancelledError, RuntimeError)  # what a pool that is shut down does to work in line, and to new
-
 LIST_AT_ONCE = 64  # pictures of one list in work: enough to fill batches, few enough to leave the queue to others
 
 GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
@@ -92,7 +90,7 @@ class Verbs:
         engine: answers requests.
         sources: what references may lead to.
         store: keeps the encoded bytes behind the handles.
-        pool: reads pictures and waits for the decoder.
+        lanes: threads that wait for files, addresses and decoders.
         decoder: decodes pictures in processes that can be killed.
         closed: whether the owner has been closed.
     """
@@ -103,7 +101,7 @@ class Verbs:
         engine: Engine,
         sources: Sources,
         store: Store,
-        pool: ThreadPoolExecutor,
+        lanes: Lanes,
         decoder: Decoder,
         *,
         closed: Callable[[], bool],
@@ -112,9 +110,8 @@ class Verbs:
         self._engine = engine
         self._sources = sources
         self._store = store
-        self._pool = pool
         self._closed = closed
-        self._looking = Looking(settings, engine, store, decoder)
+        self._looking = Looking(settings, engine, store, decoder, lanes)
         self._admission = Admission(settings.max_queue)
 
     def reading(self, sources: Sources) -> Self:
@@ -133,11 +130,11 @@ class Verbs:
 
         return await self.admitted(verb, None, {})
 
-    async def in_pool(self, work: Callable[[], T]) -> T:
+    async def in_lane(self, lane: Lane, work: Callable[[], T]) -> T:
         """Run something that reads files, within one deadline."""
 
         async def verb(_: object, options: object, deadline: float) -> T:
-            return await self._in_pool(deadline, work)
+            return await self._within(deadline, lane.run(work))
 
         return await self.admitted(verb, None, {})
 
@@ -175,10 +172,6 @@ class Verbs:
                 return await verb(image, options, time.monotonic() + self.settings.deadline_s)
             except BaseException as error:
                 forget_pictures(error)
-                task = asyncio.current_task()
-                # Not by the caller: `close` took the work out of the pool, or shut the pool before it got there.
-                if self._closed() and isinstance(error, _POOL_ENDED) and not (task and task.cancelling()):
-                    raise CancelledError(CLOSED) from None
                 raise
 
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
@@ -261,7 +254,7 @@ class Verbs:
         return seen, arguments.texts, self._matched(found)
 
     async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
-        info = await self._in_pool(deadline, lambda: self._looking.keep(self._sources, image))
+        info = await self._within(deadline, self._looking.keep(self._sources, image))
         if self._store.get(info.handle) is None:
             raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
         return info
@@ -357,26 +350,22 @@ class Verbs:
         return Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
 
     async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:
-        """Bytes, picture and region of an image, in the pool of decoders."""
+        """Bytes, picture and region of an image."""
         return (await self._look_at_parts(image, [region], deadline))[0]
 
     async def _look_at_parts(
         self, image: ImageInput, regions: Sequence[Sequence[float] | None], deadline: float
     ) -> list[Seen]:
         """Several regions of an image, which is read and decoded once."""
+
+        async def ready() -> None:
+            await self._ask_engine(WarmRequest(), deadline)
+
         self._engine.expect(1)
         try:
-            seen = await self._in_pool(deadline, lambda: self._looking.see(self._sources, image, regions))
-            if isinstance(seen, Read):
-                read = seen
-                await self._ask_engine(WarmRequest(), deadline)
-                seen = await self._in_pool(deadline, lambda: self._looking.look(read, regions))
-            return seen
+            return await self._within(deadline, self._looking.see(self._sources, image, regions, ready))
         finally:
             self._engine.expect(-1)
-
-    async def _in_pool(self, deadline: float, work: Callable[[], T]) -> T:
-        return await self._within(deadline, asyncio.wrap_future(self._pool.submit(work)))
 
     async def _ask_engine(self, request: Request, deadline: float) -> Any:
         job = self._engine.submit(request, deadline=deadline, caller=CALLER.get())

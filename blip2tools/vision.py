@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from blip2tools.concurrency import LoopThread
 from blip2tools.engine import LocalEngine
 from blip2tools.feature_verbs import FeatureVerbs
 from blip2tools.keywords import AskOptions, CaptionOptions, GenerationKeywords, MatchOptions, SurveyOptions
+from blip2tools.lanes import Lanes
 from blip2tools.looking import ImageInput, ImageList
 from blip2tools.requests import Engine, WarmRequest
 from blip2tools.schemas import (
@@ -37,8 +37,6 @@ from blip2tools.store import Store
 from blip2tools.verbs import Verbs
 
 T = TypeVar("T")
-
-READERS = decoder.AT_ONCE  # threads that read pictures: they wait for their decoding
 
 
 class Vision(FeatureVerbs):
@@ -62,12 +60,12 @@ class Vision(FeatureVerbs):
         self._decoder = decoder.Decoder(settings)
         self._sources = Sources(settings, self._store, size_of=self._decoder.size_of, trusted=trusted)
         self._loop = LoopThread()
-        pool = ThreadPoolExecutor(READERS, thread_name_prefix="blip2tools-read")
+        self._lanes = Lanes()
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
-        self._finalizer = weakref.finalize(self, _shut, engine, pool, self._decoder, self._loop)
+        self._finalizer = weakref.finalize(self, _shut, engine, self._lanes, self._decoder, self._loop)
         finalizer = self._finalizer
         self._verbs = Verbs(
-            settings, engine, self._sources, self._store, pool, self._decoder, closed=lambda: not finalizer.alive
+            settings, engine, self._sources, self._store, self._lanes, self._decoder, closed=lambda: not finalizer.alive
         )
 
     @classmethod
@@ -282,7 +280,9 @@ class Vision(FeatureVerbs):
     async def alist_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
         """See `list_images`."""
         arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), "limit": limit})
-        found = await self._verbs.in_pool(lambda: self._sources.list_images(arguments.folder, arguments.limit))
+        found = await self._verbs.in_lane(
+            self._lanes.folders, lambda: self._sources.list_images(arguments.folder, arguments.limit)
+        )
         return results.listing(found)
 
     def list_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
@@ -315,11 +315,11 @@ class Vision(FeatureVerbs):
         Raises:
             NotFoundError: it is no longer kept.
         """
-        return await self._verbs.in_pool(lambda: self._sources.about(handle))
+        return await self._verbs.in_lane(self._lanes.files, lambda: self._sources.about(handle))
 
     async def asuggest(self, begun: str, limit: int = 100) -> list[str]:
         """References of pictures in the allowed folders that go on from `begun`, newest first."""
-        return await self._verbs.in_pool(lambda: self._sources.suggest(begun, limit))
+        return await self._verbs.in_lane(self._lanes.folders, lambda: self._sources.suggest(begun, limit))
 
     def status(self) -> StatusResult:
         """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
@@ -359,8 +359,8 @@ class Vision(FeatureVerbs):
         )
 
 
-def _shut(engine: Engine, pool: ThreadPoolExecutor, decoding: decoder.Decoder, loop: LoopThread) -> None:
+def _shut(engine: Engine, lanes: Lanes, decoding: decoder.Decoder, loop: LoopThread) -> None:
     engine.close()
-    pool.shutdown(wait=False, cancel_futures=True)
+    lanes.close()
     decoding.close()
     loop.close()

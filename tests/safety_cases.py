@@ -330,4 +330,14 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "connections that ask for nothing",
         ("safety_http::test_S11_connections_that_ask_for_nothing_lock_nobody_out",),
     ),
+    "S12": (
+        "slow pictures, addresses and folders of one caller; what nobody waits for any more",
+        (
+            "safety_http::test_S12_one_callers_slow_pictures_hold_up_nobody_else",
+            "lanes::TestSlowPictures::test_a_decode_that_nobody_waits_for_ends",
+            "lanes::TestSlowAddresses::test_they_hold_up_no_file",
+            "lanes::TestSlowAddresses::test_a_fetch_that_nobody_waits_for_ends",
+            "lanes::TestSlowFolders::test_a_listing_that_nobody_waits_for_ends",
+        ),
+    ),
 }

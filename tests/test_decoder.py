@@ -289,7 +289,10 @@ class TestDeath:
     def test_a_timer_that_comes_too_late_kills_nothing(self, own: Decoder) -> None:
         is_well(own)
         (process,) = own._all
-        process._expire()
+        with process.watched(60) as hurry:
+            pass
+        hurry()
+        time.sleep(decoder.HURRY_SECONDS + 0.2)
         assert process.is_alive()
 
     def test_warm(self, own: Decoder) -> None:

@@ -32,8 +32,9 @@ FLOORS = [
     ["feature_verbs"],
     ["retrieval"],
     ["verbs", "engine"],
-    ["results", "concurrency", "composed", "looking", "keywords"],
-    ["decoder"],
+    ["results", "composed", "looking", "keywords"],
+    ["lanes"],
+    ["decoder", "concurrency"],
     ["stages", "selftest"],
     ["line", "metrics"],
     ["requests"],
@@ -44,6 +45,7 @@ FLOORS = [
     ["rgb", "damage"],
     ["schemas", "options", "formats", "published"],
     ["settings"],
+    ["stopping"],
     ["errors", "progress", "commands", "familiarity"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

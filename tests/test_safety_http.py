@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import sys
 import time
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
+from PIL import Image
 
 from blip2tools.errors import ERROR_CODES
 from tests.face import MIB, Processes, foreign_text
 from tests.http_process import HttpProcess
+from tests.test_decoder import encoded
 from tests.test_safety_paths import REFUSED as PATHS
 from tests.test_safety_text import REFUSED as TEXTS
 
@@ -157,6 +161,46 @@ def test_S11_connections_that_ask_for_nothing_lock_nobody_out(jail, picture):
     assert "Traceback" not in running.log
     assert len(running.lines) < 50, "an attack must not fill the log"
     assert "those that wait longest for a request are closed" in running.log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs two addresses of loopback, and memory of processes")
+def test_S12_one_callers_slow_pictures_hold_up_nobody_else(http, picture):
+    """Five JPEGs of 36 megapixels in 95 scans each, 150 kB, from one address; somebody else asks from another."""
+    before = http.processes.resident()
+    where = urlsplit(http.url)
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(http.client(transport=httpx2.HTTPTransport(local_address="127.0.0.2")))
+        handle = other.post("/api/caption", json={"image": "good.png"}).json()["image"]["handle"]
+        slow = [
+            stack.enter_context(socket.create_connection((where.hostname, where.port), timeout=60)) for _ in range(5)
+        ]
+        for number, one in enumerate(slow):
+            body = many_scans((6000, 6000), 100 + number)
+            head = f"POST /images HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: image/jpeg\r\n"
+            one.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        until = time.monotonic() + 30
+        while http.processes.resident() - before < 60 * MIB:
+            assert time.monotonic() < until, "nothing is decoded"
+            time.sleep(0.02)
+
+        kept = other.post("/api/caption", json={"image": handle})
+        assert not answered(slow)
+        fresh = other.post(
+            "/images", content=encoded(Image.new("RGB", (61, 47))), headers={"content-type": "image/png"}
+        )
+        assert len(answered(slow)) <= 3, "somebody else's picture came after all that were in line before it"
+    assert (kept.json()["text"], fresh.json()["width"]) == (picture.caption, 61)
+
+
+def many_scans(size, shade):
+    """A progressive JPEG whose last scan comes again and again, each as dear to decode as the picture."""
+    data = encoded(Image.new("L", size, shade), "JPEG", progressive=True, quality=50)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (95 - data.count(b"\xff\xda")) + data[-2:]
+
+
+def answered(connections):
+    return select.select(connections, [], [], 0)[0]
 
 
 def _closed_while_dripping(connection, seconds=60):

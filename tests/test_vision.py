@@ -318,14 +318,14 @@ async def test_closing_ends_calls_under_way_with_an_error_of_ours(picture, monke
     """However the call was made: in a thread, or awaited; at the decoder, or still in line for it."""
     from blip2tools.looking import Looking
 
-    inside, go_on, see = threading.Semaphore(0), threading.Event(), Looking.see
+    inside, go_on, decode = threading.Semaphore(0), threading.Event(), Looking._decode
 
     def slow(*given):
         inside.release()
         go_on.wait(20)
-        return see(*given)
+        return decode(*given)
 
-    monkeypatch.setattr(Looking, "see", slow)
+    monkeypatch.setattr(Looking, "_decode", slow)
     eyes = Vision.load(model="demo")
     calls = [asyncio.ensure_future(eyes.acaption(picture.path)) for _ in range(3)]
     calls += [asyncio.ensure_future(asyncio.to_thread(eyes.caption, picture.path)) for _ in range(3)]
