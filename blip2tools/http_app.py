@@ -25,6 +25,7 @@ from blip2tools import exposition
 from blip2tools.errors import CancelledError, ErrorCode, InvalidInputError, VisionError, to_vision_error
 from blip2tools.exposition import Metric
 from blip2tools.http_guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
+from blip2tools.http_sessions import Sessions
 from blip2tools.http_wire import PlainErrors, files_of_form
 from blip2tools.mcp_server import build_server
 from blip2tools.mcp_wire import MARGIN, largest_message
@@ -83,7 +84,7 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
     )
     app.add_exception_handler(HTTPException, _http_error)
     guard = Guard(
-        PlainErrors(app, "/mcp"),
+        PlainErrors(Sessions(app, "/mcp", MAX_SESSIONS), "/mcp"),
         Rules(
             names=frozenset({*LOOPBACK_NAMES, *settings.server_names, *(name.lower() for name in names)}),
             any_address=any_address,

@@ -59,7 +59,7 @@ def files_of_form(body: bytes, content_type: str) -> list[memoryview]:
 class PlainErrors:
     """Wraps the application: where the SDK refuses a body as no message, it quotes its parser, and the parser the body.
 
-    The answer keeps its status and code, and says it in fixed words.
+    The answer keeps its status and code, and says it in fixed words; so do what it says about sessions.
     """
 
     def __init__(self, app: ASGIApp, path: str) -> None:
@@ -71,7 +71,7 @@ class PlainErrors:
         held: list[Message] = []
 
         async def checked(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 400:
+            if message["type"] == "http.response.start" and message["status"] in (400, 404, 503):
                 held.append(message)
             elif held:
                 await _send_plain(held.pop(), message, send)
@@ -90,6 +90,7 @@ async def _send_plain(start: Message, body: Message, send: Send) -> None:
             answer["error"]["message"] = words
             data = json.dumps(answer).encode()
             names = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+            names += [(b"retry-after", b"5")] if start["status"] == 503 else []
             start = {**start, "headers": [*names, (b"content-length", str(len(data)).encode())]}
             body = {**body, "body": data}
     await send(start)
@@ -101,4 +102,8 @@ def _plain(said: str) -> str | None:
         return "invalid_input: The message is not JSON that can be read: broken, too deep, or not valid Unicode."
     if said.startswith("Validation error"):
         return "invalid_input: The message is not one of the protocol (JSON-RPC 2.0)."
+    if said == "Too many open sessions":
+        return "busy: As many sessions as may be open are all in use; try again in a few seconds."
+    if said == "Session not found":
+        return "not_found: That session has ended or never was; begin a new one with initialize."
     return None

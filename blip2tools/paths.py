@@ -8,6 +8,7 @@ the file anyway.
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 import os
 import stat
@@ -75,6 +76,7 @@ class Folders:
     def __init__(self, settings: Settings, *, trusted: bool, reveal: bool) -> None:
         configured = settings.allowed_dirs
         self.roots = _default_roots() if configured is None else tuple(_checked(path) for path in configured)
+        self._labels = _labels(self.roots)
         self._trusted = trusted
         self._reveal = reveal
         self._suffixes = tuple(suffix for name in settings.formats for suffix in _SUFFIXES[name])
@@ -84,7 +86,7 @@ class Folders:
 
     def described(self) -> list[str]:
         """The allowed folders as messages name them."""
-        return [str(root) if self._reveal else root.name for root in self.roots]
+        return [str(root) for root in self.roots] if self._reveal else [_as_path(Path(name)) for name in self._labels]
 
     def locate(self, text: str, *, expand_home: bool = True) -> Path:
         """The real path of an existing file or folder that `text` names and that may be read.
@@ -160,19 +162,19 @@ class Folders:
         """A found file as a reference that leads back to it: in full, or from its allowed folder on."""
         if self._reveal:
             return str(path)
-        for root in self.roots:
+        for label, root in self._labels.items():
             if path.is_relative_to(root):
                 relative = path.relative_to(root)
-                return str(relative if len(self.roots) == 1 else root.name / relative)
+                return _as_path(relative if len(self.roots) == 1 else label / relative)
         return path.name
 
     def short(self, path: Path) -> str:
-        """A found file as the shortest reference that leads back to it: from its allowed folder on, if no other has it."""
+        """A found file as the shortest reference that leads back to it: from its allowed folder on, if that leads to no other."""
         for root in self.roots:
             if path.is_relative_to(root):
                 relative = path.relative_to(root)
-                clear = not any(os.path.lexists(other / relative) for other in self.roots if other != root)
-                return str(relative) if clear else self.shown(path)
+                others = [one for one in self._candidates(str(relative), expand_home=False) if one != path]
+                return self.shown(path) if any(map(os.path.lexists, others)) else _as_path(relative)
         return self.shown(path)
 
     def _allows(self, real: Path) -> bool:
@@ -180,8 +182,8 @@ class Folders:
 
     def _candidates(self, text: str, expand_home: bool) -> Iterator[Path]:
         path = Path(text)
-        if expand_home and path.parts[:1] == ("~",):
-            # Only one's own home: `~user` and `$HOME` are names like any other.
+        if expand_home and text.startswith("~") and path.parts[0] == "~":
+            # Only one's own home: `~user` and `$HOME` are names like any other, and so is `./~`.
             with suppress(RuntimeError):
                 path = path.expanduser()
         if path.is_absolute():
@@ -189,11 +191,13 @@ class Folders:
             return
         if self._trusted:
             yield Path.cwd() / path
+        root_named = self._labels.get(path.parts[0]) if path.parts else None
+        labelled = [root_named.joinpath(*path.parts[1:])] if root_named else []
+        # Among several folders the name of one comes first, as `shown` writes it; of only one, what is in it.
+        yield from labelled if len(self.roots) > 1 else ()
         for root in self.roots:
             yield root / path
-        for root in self.roots:
-            if path.parts[:1] == (root.name,):
-                yield root.parent / path
+        yield from labelled if len(self.roots) == 1 else ()
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[tuple[BinaryIO, int]]:
@@ -351,6 +355,24 @@ def _default_roots() -> tuple[Path, ...]:
         return (_checked(here),)
     except InvalidInputError:
         return ()
+
+
+def _labels(roots: Sequence[Path]) -> dict[str, Path]:
+    """Folders by the last part of their paths; where several have the same, those after the first are numbered."""
+    labels: dict[str, Path] = {}
+    names = {root.name for root in roots}
+    for root in roots:
+        numbered = (f"{root.name}-{number}" for number in itertools.count(2))
+        free = (label for label in numbered if label not in labels and label not in names)
+        labels[next(free) if root.name in labels else root.name] = root
+    return labels
+
+
+def _as_path(path: Path) -> str:
+    """A relative path that is read as one: `@2x.png`, `~/x.png` and `http:x.png` would be something else."""
+    text = str(path)
+    means_else = text.startswith("@") or path.parts[0] == "~" or ":" in path.parts[0]
+    return f".{os.sep}{text}" if means_else else text
 
 
 def _is_elsewhere(text: str) -> bool:

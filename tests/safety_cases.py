@@ -52,6 +52,13 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "a file that goes or changes while it is read",
         ("safety_paths::test_P14_P16_files_that_change_while_they_are_read",),
     ),
+    "P17": (
+        "names that look like something else, and folders of one name",
+        (
+            "sources::TestSeveralFolders::test_every_name_that_is_told_leads_back",
+            "safety_http::test_P17_listed_names_lead_back",
+        ),
+    ),
     # Addresses
     "U1": ("other schemes, and addresses with parts missing", ("safety_urls::test_refused_before_any_question",)),
     "U2": ("this machine", ("safety_urls::test_refused_before_any_question",)),
@@ -338,6 +345,13 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
             "lanes::TestSlowAddresses::test_they_hold_up_no_file",
             "lanes::TestSlowAddresses::test_a_fetch_that_nobody_waits_for_ends",
             "lanes::TestSlowFolders::test_a_listing_that_nobody_waits_for_ends",
+        ),
+    ),
+    "S13": (
+        "sessions that nobody ends",
+        (
+            "http_app::test_sessions_that_nobody_ends_lock_nobody_out",
+            "http_app::test_sessions_that_are_all_in_use",
         ),
     ),
 }

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import anyio
 import httpx2
@@ -92,7 +92,7 @@ def start(folder):
 def routes(vision):
     """Every path of the application, so that a new route cannot be forgotten."""
     app = build_app(vision)._app
-    found = [route.path for route in app._app.routes]
+    found = [route.path for route in app._app._app.routes]
     assert {"/mcp", "/images", "/healthz", "/readyz", "/metrics", "/", "/api/caption"} <= set(found)
     return found
 
@@ -661,6 +661,66 @@ async def test_who_comes_as_a_session_ends_is_told_and_nothing_is_logged_as_a_fa
     assert "internal" not in caplog.text
 
 
+# ---- sessions ----
+
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}},
+}
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+
+
+def begun(client):
+    """A session that nobody ends."""
+    answer = client.post("/mcp", json=HELLO, headers=ACCEPT)
+    assert answer.status_code == 200, answer.text
+    return {**ACCEPT, "mcp-session-id": answer.headers["mcp-session-id"]}
+
+
+def pinged(client, session):
+    return client.post("/mcp", json={"jsonrpc": "2.0", "id": 2, "method": "ping"}, headers=session)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="two addresses of loopback")
+def test_sessions_that_nobody_ends_lock_nobody_out(start, monkeypatch, caplog):
+    """The one that makes room is idle, of the caller who has most, and its client is told so."""
+    monkeypatch.setattr("blip2tools.http_app.MAX_SESSIONS", 6)
+    running = start()
+    elsewhere = httpx2.HTTPTransport(local_address="127.0.0.2")
+    with running.client() as bad, running.client(transport=elsewhere) as other:
+        mine = begun(other)
+        with bad.stream("GET", "/mcp", headers=begun(bad)) as stream:
+            assert stream.status_code == 200
+            left_behind = [begun(bad) for _ in range(20)]
+            also_mine = begun(other)
+            assert pinged(other, mine).status_code == pinged(other, also_mine).status_code == 200
+            assert not stream.is_closed
+            statuses = [pinged(bad, session).status_code for session in left_behind]
+            assert statuses == [404] * 17 + [200] * 3
+            told = pinged(bad, left_behind[0]).json()["error"]["message"]
+            assert told == "not_found: That session has ended or never was; begin a new one with initialize."
+        assert other.delete("/mcp", headers=mine).status_code == 200
+        assert pinged(other, mine).status_code == 404
+    assert sum("sessions are open" in record.message for record in caplog.records) == 1
+
+
+def test_sessions_that_are_all_in_use(start, monkeypatch):
+    monkeypatch.setattr("blip2tools.http_app.MAX_SESSIONS", 2)
+    running = start()
+    with ExitStack() as stack, running.client() as client:
+        used = [begun(client) for _ in range(2)]
+        for session in used:
+            stack.enter_context(client.stream("GET", "/mcp", headers=session))
+        refused = client.post("/mcp", json=HELLO, headers=ACCEPT)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert refused.json()["error"]["message"].startswith("busy: As many sessions")
+        assert [pinged(client, session).status_code for session in used] == [200, 200]
+        assert client.delete("/mcp", headers=used[0]).status_code == 200
+        assert pinged(client, begun(client)).status_code == 200
+
+
 # ---- the log, and what is refused at the start ----
 
 
@@ -676,18 +736,8 @@ def test_nothing_secret_in_the_log(locked, picture):
             await client.call_tool("caption_image", {"image": 17, "zebrafish": "hippopotamus"})
 
     with running.client() as client:
-        hello = {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": "initialize",
-            "params": {
-                "protocolVersion": "2025-06-18",
-                "capabilities": {},
-                "clientInfo": {"name": "t", "version": "0"},
-            },
-        }
-        accept = {"Accept": "application/json, text/event-stream"}
-        sessions.append(client.post("/mcp", json=hello, headers=accept).headers["mcp-session-id"])
+        accept = ACCEPT
+        sessions.append(begun(client)["mcp-session-id"])
         client.post("/mcp", content=b'{"hippopotamus', headers=accept | JSON)
         client.post(
             "/mcp", json={"jsonrpc": "2.0", "method": "zebrafish"}, headers={**accept, "mcp-session-id": "hippopotamus"}

@@ -15,10 +15,12 @@ import httpx2
 import pytest
 from PIL import Image
 
+from blip2tools import Vision
 from blip2tools.errors import ERROR_CODES
 from tests.face import MIB, Processes, foreign_text
-from tests.http_process import HttpProcess
+from tests.http_process import HttpProcess, HttpThread
 from tests.test_decoder import encoded
+from tests.test_http_app import mcp_client
 from tests.test_safety_paths import REFUSED as PATHS
 from tests.test_safety_text import REFUSED as TEXTS
 
@@ -137,6 +139,27 @@ def test_Q2_S2_mcp_lines_that_cannot_be_parsed(http):
         assert set(answer.json()) == {"jsonrpc", "id", "error"}
         assert answer.json()["error"]["code"] in (-32700, -32600, -32602)
         assert not foreign_text(answer.json()["error"]["message"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names that Windows does not allow")
+async def test_P17_listed_names_lead_back(tmp_path):
+    """Over HTTP folders are named by their last part alone: two may share it, and a file may be called like an address."""
+    names = ["a/pics/x.png", "b/pics/x.png", "b/pics/@2x.png", "b/pics/http:z.png", "b/pics/~/x.png"]
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(Image.new("RGB", (20 + number, 9))))
+    folders = (tmp_path / "a" / "pics", tmp_path / "b" / "pics")
+    with Vision.load(model="demo", preload=False, allowed_dirs=folders) as vision:
+        server = HttpThread(vision)
+        try:
+            async with mcp_client(server, "2026-07-28") as client:
+                listed = (await client.call_tool("list_images", {})).structured_content["images"]
+                assert len(listed) == len(names)
+                for one in listed:
+                    told = await client.call_tool("caption_image", {"image": one["path"]})
+                    assert told.structured_content["image"]["width"] == one["width"], one
+        finally:
+            server.end()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a limit on descriptors")

@@ -33,6 +33,7 @@ def picture(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (12,
     return buffer.getvalue()
 
 
+SETTINGS = Settings()
 RED, GREEN, BLUE = picture("red"), picture("green"), picture("blue")
 SECRET = picture("black")
 DATA_URI = "data:image/png;base64," + base64.b64encode(RED).decode()
@@ -495,6 +496,38 @@ class TestSeveralFolders:
         assert listed == {"jail/red.png", "jail/2024/green.png", "other/red.png", "other/only.png"}
         for path in listed:
             assert box.read(path).data
+
+    @pytest.mark.parametrize("reveal", [True, False])
+    @pytest.mark.parametrize(
+        ("folders", "files"),
+        [
+            (["a/pics", "b/pics"], ["a/pics/x.png", "b/pics/x.png", "b/pics/y.png"]),
+            (["a/pics", "b/pics", "pics-2"], ["a/pics/x.png", "b/pics/x.png", "pics-2/x.png"]),
+            (["A", "B"], ["A/B/y.png", "B/y.png", "B/A/y.png", "A/y.png"]),
+            (["A", "A/B"], ["A/B/y.png", "A/y.png"]),
+            (["A"], ["A/A/y.png", "A/y.png"]),
+            (["one"], ["one/@2x.png", "one/2x.png", "one/http:z.png", "one/file:z.png", "one/data:z.png"]),
+            (["one"], ["one/~/t.png", "one/~.png", "one/@/t.png", "one/C:z.png", "one/s:z.png", "one/latest/t.png"]),
+            (["@one", "~"], ["@one/t.png", "~/t.png"]),
+        ],
+    )
+    def test_every_name_that_is_told_leads_back(self, tmp_path: Path, folders, files, reveal) -> None:
+        """In a listing, as a completion, and beside a name that is wrong."""
+        told: dict[bytes, Path] = {}
+        for number, name in enumerate(files):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(size=(10 + number, 9)))
+            told[path.read_bytes()] = path
+        box = opened(*(tmp_path / folder for folder in folders), reveal_folders=reveal)
+        listed = box.list_images(None, 50).images
+        assert len(listed) == len(files)
+        for one in listed:
+            assert images.size_of(box.read(one.path).data, SETTINGS) == (one.width, one.height)
+        assert {told[box.read(one.path).data] for one in listed} == set(told.values())
+        assert {told[box.read(name).data] for name in box.suggest("", 50)} == set(told.values())
+        for name in box.described_folders():
+            assert box.list_images(name, 50).images
 
     def test_nested_folders_list_a_picture_once(self, root: Path) -> None:
         listed = [image.path for image in opened(root, root / "2024").list_images(None, 50).images]
