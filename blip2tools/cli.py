@@ -21,6 +21,7 @@ from blip2tools.commands import AddCommand
 from blip2tools.doctor import LOOKED_AT, add_doctor_command
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
 from blip2tools.evaluate import add_evaluate_command
+from blip2tools.keywords import GenerationKeywords
 from blip2tools.options import STYLES
 from blip2tools.settings import HTTP_SETTINGS, PULL_SETTINGS, Settings
 
@@ -33,6 +34,12 @@ Sight for text-only agents: captions, answers and image-text match from a local 
 
 Without a model of its own on this machine it answers from a small demo checkpoint that only knows drawn shapes;
 'blip2tools models' lists the real ones and 'blip2tools pull NAME' fetches one."""
+
+NOT_OF_SURVEYS = ("best_of", "abstain_below", "vqa_template")
+SPEECH = (
+    *GenerationKeywords.__annotations__,
+    *NOT_OF_SURVEYS,
+)  # settings of what is said, of which a match has nothing
 
 EPILOG = """\
 exit status: 0 all well, 1 some pictures failed, 2 wrong usage, 3 model unavailable, 130 interrupted
@@ -82,7 +89,7 @@ def _caption(arguments: argparse.Namespace) -> int:
     def show(result: CaptionResult) -> str:
         match = "" if result.match is None else f", match {result.match.probability:.2f}"
         others = [f"or: {other.text}  (confidence {other.confidence:.2f})" for other in result.alternatives]
-        return "\n  ".join([f"{result.text}  (confidence {result.confidence:.2f}{match})", *others])
+        return "\n  ".join([f"{result.text}  (confidence {result.confidence:.2f}{match}{_abstained(result)})", *others])
 
     return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
 
@@ -93,9 +100,13 @@ def _ask(arguments: argparse.Namespace) -> int:
 
     def show(result: AnswerResult) -> str:
         choices = [f"{choice.probability:.2f}  {choice.text}" for choice in result.choices or []]
-        return "\n  ".join([f"{result.answer}  (confidence {result.confidence:.2f})", *choices])
+        return "\n  ".join([f"{result.answer}  (confidence {result.confidence:.2f}{_abstained(result)})", *choices])
 
     return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
+
+
+def _abstained(result: CaptionResult | AnswerResult) -> str:
+    return ", abstained" if result.abstained else ""
 
 
 def _match(arguments: argparse.Namespace) -> int:
@@ -302,18 +313,18 @@ def _add_looking_commands(command: AddCommand) -> None:
         help="a prompt with options that belong to it (default plain)",
     )
     caption.add_argument("--num-captions", type=int, default=1, metavar="N", help="captions for each picture, 1 to 5")
-    setting_options(caption)
+    setting_options(caption, but=("vqa_template",))
 
     ask = command("ask", _ask, "ask a question about pictures", "Ask one question about each picture.")
     _image_options(ask)
     ask.add_argument("-q", "--question", required=True, help="the question, in English")
     ask.add_argument("-c", "--choice", action="append", help="a possible answer to score; give 2 to 20 of them")
-    setting_options(ask)
+    setting_options(ask, but=("best_of",))
 
     match = command("match", _match, "score statements against pictures", "Score how well each text fits each picture.")
     _image_options(match)
     match.add_argument("-t", "--text", action="append", required=True, help="a statement; give 1 to 64 of them")
-    setting_options(match)
+    setting_options(match, but=SPEECH)
 
     survey = command(
         "survey",
@@ -326,7 +337,7 @@ def _add_looking_commands(command: AddCommand) -> None:
     survey.add_argument(
         "--columns", type=int, default=2, metavar="N", help="tiles from left to right, 1 to 4 (default 2)"
     )
-    setting_options(survey)
+    setting_options(survey, but=NOT_OF_SURVEYS)
 
 
 def _add_serve_command(command: AddCommand) -> None:

@@ -6,10 +6,10 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from blip2tools.errors import ModelUnavailableError, VisionError, to_vision_error
+from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
 from blip2tools.paths import printable
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ async def _all(
             for image, task in zip(images, tasks, strict=True):
                 outcome = await task
                 bar.clear()
-                report.add(image, outcome)
+                report.add(image, outcome, of_all=vision.status().warnings)
                 bar.step()
         finally:
             for task in tasks:
@@ -91,7 +91,8 @@ class _Report:
         self._failed: list[VisionError] = []
         self._count = 0
 
-    def add(self, image: str, outcome: ImageResult | VisionError) -> None:
+    def add(self, image: str, outcome: ImageResult | VisionError, *, of_all: Sequence[str]) -> None:
+        """Report one picture; `of_all`: warnings that are about the model, and so about no picture in particular."""
         self._count += 1
         if isinstance(outcome, VisionError):
             self._failed.append(outcome)
@@ -104,18 +105,25 @@ class _Report:
             tell(json.dumps({"source": image, **outcome.model_dump(mode="json")}, ensure_ascii=False))
             return
         shown = self._show(outcome)
-        tell(f"{printable(image, SHOWN)}: {shown}" if self._several else shown.lstrip("\n "))
+        name = f"{printable(image, SHOWN)}: " if self._several else ""
+        tell(f"{name}{shown}" if self._several else shown.lstrip("\n "))
         for warning in outcome.warnings:
-            if warning not in self._warned:
-                self._warned.add(warning)
-                say(f"warning: {warning}")
+            line = f"warning: {warning}" if warning in of_all else f"{name}warning: {warning}"
+            if line not in self._warned:
+                self._warned.add(line)
+                say(line)
 
     @property
     def exit_status(self) -> int:
         if not self._failed:
             return OK
-        lost = all(isinstance(error, ModelUnavailableError) for error in self._failed)
-        return NO_MODEL if lost and len(self._failed) == self._count else SOME_FAILED
+        if len(self._failed) == self._count:
+            if all(isinstance(error, ModelUnavailableError) for error in self._failed):
+                return NO_MODEL
+            # One argument that is wrong is wrong for every picture.
+            if all(isinstance(error, InvalidInputError) for error in self._failed):
+                return USAGE
+        return SOME_FAILED
 
 
 class Bar:

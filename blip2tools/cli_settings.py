@@ -10,12 +10,23 @@ from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
 
 
 def setting_options(
-    parser: argparse.ArgumentParser, *, http: bool = False, only: Collection[str] = tuple(Settings.model_fields)
+    parser: argparse.ArgumentParser,
+    *,
+    http: bool = False,
+    only: Collection[str] = tuple(Settings.model_fields),
+    but: Collection[str] = (),
 ) -> None:
-    """One option per setting, from the settings' own names, types and descriptions."""
+    """One option per setting, from the settings' own names, types and descriptions.
+
+    Args:
+        parser: of the command.
+        http: also what concerns the HTTP server.
+        only: those settings that have a meaning there.
+        but: those that have none.
+    """
     group = parser.add_argument_group("settings")
     for name, field in Settings.model_fields.items():
-        if name not in only or (name in HTTP_SETTINGS and not http):
+        if name not in only or name in but or (name in HTTP_SETTINGS and not http):
             continue
         flag = "--" + name.replace("_", "-")
         text = f"{field.description} [{variable(name)}]".replace("%", "%%")

@@ -122,7 +122,8 @@ class Looking:
         return info.model_copy(update={"source": read.label})
 
     async def _read(self, sources: Sources, image: ImageInput) -> Read:
-        return await self._lane(image).run(lambda: _read(sources, image))
+        limit = self._settings.max_image_bytes
+        return await self._lane(image).run(lambda: _read(sources, image, limit))
 
     def _lane(self, image: ImageInput) -> Lane:
         """Where an image is read."""
@@ -193,8 +194,8 @@ class Looking:
                 self._kept.popitem(last=False)
 
 
-def _read(sources: Sources, image: ImageInput) -> Read:
-    """The encoded bytes of whatever a caller calls an image."""
+def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
+    """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
     ours = False
     data: bytes | memoryview
     if isinstance(image, str):
@@ -209,7 +210,7 @@ def _read(sources: Sources, image: ImageInput) -> Read:
     else:
         from blip2tools import images
 
-        data, label, ours = images.encode_png(image), "PIL.Image", True
+        data, label, ours = images.encode(image, limit), "PIL.Image", True
     return Read(data, hashlib.sha256(data).hexdigest(), label, ours)
 
 

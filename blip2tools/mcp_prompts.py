@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -148,7 +149,7 @@ def prompt(name: str, arguments: Mapping[str, str] | None) -> GetPromptResult:
         limit = MAX_ARGUMENT if argument == "image" else MAX_TEXT
         if len(text) > limit:
             raise _refused(f"The argument '{argument}' must have at most {limit} characters.")
-        words = plain(text)
+        words = _name(text) if argument == "image" else plain(text)
         if words:
             # A picture's name goes in quotes, so that it cannot be taken for a part of the instructions around it.
             filled[argument] = words if argument == "goal" else json.dumps(words, ensure_ascii=False)
@@ -158,6 +159,12 @@ def prompt(name: str, arguments: Mapping[str, str] | None) -> GetPromptResult:
         description=entry.prompt.description,
         messages=[PromptMessage(role="user", content=TextContent(type="text", text=entry.text.format_map(filled)))],
     )
+
+
+def _name(text: str) -> str:
+    """A picture's name as it is on the disk, two spaces and all, without what acts on a terminal, log or chat template."""
+    kept = "".join(char for char in text if unicodedata.category(char)[0] != "C" and char not in "\u2028\u2029")
+    return kept if kept.strip() else ""
 
 
 def _names(entry: _Entry) -> dict[str, bool]:

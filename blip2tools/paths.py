@@ -206,7 +206,8 @@ class Folders:
             # Looked at before it is opened: opening some devices does something.
             mode = path.lstat().st_mode
             if stat.S_ISDIR(mode):
-                raise NotAllowedError("That is a folder; name a picture in it. list_images shows what is there.")
+                hint = "" if self._trusted else " list_images shows what is there."
+                raise NotAllowedError("That is a folder; name a picture in it." + hint)
             if not stat.S_ISREG(mode):
                 raise NotAllowedError("That is not a regular file, so it is not read.")
             with os.fdopen(os.open(path, _FLAGS), "rb") as file:
@@ -277,7 +278,9 @@ class Folders:
             )
         near = self._near(real)
         hint = f"did you mean {' or '.join(map(quoted, near))}?" if near else "list_images shows what is there."
-        where = "" if self._trusted else " in the allowed folders" + ("" if near else self._named())
+        if self._trusted:  # a person's own words, who has better ways to list a folder
+            return NotFoundError(f"There is no file {quoted(text)}" + (f"; {hint}" if near else "."))
+        where = " in the allowed folders" + ("" if near else self._named())
         return NotFoundError(f"There is no file {quoted(text)}{where}; {hint}")
 
     def _near(self, missing: Path) -> Sequence[str]:

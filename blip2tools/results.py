@@ -201,7 +201,14 @@ def compare(
 ) -> CompareResult:
     """Pictures side by side; `cross[j][i]` is caption i on picture j, None for a caption without words."""
     # The same facts about the model come with every picture: once is enough.
-    warnings = list(dict.fromkeys(warning for context in contexts for warning in context.warnings))
+    common = [one for one in contexts[0].warnings if all(one in context.warnings for context in contexts)]
+    warnings = list(dict.fromkeys(common))
+    warnings += [
+        f"picture {number}: {warning}"
+        for number, context in enumerate(contexts, start=1)
+        for warning in context.warnings
+        if warning not in common
+    ]
     warnings += [
         f"picture {number}: {doubt}"
         for number, caption in enumerate(captions, start=1)

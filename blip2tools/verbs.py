@@ -79,7 +79,6 @@ LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded:
 LIST_AT_ONCE = 64  # pictures of one list in work: enough to fill batches, few enough to leave the queue to others
 
 GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
-OVERRIDES = (*GENERATION_OPTIONS, "best_of", "abstain_below", "vqa_template")
 
 
 class Verbs:
@@ -176,7 +175,7 @@ class Verbs:
 
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
         style = _styled(options)
-        settings = self._settings(options)
+        settings = self._settings(options, "best_of", "abstain_below")
         arguments = parse(CaptionArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
         request = CaptionRequest(
@@ -203,7 +202,7 @@ class Verbs:
 
     async def utterance(self, image: ImageInput, options: dict[str, Any], deadline: float) -> Utterance:
         question = options.pop("question", None)
-        settings = self._settings(options)
+        settings = self._settings(options, "vqa_template")
         seen = await self._look(image, None, deadline)
         if question is None:
             told: list[Utterance] = await self._ask_engine(CaptionRequest(seen.sight, _generation(settings)), deadline)
@@ -214,7 +213,7 @@ class Verbs:
         return answer
 
     async def ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
-        settings = self._settings(options)
+        settings = self._settings(options, "abstain_below", "vqa_template")
         arguments = parse(AskArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
         question = Question(
@@ -223,16 +222,15 @@ class Verbs:
             template=settings.vqa_template,
         )
         doubt = settings.abstain_below
+        choices = tuple(dict.fromkeys(arguments.choices or ()))  # one that is there twice would share its probability
+        if len(choices) == 1:
+            raise InvalidInputError("The argument 'choices' must have at least 2 different items.")
         if arguments.choices is None:
             request = AnswerRequest(seen.sight, question, _generation(settings))
             spoken: Utterance = await self._ask_engine(request, deadline)
             return results.answer(await self._doubting(seen, None, deadline), spoken, abstain_below=doubt)
-        ranking: Ranking = await self._ask_engine(
-            ChoiceRequest(seen.sight, question, tuple(arguments.choices)), deadline
-        )
-        return results.choice(
-            await self._doubting(seen, None, deadline), arguments.choices, ranking, abstain_below=doubt
-        )
+        ranking: Ranking = await self._ask_engine(ChoiceRequest(seen.sight, question, choices), deadline)
+        return results.choice(await self._doubting(seen, None, deadline), choices, ranking, abstain_below=doubt)
 
     async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
         by: Score = options.pop("score", "itm")
@@ -286,7 +284,8 @@ class Verbs:
         seen = await self._look_at_parts(image, [None, *boxes], deadline)
         looks = [self._describe(one.sight, generation, deadline) for one in seen]
         overall, *parts = await composed.together(looks, "captions:")
-        return results.survey(self._context(seen[0]), overall, boxes, parts)
+        context = await self._doubting(seen[0], None if generation.do_sample else overall, deadline)
+        return results.survey(context, overall, boxes, parts)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
         generation = _generation(self._settings(options))
@@ -296,7 +295,10 @@ class Verbs:
         captions = await composed.together(
             [self._describe(one.sight, generation, deadline) for one in seen], "captions:"
         )
-        contexts = [self._context(one) for one in seen]
+        own = [None if generation.do_sample else caption for caption in captions]
+        contexts = await composed.together(
+            [self._doubting(one, caption, deadline) for one, caption in zip(seen, own, strict=True)]
+        )
         found = await composed.together([self._ask_engine(FeatureRequest(one.sight), deadline) for one in seen])
         if any(vectors is None for vectors in found):
             return results.compare(contexts, captions, None, None)
@@ -344,9 +346,9 @@ class Verbs:
             return context
         return replace(context, warnings=(*context.warnings, UNFAMILIAR))
 
-    def _settings(self, options: dict[str, Any]) -> Settings:
-        """Take what overrides settings out of `options`; the settings with it."""
-        given = {name: options.pop(name) for name in OVERRIDES if name in options}
+    def _settings(self, options: dict[str, Any], *more: str) -> Settings:
+        """Take out of `options` what overrides settings: generation options and `more`; the settings with it."""
+        given = {name: options.pop(name) for name in (*GENERATION_OPTIONS, *more) if name in options}
         return Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
 
     async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from blip2tools.cli import _parser
 from blip2tools.cli_settings import given_settings
+from blip2tools.familiarity import UNFAMILIAR
 from blip2tools.settings import Settings
 from tests.conftest import run_cli
 
@@ -82,8 +84,28 @@ def test_survey(pictures, tmp_path):
     assert len(seen["tiles"]) == 1
     assert failed["error"]["code"] == "not_found"
     done = run_cli("survey", "both.png", "--rows", "5", *DEMO, cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "'rows' must be at most 4" in done.stderr
+
+
+def test_which_of_several_pictures_is_doubted(picture, tmp_path):
+    noise(tmp_path / "noise.png")
+    done = run_cli("caption", str(picture.path), "noise.png", "--abstain-below", "0.5", *DEMO, cwd=tmp_path)
+    assert done.returncode == 0
+    good, odd = done.stdout.splitlines()
+    assert good.startswith(f"{picture.path}: {picture.caption}  (confidence ")
+    assert ("abstained" in good, odd.startswith("noise.png: ")) == (False, True)
+    told = done.stderr.splitlines()
+    assert f"noise.png: warning: {UNFAMILIAR}" in told
+    assert not any(line.startswith(str(picture.path)) for line in told)
+    assert sum(line.startswith("warning: ") for line in told) == 1  # what the demo model is
+    assert ", abstained)" in run_cli("caption", "noise.png", "--abstain-below", "1", *DEMO, cwd=tmp_path).stdout
+
+
+def noise(path):
+    from PIL import Image
+
+    Image.frombytes("RGB", (300, 300), random.Random(1).randbytes(270_000)).save(path)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +116,11 @@ def test_survey(pictures, tmp_path):
         (("ask", "x.png"), 2, "--question"),
         (("caption", "x.png", "--num-beams", "99"), 2, "'num_beams'"),
         (("caption", "x.png", "--num-beam", "3"), 2, "unrecognized"),
+        (("match", "x.png", "-t", "a", "--num-beams", "3"), 2, "unrecognized"),
+        (("survey", "x.png", "--abstain-below", "0.5"), 2, "unrecognized"),
+        (("ask", "x.png", "-q", "a?", "--best-of", "3"), 2, "unrecognized"),
+        (("caption", "x.png", "--vqa-template", "{question}"), 2, "unrecognized"),
+        (("caption", "x.png", "--num-captions", "9", *DEMO), 2, "'num_captions'"),
         (("caption", "x.png", "--device", "tpu"), 2, "'device'"),
         (("caption", "x.png", "--model", "opt-2.7b", "--offline"), 3, "blip2tools pull opt-2.7b"),
         (("caption", "x.png", "--model", "none of these"), 3, "no captioner named"),

@@ -118,8 +118,16 @@ def test_pictures_that_the_model_does_not_know_get_a_warning(vision) -> None:
         prompted = vision.caption(pictures, prompt="a large")
         assert least <= sum(captioned) <= most
         assert asked == [UNFAMILIAR in result.warnings for result in chosen]
+        assert captioned == [UNFAMILIAR in result.warnings for result in vision.survey(pictures, rows=1, columns=1)]
         assert asked == [UNFAMILIAR in result.warnings for result in prompted]
         assert least <= sum(asked) <= most
+
+
+def test_the_one_that_the_model_does_not_know_is_named(vision, picture) -> None:
+    noise = STRANGE["noise"](random.Random(1))
+    warnings = vision.compare([picture.path, noise]).warnings
+    assert [warning for warning in warnings if UNFAMILIAR in warning] == [f"picture 2: {UNFAMILIAR}"]
+    assert UNFAMILIAR in vision.compare([noise, noise]).warnings
 
 
 def test_without_a_matcher_there_is_no_such_warning(picture) -> None:

@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from blip2tools import Vision
-from blip2tools.errors import CancelledError, InvalidInputError, ModelUnavailableError, NotAllowedError, NotFoundError
+from blip2tools.errors import (
+    CancelledError,
+    InvalidInputError,
+    ModelUnavailableError,
+    NotAllowedError,
+    NotFoundError,
+    TooLargeError,
+)
 from tests.conftest import StdioServer, run_cli
 
 
@@ -431,6 +438,41 @@ def test_every_face_says_the_same(vision, pictures, folder):
         assert said.pop("source") == name
         command_line.append(said)
     assert alike(command_line, python)
+
+
+def test_a_photo_whose_png_is_too_large_is_kept_as_jpeg(folder):
+    """12 megapixels of a camera are more than 20 MiB as PNG: the limit is on what comes in, not on what we make of it."""
+    photo = Image.effect_noise((300, 200), 60).convert("RGB")
+    with Vision.load(model="demo", allowed_dirs=(folder,), threads=1, max_image_bytes=100_000) as eyes:
+        info = eyes.keep(photo)
+        assert (info.width, info.height) == photo.size
+        assert eyes.caption(info.handle, region=[0, 0, 0.5, 1]).image.handle == info.handle
+        with pytest.raises(TooLargeError):
+            eyes.keep(Image.effect_noise((3000, 2000), 60).convert("RGB"))
+
+
+def test_an_answer_that_is_offered_twice_counts_once(vision, picture):
+    once = vision.ask(picture.path, "is there a circle?", choices=["yes", "no"])
+    twice = vision.ask(picture.path, "is there a circle?", choices=["yes", "no", "yes"])
+    assert alike(once.model_dump()["choices"], twice.model_dump()["choices"])
+    with pytest.raises(InvalidInputError, match="2 different"):
+        vision.ask(picture.path, "is there a circle?", choices=["yes", "yes"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("survey", {"abstain_below": 0.5}),
+        ("survey", {"best_of": 2}),
+        ("ask", {"question": "a?", "best_of": 2}),
+        ("caption", {"vqa_template": "{question}"}),
+        ("match", {"texts": ["a"], "num_beams": 2}),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(vision, picture, verb, options):
+    name = list(options)[-1]
+    with pytest.raises(InvalidInputError, match=name):
+        getattr(vision, verb)(picture.path, **options)
 
 
 def test_nothing_large_waits_decoded_for_the_model(vision, picture, monkeypatch):
