@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -50,6 +52,14 @@ def node(script: Path, *words: str, timeout: float = 300) -> subprocess.Complete
     )
 
 
+def _wait_until_ready(url: str) -> None:
+    """Where the model takes long to load, a first call is told to come again, which the tools do not."""
+    until = time.monotonic() + 300
+    while httpx2.get(f"{url}/readyz", trust_env=False, timeout=60).status_code != 200:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
 @contextmanager
 def http_server(folder: Path, module: str = "blip2tools") -> Iterator[str]:
     """A real HTTP server in a process of its own; its URL for MCP."""
@@ -79,6 +89,7 @@ def http_server(folder: Path, module: str = "blip2tools") -> Iterator[str]:
             assert address.wait(60)
             found = re.search(r"serving MCP at (\S+/mcp)", "".join(log))
             assert found, "".join(log)
+            _wait_until_ready(found[1].removesuffix("/mcp"))
             yield found[1]
         finally:
             process.terminate()

@@ -17,7 +17,7 @@ from tests.test_fetch import Server, answer, authority, ok, redirect
 __all__ = ["authority"]  # a fixture, made in the module that it serves
 
 PUBLIC, SECOND, DEAD = "93.184.215.14", "93.184.215.15", "93.184.215.99"
-TOTAL_S = 1.0
+TOTAL_S = 2.0
 SECRET = "the words of an internal page"
 
 

@@ -162,6 +162,7 @@ def soak(seconds: float, callers: int, seed: int, tell: Callable[[str], None]) -
     from blip2tools import checkpoints
     from blip2tools.bench.soak_load import Load
     from blip2tools.engine import LocalEngine
+    from blip2tools.requests import WarmRequest
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
@@ -175,7 +176,7 @@ def soak(seconds: float, callers: int, seed: int, tell: Callable[[str], None]) -
     )
     hurried_settings = settings.model_copy(update={"deadline_s": HURRIED_S})
     with Vision(settings, engine, trusted=True) as vision, Vision(hurried_settings, engine, trusted=True) as hurried:
-        vision.preload()
+        engine.submit(WarmRequest(), deadline=None).future.result()
         until = time.monotonic() + seconds
         load = Load(vision, hurried, until)
         with _sampled(vision, until, min(10.0, seconds / 30), tell) as samples:
