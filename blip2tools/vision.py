@@ -347,6 +347,7 @@ class Vision(FeatureVerbs):
                 urls=self.settings.allow_urls,
                 formats=list(self.settings.formats),
                 max_image_bytes=self.settings.max_image_bytes,
+                max_data_bytes=min(self.settings.max_data_bytes, self.settings.max_image_bytes),
                 max_pixels=self.settings.max_pixels,
                 max_side=self.settings.max_side,
                 deadline_s=self.settings.deadline_s,

@@ -246,6 +246,7 @@ class Limits(BaseModel):
     urls: bool = Field(description="Whether http(s) pictures may be fetched.")
     formats: list[str] = Field(description="Picture formats that are read.")
     max_image_bytes: int
+    max_data_bytes: int = Field(description="Of a picture inside a call, as a data: URI, before it was base64.")
     max_pixels: int
     max_side: int
     deadline_s: float
@@ -352,6 +353,7 @@ class StatusResult(Result):
             *([] if self.self_test is None else [f"self-test: {self.self_test}"]),
             f"pictures may come from: {folders}; http(s) URLs: {'yes' if self.limits.urls else 'no'}",
             f"limits: {', '.join(self.limits.formats)}; {self.limits.max_image_bytes // 2**20} MiB, "
+            f"as a data: URI {self.limits.max_data_bytes // 2**20} MiB, "
             f"{self.limits.max_pixels / 1e6:g} megapixels",
             f"queue: {self.queue.running} running, {self.queue.waiting} waiting of {self.queue.limit}",
             *self._work_lines(),
