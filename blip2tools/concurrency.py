@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
@@ -11,11 +13,12 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from blip2tools.errors import BusyError, CancelledError
+from blip2tools.errors import BusyError, CancelledError, ModelUnavailableError
 
 T = TypeVar("T")
 
 CLOSED = "This Vision is closed."
+FORKED = "This Vision was loaded before a fork, and its threads are not in this process: load one in each process."
 END_SECONDS = 5.0  # for cancelled tasks to end
 
 CALLER: ContextVar[str] = ContextVar("blip2tools_caller", default="")
@@ -23,11 +26,16 @@ CALLER: ContextVar[str] = ContextVar("blip2tools_caller", default="")
 
 
 class Admission:
-    """Bounds the calls inside: pictures waiting to be decoded hold memory before the engine's queue sees them."""
+    """Bounds the calls inside: pictures waiting to be decoded hold memory before the engine's queue sees them.
+
+    One of several callers may take three quarters of the places: there must be some for the others.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._share = limit - limit // 4
         self._inside = 0
+        self._of: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -37,15 +45,22 @@ class Admission:
         Raises:
             BusyError: as many as may wait are inside already.
         """
+        caller = CALLER.get()
         with self._lock:
             if self._inside > self._limit:
                 raise BusyError(f"{self._limit} calls are waiting already; try again in a few seconds.")
+            if caller and self._of[caller] > self._share:
+                raise BusyError(f"{self._share} of your calls are waiting already; try again in a few seconds.")
             self._inside += 1
+            self._of[caller] += 1
         try:
             yield
         finally:
             with self._lock:
                 self._inside -= 1
+                self._of[caller] -= 1
+                if not self._of[caller]:
+                    del self._of[caller]
 
 
 class LoopThread:
@@ -53,6 +68,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._owner = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -62,7 +78,11 @@ class LoopThread:
 
         Raises:
             CancelledError: the loop was closed before the work was done.
+            ModelUnavailableError: this process is a fork of the one that made it.
         """
+        if os.getpid() != self._owner:
+            work.close()
+            raise ModelUnavailableError(FORKED)
         with self._lock:
             if self._closed:
                 work.close()

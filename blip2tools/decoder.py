@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AT_ONCE = 2  # decodes at a time: each may take half a gigabyte
-HEADERS_AT_ONCE = 2  # sizes asked for at a time: these take a moment, and do not wait for decodes
+HEADER_SECONDS = 4.0  # for a size alone, which takes a moment
 HURRY_SECONDS = 0.5  # for a picture that nobody waits for any more: a new process takes about as long to start
 SECONDS = 9.5  # for one picture: with its clearing away, nobody waits longer than 10
 MAX_REPLY = 2**16  # bytes of a line
@@ -81,7 +81,6 @@ class Decoder:
         self._settings = settings
         self._seconds = seconds
         self._decodes = threading.BoundedSemaphore(AT_ONCE)
-        self._headers = threading.BoundedSemaphore(HEADERS_AT_ONCE)
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
@@ -114,10 +113,10 @@ class Decoder:
             return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts)
 
         with self._decodes:
-            return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive)
+            return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive, self._seconds)
 
     def size_of(self, data: bytes | memoryview) -> tuple[int, int]:
-        """Width and height of the upright picture, from its header alone.
+        """Width and height of the upright picture, from its header alone; it waits for no decode.
 
         Raises:
             VisionError: as `decode`.
@@ -127,8 +126,7 @@ class Decoder:
             facts = process.receive()
             return int(facts["width"]), int(facts["height"])
 
-        with self._headers:
-            return self._ask({"regions": None}, data, receive)
+        return self._ask({"regions": None}, data, receive, min(HEADER_SECONDS, self._seconds))
 
     def warm(self) -> None:
         """Start a process, so that the first picture need not wait for it."""
@@ -150,22 +148,25 @@ class Decoder:
         for process in processes:
             process.wait()
 
-    def _ask(self, request: dict[str, Any], data: bytes | memoryview, receive: Callable[[_Process], T]) -> T:
+    def _ask(
+        self, request: dict[str, Any], data: bytes | memoryview, receive: Callable[[_Process], T], seconds: float
+    ) -> T:
         limit = self._settings.max_image_bytes
         if len(data) > limit:
             raise TooLargeError(f"The picture is above the limit of {limit:,} bytes; make it smaller first.")
         STOP.get().check()
         process = self._take()
         try:
-            process.start()
-            with process.watched(self._seconds) as hurry, STOP.get().ending(hurry):
+            if not process.start():
+                raise self._unready(process)
+            with process.watched(seconds) as hurry, STOP.get().ending(hurry):
                 process.send(request, data)
                 answer = receive(process)
         except VisionError:
             self._give_back(process)  # its answer was a refusal
             raise
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise self._failure(process) from error
+            raise self._failure(process, seconds) from error
         except BaseException:
             self._drop(process)
             raise
@@ -202,14 +203,22 @@ class Decoder:
             self._all.discard(process)
         process.end()
 
-    def _failure(self, process: _Process) -> VisionError:
+    def _unready(self, process: _Process) -> VisionError:
+        """Why a process ended before it could be spoken to."""
+        if self._closed:
+            return CancelledError("The decoder was closed.")
+        return to_vision_error(
+            RuntimeError(f"a decoder process ended with status {process.status} before it was ready")
+        )
+
+    def _failure(self, process: _Process, seconds: float) -> VisionError:
         """Why a process ended in the middle of a picture."""
         self._drop(process)
         if self._closed:
             return CancelledError("The decoder was closed.")
         if process.is_overdue:
             return DeadlineError(
-                f"Decoding the picture took longer than {self._seconds:g} s and was stopped; make it smaller, or save it "
+                f"Decoding the picture took longer than {seconds:g} s and was stopped; make it smaller, or save it "
                 "anew as PNG or JPEG."
             )
         logger.warning("a decoder process ended with status %s on a picture", process.status)
@@ -260,21 +269,14 @@ class _Process:
     def is_alive(self) -> bool:
         return not self._overdue and self._process.poll() is None
 
-    def start(self) -> None:
-        """Wait until it can be spoken to.
-
-        Raises:
-            VisionError: it ended before that; the log has the details.
-        """
-        if self._ready:
-            return
-        with self.watched(START_SECONDS):
-            self._ready = self._replies.readline(MAX_REPLY).endswith(b"\n")
+    def start(self) -> bool:
+        """Wait until it can be spoken to; false if it ended before that."""
         if not self._ready:
-            self.end()
-            raise to_vision_error(
-                RuntimeError(f"a decoder process ended with status {self.status} before it was ready")
-            )
+            with self.watched(START_SECONDS):
+                self._ready = self._replies.readline(MAX_REPLY).endswith(b"\n")
+            if not self._ready:
+                self.end()
+        return self._ready
 
     @contextmanager
     def watched(self, seconds: float) -> Iterator[Callable[[], None]]:
@@ -284,8 +286,15 @@ class _Process:
         """
         watch = self._watch = object()
         timers = [self._kill_after(seconds, watch)]
+
+        def hurry() -> None:
+            try:
+                timers.append(self._kill_after(HURRY_SECONDS, watch))
+            except RuntimeError:  # the system has no room for another thread
+                self._expire(watch)
+
         try:
-            yield lambda: timers.append(self._kill_after(HURRY_SECONDS, watch))
+            yield hurry
         finally:
             with self._lock:
                 self._watch = None

@@ -24,7 +24,14 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from blip2tools.errors import DeadlineError, FetchFailedError, InvalidInputError, NotAllowedError, TooLargeError
+from blip2tools.errors import (
+    BusyError,
+    DeadlineError,
+    FetchFailedError,
+    InvalidInputError,
+    NotAllowedError,
+    TooLargeError,
+)
 from blip2tools.settings import Settings
 from blip2tools.stopping import STOP
 
@@ -41,6 +48,9 @@ PORTS = (80, 443)
 MAX_REDIRECTS = 3
 MAX_URL = 8192
 MAX_HEADERS = 256
+MAX_RESOLVING = (
+    32  # names asked for at a time: a resolver cannot be stopped, and one of a dead name takes half a minute
+)
 MAX_ADDRESSES = 4  # tried in turn; a name with hundreds of dead addresses must not cost hundreds of connection attempts
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
@@ -84,6 +94,8 @@ _UNICAST_V6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
+_resolving = threading.BoundedSemaphore(MAX_RESOLVING)
+
 _SWITCHED_OFF = "Fetching http(s) pictures is switched off."
 _PRIVATE = "That address leads to a private or reserved network, which is never fetched; use a public picture address."
 _TOO_LATE = "The picture did not arrive in time; try again later or use another address."
@@ -117,6 +129,7 @@ def fetch(
         FetchFailedError: no answer, or not the answer of a picture.
         TooLargeError: a longer body than may be read.
         DeadlineError: out of time.
+        BusyError: too many names are being looked up.
     """
     if not settings.allow_urls:
         raise NotAllowedError(_SWITCHED_OFF)
@@ -268,8 +281,16 @@ class _Visit:
                 answers.put(self.resolve(target.host, target.port))
             except Exception as error:  # noqa: BLE001  handed to the caller below
                 answers.put(error)
+            finally:
+                _resolving.release()
 
-        threading.Thread(target=ask, name="blip2tools-resolve", daemon=True).start()
+        if not _resolving.acquire(blocking=False):
+            raise BusyError("Too many addresses are being looked up; try again later.")
+        try:
+            threading.Thread(target=ask, name="blip2tools-resolve", daemon=True).start()
+        except RuntimeError as error:
+            _resolving.release()
+            raise BusyError("The system has no room for another thread; try again later.") from error
         try:
             with STOP.get().ending(lambda: answers.put(stopped)):
                 answer = answers.get(timeout=self.clock.left(None))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 MAX_JPEG_SCANS = 100  # encoders write about ten; each is a pass over the whole picture, however few bytes it takes
 _MAX_WEBP_CHUNKS = 64  # before the first picture: headers, a profile, and what else somebody put there
+MAX_JPEG_FILL = 2**16  # Pillow steps over it byte by byte: 20 MB take ten seconds
 MAX_BLOCKS = 50_000  # and one more for every 256 bytes
 
 # The second half is known only to be named. Names and declared types say nothing.
@@ -67,6 +68,8 @@ def is_sane(kind: str, data: bytes) -> bool:
     walk = {"JPEG": jpeg_markers, "PNG": _png_chunks, "GIF": _gif_blocks}.get(kind)
     if walk is None:
         return True
+    if kind == "JPEG" and _jpeg_fill(data) > MAX_JPEG_FILL:
+        return False
     limit = MAX_BLOCKS + len(data) // 256
     scans = 0
     for count, (block, _) in enumerate(walk(data)):
@@ -140,6 +143,17 @@ def jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
             return
         if code != 0x01:  # the one other marker without a length
             position += int.from_bytes(data[position : position + 2], "big")
+
+
+def _jpeg_fill(data: bytes) -> int:
+    """Bytes before the first scan that belong to no segment: fill (ITU-T T.81, B.1.1.2) and whatever else."""
+    fill, end = 0, 2
+    for code, position in jpeg_markers(data):
+        fill += position - 2 - end
+        if code == 0xDA:
+            break
+        end = position if code == 0x01 else position + int.from_bytes(data[position : position + 2], "big")
+    return fill
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[int, int]]:

@@ -34,7 +34,7 @@ from blip2tools.settings import Settings
 from blip2tools.toolset import call
 from blip2tools.vision import Vision
 
-MAX_SESSIONS = 1000  # of clients that speak a revision with sessions (until 2025-11-25)
+MAX_SESSIONS = 1000  # until idle ones are ended, of clients that speak a revision with sessions (until 2025-11-25)
 
 # The page's calls, and anybody's who wants plain JSON: the same tools, the same arguments.
 VERBS = {"caption": "caption_image", "ask": "ask_image", "match": "match_image_text", "status": "vision_status"}
@@ -77,7 +77,7 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
     app = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=limits["/mcp"],
-        max_sessions=MAX_SESSIONS,
+        max_sessions=2 * MAX_SESSIONS,  # the rest is for those that are all in use
         # The guard has judged names and origins by then, by a list of its own for every route.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         custom_starlette_routes=table,

@@ -366,6 +366,8 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass a piece of the answer on, with the headers that every answer has."""
+        if self.complete:
+            return  # the SDK answers once more where a session ends beneath its answer
         if message["type"] == "http.response.start":
             self.status = message["status"]
             present = {name.lower() for name, _ in message.get("headers", [])}
@@ -419,6 +421,8 @@ def _caller(exchange: _Exchange) -> str:
         address = ipaddress.ip_address(client[0].partition("%")[0])
     except ValueError:
         return str(client[0])
+    # On a socket for both, an IPv4 peer is `::ffff:192.0.2.1`: the network of all of them would be one caller.
+    address = getattr(address, "ipv4_mapped", None) or address
     return str(ipaddress.ip_network((address, 64), strict=False) if address.version == 6 else address)
 
 

@@ -8,17 +8,20 @@ used for the longest time, of the caller who has most; its client is told so by 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blip2tools.concurrency import CALLER
 
 ID = b"mcp-session-id"
+MAX_INITIALIZE = 2**16  # bytes of a message that may open a session: clients tell their name and what they can do
 TELL_S = 60.0  # between two lines in the log about it: an attack must not fill the disk
 
 logger = logging.getLogger(__name__)
@@ -36,9 +39,9 @@ class Sessions:
     """Wraps the application and ends sessions through its own DELETE.
 
     Args:
-        app: what opens and serves sessions, at `path`.
+        app: what opens and serves sessions, at `path`. It must allow more than `most`: those in use are not ended.
         path: where it does.
-        most: how many may be open. The application must allow as many.
+        most: how many may be open until idle ones are ended.
     """
 
     def __init__(self, app: ASGIApp, path: str, most: int) -> None:
@@ -51,7 +54,7 @@ class Sessions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] != self._path:
+        if scope["type"] != "http" or scope["path"] != self._path or not _has_sessions(scope):
             await self._app(scope, receive, send)
         elif (name := _header(scope, ID)) is not None:
             await self._serve(name, scope, receive, send)
@@ -81,21 +84,27 @@ class Sessions:
                 self._open.pop(name, None)
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request that may open a session; of the newer revisions, which have none, it does not."""
+        """A request without a session; it may open one."""
+        message = await receive()
+        if not _is_initialize(message):
+            return await self._app(scope, _first(message, receive), send)
+        opened: bytes | None = None
 
         async def watched(message: Message) -> None:
+            nonlocal opened
             if message["type"] == "http.response.start" and message["status"] < 300:
-                name = dict(message["headers"]).get(ID)
-                if name is not None:
-                    self._open[name] = _Session(CALLER.get())
+                opened = dict(message["headers"]).get(ID)
             await send(message)
 
         await self._make_room(scope)
         self._opening += 1
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, _first(message, receive), watched)
+            if opened is not None:  # and not given up meanwhile, which would have ended it
+                self._open[opened] = _Session(CALLER.get())
         finally:
             self._opening -= 1
+        return None
 
     async def _make_room(self, scope: Scope) -> None:
         while len(self._open) + self._opening >= self._most:
@@ -103,7 +112,7 @@ class Sessions:
             idle = ((name, one) for name, one in self._open.items() if not one.serving)
             name, session = min(idle, key=lambda item: (-counts[item[1].caller], item[1].used), default=(b"", None))
             if session is None:
-                return  # all are in use: the application refuses
+                return  # all are in use: the application has a limit of its own
             del self._open[name]
             if (now := time.monotonic()) - self._told >= TELL_S:
                 self._told = now
@@ -119,6 +128,33 @@ class Sessions:
 
         headers = [(b"host", _header(scope, b"host") or b""), (ID, name)]
         await self._app({**scope, "method": "DELETE", "headers": headers}, nothing, unheard)
+
+
+def _has_sessions(scope: Scope) -> bool:
+    """Whether a request is of a revision with sessions, judged as the SDK does; of a later one it ignores a session's id."""
+    version = _header(scope, b"mcp-protocol-version")
+    return version is None or version.decode("latin-1") in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def _is_initialize(message: Message) -> bool:
+    body = message.get("body", b"")
+    if len(body) > MAX_INITIALIZE or message.get("more_body", False):
+        return False
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(request, dict) and request.get("method") == "initialize"
+
+
+def _first(message: Message, receive: Receive) -> Receive:
+    """What gives a message that has been received already, and then what comes."""
+    messages = [message]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:

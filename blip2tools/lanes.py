@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from blip2tools import decoder
 from blip2tools.concurrency import CALLER, CLOSED
-from blip2tools.errors import CancelledError
+from blip2tools.errors import BusyError, CancelledError
 from blip2tools.stopping import STOP, Stop
 
 T = TypeVar("T")
@@ -64,13 +64,18 @@ class Lane:
 
         Raises:
             CancelledError: the lane was closed.
+            BusyError: the system has no room for its threads.
         """
         work = _Work(CALLER.get(), does)
         with self._lock:
             if self._closed:
                 raise CancelledError(CLOSED)
             self._callers.setdefault(work.caller, deque()).append(work)
-            self._pool.submit(self._next)
+            try:
+                self._pool.submit(self._next)
+            except RuntimeError as error:
+                self._remove(work)
+                raise BusyError("The system has no room for another thread; try again later.") from error
         try:
             found: T = await asyncio.wrap_future(work.future)
             return found
@@ -111,12 +116,16 @@ class Lane:
     def _forget(self, work: _Work) -> None:
         work.stop.set()
         with self._lock:
-            works = self._callers.get(work.caller)
-            if works is not None:
-                with suppress(ValueError):
-                    works.remove(work)
-                if not works:
-                    del self._callers[work.caller]
+            self._remove(work)
+
+    def _remove(self, work: _Work) -> None:
+        """Take it out of the line, if it is still there; under the lock."""
+        works = self._callers.get(work.caller)
+        if works is not None:
+            with suppress(ValueError):
+                works.remove(work)
+            if not works:
+                del self._callers[work.caller]
 
 
 class Lanes:

@@ -6,17 +6,19 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from blip2tools.decoder import Decoder
+from blip2tools.errors import CorruptImageError, UnsupportedImageError
 from blip2tools.lanes import Lane, Lanes
 from blip2tools.requests import Engine, Sight
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
-from blip2tools.sources import Sources, handle_in, place_of
+from blip2tools.sources import Sources, handle_in, no_picture_there, place_of
 from blip2tools.store import Store
 
 if TYPE_CHECKING:
@@ -48,8 +50,10 @@ class Read:
     """SHA-256 of the data, 64 hex digits."""
     label: str
     """How the result may call where it comes from."""
-    ours: bool
+    ours: bool = False
     """Whether the encoder was ours."""
+    fetched: bool = False
+    """Whether it came from an address."""
 
 
 class Looking:
@@ -139,9 +143,10 @@ class Looking:
         from blip2tools import images
 
         images.check_regions(regions)
-        width, height = (
-            images.size_of(bytes(read.data), self._settings) if read.ours else self._decoder.size_of(read.data)
-        )
+        with self._judging(read):
+            width, height = (
+                images.size_of(bytes(read.data), self._settings) if read.ours else self._decoder.size_of(read.data)
+            )
         shares = [1.0 if one is None else (one[2] - one[0]) * (one[3] - one[1]) for one in regions]
         return width * height * sum(shares) <= WHOLE_PIXELS
 
@@ -151,10 +156,11 @@ class Looking:
         if found := self._find(read.digest, regions):
             return found[0].info, found  # another call with the same picture was there first
         targets = self._engine.targets()
-        if read.ours:
-            decoded = images.look(bytes(read.data), self._settings, regions, targets)
-        else:
-            decoded = self._decoder.decode(read.data, regions, targets)
+        with self._judging(read):
+            if read.ours:
+                decoded = images.look(bytes(read.data), self._settings, regions, targets)
+            else:
+                decoded = self._decoder.decode(read.data, regions, targets)
         info = ImageInfo(handle=images.handle(read.digest), width=decoded.width, height=decoded.height, source="")
         warnings = ("this is the first frame of an animation",) if decoded.animated else ()
         seen = []
@@ -174,6 +180,16 @@ class Looking:
             self._keep(read.digest, one)
             seen.append(one)
         return info, seen
+
+    @contextmanager
+    def _judging(self, read: Read) -> Iterator[None]:
+        """One sentence for all that is no sound picture behind an address: see `sources.no_picture_there`."""
+        try:
+            yield
+        except (UnsupportedImageError, CorruptImageError) as error:
+            if not read.fetched:
+                raise
+            raise no_picture_there(self._settings) from error
 
     def _find(self, digest: str, regions: Sequence[Sequence[float] | None]) -> list[Seen] | None:
         """What is ready of a picture, if all that is asked for is."""
@@ -196,22 +212,28 @@ class Looking:
 
 def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
     """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
-    ours = False
+    ours = fetched = False
     data: bytes | memoryview
     if isinstance(image, str):
         source = sources.read(image)
-        data, label = source.data, source.label
+        data, label, fetched = source.data, source.label, source.fetched
     elif isinstance(image, bytes | bytearray | memoryview):
-        data = bytes(image) if isinstance(image, bytearray) else image  # the caller may change it
-        label = "bytes"
+        data, label = image if _is_fixed(image) else bytes(image), "bytes"
     elif isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
-        data, label = sources.read(str(Path(image).absolute())).data, str(image)
+        data, label = sources.read(str(Path(os.fsdecode(image)).absolute())).data, os.fsdecode(image)
     else:
         from blip2tools import images
 
         data, label, ours = images.encode(image, limit), "PIL.Image", True
-    return Read(data, hashlib.sha256(data).hexdigest(), label, ours)
+    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched)
+
+
+def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:
+    """Whether these are bytes that nobody changes; a view may be of something else, whose length counts no bytes."""
+    if isinstance(data, memoryview):
+        return data.readonly and data.c_contiguous and data.ndim == 1 and data.itemsize == 1
+    return isinstance(data, bytes)
 
 
 def _from(label: str, seen: Sequence[Seen]) -> list[Seen]:

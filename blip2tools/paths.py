@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -86,7 +87,11 @@ class Folders:
 
     def described(self) -> list[str]:
         """The allowed folders as messages name them."""
-        return [str(root) for root in self.roots] if self._reveal else [_as_path(Path(name)) for name in self._labels]
+        if self._reveal:
+            return [str(root) for root in self.roots]
+        if len(self.roots) == 1 and os.path.lexists(self.roots[0] / self.roots[0].name):
+            return ["."]  # its own name would lead to what is in it
+        return [_as_path(Path(name)) for name in self._labels]
 
     def locate(self, text: str, *, expand_home: bool = True) -> Path:
         """The real path of an existing file or folder that `text` names and that may be read.
@@ -287,7 +292,8 @@ class Folders:
         """References of pictures beside it, or in the allowed folders, whose names resemble the one not found."""
         by_name: dict[str, Path] = {}
         for found in (*self.pictures(missing.parent)[0], *self.pictures()[0]):
-            by_name.setdefault(found.path.name.lower(), found.path)
+            if is_sayable(found.path.name):
+                by_name.setdefault(found.path.name.lower(), found.path)
         near = difflib.get_close_matches(missing.name.lower(), list(by_name)[:2000], MAX_SUGGESTIONS)
         return [self.shown(by_name[name]) for name in near]
 
@@ -309,11 +315,16 @@ def quoted(text: str, limit: int = 80) -> str:
     return f'"{printable(text, limit)}"'
 
 
+def is_sayable(text: str) -> bool:
+    """Whether a name has no control, format (bidi, zero-width), unassigned or line-breaking characters."""
+    return not any(unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" for char in text)
+
+
 def printable(text: str, limit: int) -> str:
     """`text` without control, invisible and undecodable characters, shortened in its middle to `limit` characters."""
     if len(text) > limit:
         text = f"{text[: limit // 2 - 1]}…{text[-(limit // 2) :]}"
-    return "".join(char if char.isprintable() else "�" for char in text)
+    return "".join(char if char.isprintable() or unicodedata.category(char) == "Zs" else "�" for char in text)
 
 
 def _check_text(text: str) -> None:

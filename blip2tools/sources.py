@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from blip2tools.errors import (
     UnsupportedImageError,
     VisionError,
 )
-from blip2tools.paths import MAX_PATH, Folders, Found, printable, quoted
+from blip2tools.paths import MAX_PATH, Folders, Found, is_sayable, printable, quoted
 from blip2tools.settings import Settings, variable
 from blip2tools.stopping import STOP
 from blip2tools.store import Store
@@ -34,6 +35,7 @@ MAX_REFERENCE = 8192  # for everything but a data: URI
 MAX_LABEL = 200
 MAX_SCHEME = 40  # characters of one that a message repeats
 MAX_DATA_HEADER = 256
+LISTING_S = 10.0  # for the headers of one listing: files made to be slow must not take longer from others
 HEAD_BYTES = 256 * 2**10  # enough for the header of nearly every picture
 
 Place: TypeAlias = Literal["file", "folder", "address"]
@@ -55,6 +57,8 @@ class Source:
     data: bytes
     label: str
     """What a result may show as their origin: the reference, printable and bounded; a data: URI shortened."""
+    fetched: bool = False
+    """Whether they came from an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,14 @@ def place_of(reference: str) -> Place:
     if reference[start : start + 8].lower().startswith(("http:", "https:")):
         return "address"
     return "folder" if reference[start : start + 7] == "latest" else "file"
+
+
+def no_picture_there(settings: Settings) -> FetchFailedError:
+    """One sentence for every page, text or damaged file: an address must not serve to learn what is behind it."""
+    return FetchFailedError(
+        f"The address did not answer with a picture that can be read ({', '.join(settings.formats)}); "
+        "use the address of the image file itself."
+    )
 
 
 class Sources:
@@ -174,8 +186,11 @@ class Sources:
         """
         found, cut = self._folders.pictures(self._folder(folder))
         images: list[ListedImage] = []
+        until = time.monotonic() + LISTING_S
         for one in found:
             STOP.get().check()
+            if time.monotonic() > until:
+                return Listing(tuple(images), truncated=True)
             listed = self._look(one)
             if listed and len(images) == limit:
                 return Listing(tuple(images), truncated=True)
@@ -209,7 +224,7 @@ class Sources:
             form = next((form for form in forms if form.casefold().startswith(begun)), None)
             if form is None and one.path.name.casefold().startswith(begun):
                 form = forms[0]
-            if form is not None and form.isprintable():
+            if form is not None and is_sayable(form):
                 found.append(form)
                 if len(found) == limit:
                     break
@@ -233,7 +248,7 @@ class Sources:
         scheme = _SCHEME.match(reference)
         match scheme[1].lower() if scheme else None:
             case "http" | "https":
-                return Source(self._fetched(reference), label)
+                return Source(self._fetched(reference), label, fetched=True)
             case "file":
                 return Source(self._file(_path_of_uri(reference), expand_home=False), label)
             case None:
@@ -267,17 +282,12 @@ class Sources:
                 "Fetching http(s) pictures is switched off; save the picture into an allowed folder, pass it as a "
                 f"data: URI, or start the server with --allow-urls ({variable('allow_urls')}=1)."
             )
+        from blip2tools import formats
         from blip2tools.fetch import fetch  # httpx2 is loaded when there is something to fetch
 
         data = fetch(url, self._settings)
-        try:
-            self._size_of(data)
-        except (UnsupportedImageError, CorruptImageError) as error:
-            # One sentence for every page, text or damaged file: an address must not serve to learn what is behind it.
-            raise FetchFailedError(
-                f"The address did not answer with a picture that can be read ({', '.join(self._settings.formats)}); "
-                "use the address of the image file itself."
-            ) from error
+        if formats.kind_of(data) not in self._settings.formats:
+            raise no_picture_there(self._settings)
         return data
 
     def _data(self, reference: str, start: int) -> Source:
@@ -344,7 +354,9 @@ class Sources:
     def _look(self, found: Found) -> ListedImage | None:
         """A found file as a listed picture, or nothing if it would not be read."""
         limit = self._settings.max_image_bytes
-        if found.size > limit:
+        shown = self._folders.shown(found.path)
+        # A name that an agent cannot say again, since such characters are removed from every text.
+        if found.size > limit or not is_sayable(shown):
             return None
         try:
             path = self._folders.locate(str(found.path))
@@ -356,7 +368,7 @@ class Sources:
         except VisionError:
             return None
         modified = datetime.fromtimestamp(int(found.modified), UTC)
-        return ListedImage(self._folders.shown(found.path), width, height, found.size, modified)
+        return ListedImage(shown, width, height, found.size, modified)
 
 
 def _path_of_uri(uri: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from blip2tools.errors import CancelledError
+
+logger = logging.getLogger(__name__)
 
 
 class Stop:
@@ -36,7 +39,10 @@ class Stop:
         with self._lock:
             self._set = True
             for end in self._ends:
-                end()
+                try:
+                    end()
+                except Exception:
+                    logger.exception("a wait could not be ended")
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:

@@ -6,6 +6,7 @@ Everything here is asynchronous and private to `Vision`, which gives it its publ
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import fields, replace
 from typing import Any, Self, TypeVar, get_args
 
 from blip2tools import composed, progress, results
-from blip2tools.concurrency import CALLER, CLOSED, Admission
+from blip2tools.concurrency import CALLER, CLOSED, FORKED, Admission
 from blip2tools.decoder import Decoder
 from blip2tools.errors import (
     CancelledError,
@@ -110,6 +111,7 @@ class Verbs:
         self._sources = sources
         self._store = store
         self._closed = closed
+        self._owner = os.getpid()
         self._looking = Looking(settings, engine, store, decoder, lanes)
         self._admission = Admission(settings.max_queue)
 
@@ -166,6 +168,8 @@ class Verbs:
     ) -> T:
         if self._closed():
             raise CancelledError(CLOSED)
+        if os.getpid() != self._owner:
+            raise ModelUnavailableError(FORKED)
         with self._admission.one():
             try:
                 return await verb(image, options, time.monotonic() + self.settings.deadline_s)

@@ -315,7 +315,7 @@ class Vision(FeatureVerbs):
         Raises:
             NotFoundError: it is no longer kept.
         """
-        return await self._verbs.in_lane(self._lanes.files, lambda: self._sources.about(handle))
+        return await self._verbs.in_lane(self._lanes.folders, lambda: self._sources.about(handle))
 
     async def asuggest(self, begun: str, limit: int = 100) -> list[str]:
         """References of pictures in the allowed folders that go on from `begun`, newest first."""

@@ -14,6 +14,7 @@ import base64
 import io
 import json
 import random
+import re
 import signal
 import socket
 import sys
@@ -335,6 +336,9 @@ def run(*, minutes: float, clients: int, kills: int, think_s: float) -> dict[str
         "slowest_s": round(report.slowest_s, 1),
         "away_s": [round(back - gone, 1) for gone, back in supervisor.away],
         "tracebacks": sum(log.count("Traceback") for log in supervisor.logs),
+        "faults": [found for log in supervisor.logs for found in re.findall(r"(?s).{0,200}Traceback.{0,6000}", log)][
+            :5
+        ],
         "wrong": report.wrong[:50],
     }
 

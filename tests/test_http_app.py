@@ -706,17 +706,37 @@ def test_sessions_that_nobody_ends_lock_nobody_out(start, monkeypatch, caplog):
     assert sum("sessions are open" in record.message for record in caplog.records) == 1
 
 
+def test_what_opens_no_session_ends_none(start, monkeypatch):
+    """Calls of a later revision, bodies that are no message, and an unknown method under a session's id, which is a 404."""
+    monkeypatch.setattr("blip2tools.http_app.MAX_SESSIONS", 3)
+    running = start()
+    modern = {**ACCEPT, "mcp-protocol-version": "2026-07-28", "mcp-method": "nothing/like/it"}
+    names = {"protocolVersion": "2026-07-28", "clientInfo": {"name": "t", "version": "0"}, "clientCapabilities": {}}
+    meta = {f"io.modelcontextprotocol/{name}": value for name, value in names.items()}
+    with running.client() as client:
+        left_behind = [begun(client) for _ in range(3)]
+        for session in left_behind:
+            unknown = {"jsonrpc": "2.0", "id": 3, "method": "nothing/like/it", "params": {"_meta": meta}}
+            assert client.post("/mcp", json=unknown, headers={**session, **modern}).status_code == 404
+        for body in (b"{}", b"[" * 9999, b'{"method": "initialize", "x": "' + b"x" * 2**17 + b'"}', b"\xff"):
+            assert client.post("/mcp", content=body, headers={**ACCEPT, **JSON}).status_code >= 400
+        assert [pinged(client, session).status_code for session in left_behind] == [200] * 3
+        begun(client)
+        assert [pinged(client, session).status_code for session in left_behind] == [404, 200, 200]
+
+
 def test_sessions_that_are_all_in_use(start, monkeypatch):
     monkeypatch.setattr("blip2tools.http_app.MAX_SESSIONS", 2)
     running = start()
     with ExitStack() as stack, running.client() as client:
-        used = [begun(client) for _ in range(2)]
-        for session in used:
-            stack.enter_context(client.stream("GET", "/mcp", headers=session))
+        used = []
+        for _ in range(4):
+            used.append(begun(client))
+            stack.enter_context(client.stream("GET", "/mcp", headers=used[-1]))
         refused = client.post("/mcp", json=HELLO, headers=ACCEPT)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert refused.json()["error"]["message"].startswith("busy: As many sessions")
-        assert [pinged(client, session).status_code for session in used] == [200, 200]
+        assert [pinged(client, session).status_code for session in used] == [200] * 4
         assert client.delete("/mcp", headers=used[0]).status_code == 200
         assert pinged(client, begun(client)).status_code == 200
 

@@ -520,6 +520,13 @@ class TestRefused:
     def test_millions_of_blocks_are_refused_unvisited(self, data: bytes) -> None:
         assert refused(data).code == "corrupt_image"
 
+    def test_fill_between_segments(self) -> None:
+        """Some is lawful (ITU-T T.81, B.1.1.2); Pillow steps over it byte by byte, 20 MB in ten seconds."""
+        plain = encoded(corners(), "JPEG")
+        assert images.size_of(plain[:2] + b"\xff" * 2000 + plain[2:], SETTINGS) == (40, 20)
+        for fill in (b"\xff" * 70_000, (b"\xff" * 9_000 + b"\xff\xfe\0\2") * 8):
+            assert refused(plain[:2] + fill + plain[2:]).code == "corrupt_image"
+
     def test_I20_thousands_of_scans(self) -> None:
         progressive = encoded(corners(), "JPEG", progressive=True)
         start = progressive.rindex(b"\xff\xda")

@@ -56,6 +56,7 @@ OWNERS = {
     "transformers": {"doctor", "model", "checkpoints", "demo", "bench"},
     "PIL": {"selftest", "images", "rgb", "damage", "decoder", "model", "demo", "bench"},
     "mcp": {"mcp_server", "mcp_prompts", "mcp_resources", "mcp_wire", "demo", "http_app"},
+    "mcp_types": {"http_sessions"},
     "starlette": {"http_app", "http_guard", "http_sessions", "http_wire"},
     "uvicorn": {"http_server", "http_connections"},
     "langchain": {"langchain_tools", "demo"},

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from blip2tools import Vision
-from blip2tools.concurrency import CALLER
+from blip2tools.concurrency import CALLER, Admission
 from blip2tools.decoder import AT_ONCE
-from blip2tools.errors import CancelledError, DeadlineError
+from blip2tools.errors import BusyError, CancelledError, DeadlineError, VisionError
 from blip2tools.fetch import fetch
 from blip2tools.lanes import Lane
 from blip2tools.stopping import STOP, Stop
@@ -123,6 +125,17 @@ class TestTurns:
             await lane.run(lambda: 1 / 0)
         assert await lane.run(lambda: 1) == 1
 
+    async def test_without_room_for_a_thread(self, lane, monkeypatch):
+        def full(*_):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", full)
+            with pytest.raises(BusyError):
+                await lane.run(lambda: 1)
+        assert not lane._callers, "it still holds what was to be done"
+        assert await lane.run(lambda: 1) == 1
+
     async def test_closing_ends_all_of_it(self, lane):
         started = threading.Event()
 
@@ -160,6 +173,50 @@ class TestStop:
             pass
         stop.set()
         assert not ended.is_set()
+
+    def test_one_that_cannot_be_ended_leaves_the_others(self, caplog):
+        stop, ended = Stop(), threading.Event()
+        with stop.ending(lambda: 1 / 0), stop.ending(ended.set):
+            stop.set()
+        assert ended.is_set()
+        assert "could not be ended" in caplog.text
+
+
+class TestPlaces:
+    def test_one_caller_leaves_places_for_others(self):
+        admission, inside = Admission(8), ExitStack()
+        CALLER.set("many")
+        with inside:
+            for _ in range(7):
+                inside.enter_context(admission.one())
+            with pytest.raises(BusyError, match="6 of your calls"), admission.one():
+                pass
+            CALLER.set("other")
+            with admission.one():
+                pass
+        CALLER.set("many")
+        with admission.one():
+            assert admission._of == {"many": 1}
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork")
+    def test_a_fork_is_told_that_it_is_one(self, folder, picture):
+        code = (
+            "import os, sys, asyncio, warnings\n"
+            "warnings.simplefilter('ignore', DeprecationWarning)\n"
+            "from blip2tools import Vision, VisionError\n"
+            "eyes = Vision.load(model='demo', threads=1)\n"
+            "eyes.keep(sys.argv[1])\n"
+            "if os.fork():\n"
+            "    os.wait(); print(eyes.caption(sys.argv[1]).text)\n"
+            "else:\n"
+            "    for call in (eyes.keep, lambda path: asyncio.run(eyes.acaption(path))):\n"
+            "        try: call(sys.argv[1])\n"
+            "        except VisionError as error: print(error.code, flush=True)\n"
+            "    os._exit(0)\n"
+        )
+        words = [sys.executable, "-c", code, str(picture.path)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+        assert done.stdout.splitlines() == ["model_unavailable"] * 2 + [picture.caption], done.stderr
 
 
 @linux
@@ -260,6 +317,27 @@ class TestSlowAddresses:
                 await until(server.closed_by_client.is_set)
             finally:
                 server.close()
+
+    def test_names_that_are_looked_up_for_ever_have_a_bound(self, monkeypatch):
+        hangs, done = threading.Event(), []
+        monkeypatch.setattr("blip2tools.fetch._resolving", threading.BoundedSemaphore(2))
+
+        def resolve(host, port):
+            hangs.wait(20)
+            done.append(host)
+            return []
+
+        def look_up():
+            with pytest.raises(VisionError) as refused:
+                fetch("http://slow.example/x.png", WEB, resolve=resolve, total_s=0.05)
+            return refused.value.code
+
+        assert [look_up() for _ in range(4)] == ["timeout", "timeout", "busy", "busy"]
+        hangs.set()
+        until = time.monotonic() + 20
+        while look_up() == "busy":
+            assert time.monotonic() < until
+        assert len(done) == 3
 
 
 class TestSlowFolders:

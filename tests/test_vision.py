@@ -12,6 +12,8 @@ from PIL import Image
 from blip2tools import Vision
 from blip2tools.errors import (
     CancelledError,
+    CorruptImageError,
+    FetchFailedError,
     InvalidInputError,
     ModelUnavailableError,
     NotAllowedError,
@@ -449,6 +451,37 @@ def test_a_photo_whose_png_is_too_large_is_kept_as_jpeg(folder):
         assert eyes.caption(info.handle, region=[0, 0, 0.5, 1]).image.handle == info.handle
         with pytest.raises(TooLargeError):
             eyes.keep(Image.effect_noise((3000, 2000), 60).convert("RGB"))
+
+
+def test_U18_one_sentence_for_all_that_is_no_sound_picture_behind_an_address(picture, monkeypatch):
+    """Of what is damaged, whether its header or its end tells."""
+    data = picture.path.read_bytes()
+    with Vision.load(model="demo", preload=False, threads=1, allow_urls=True) as eyes:
+        messages = set()
+        for body in (b"<html>", data[:30], data[:-40], data[:-40] + bytes(20)):
+            monkeypatch.setattr("blip2tools.fetch.fetch", lambda url, settings, body=body: body)
+            for _ in range(2):  # while the model loads, and after
+                with pytest.raises(FetchFailedError) as refused:
+                    eyes.caption("https://example.com/x.png")
+                messages.add(refused.value.message)
+                eyes.caption(picture.path)
+        assert len(messages) == 1
+        with pytest.raises(CorruptImageError):
+            eyes.caption(data[:-40])
+
+
+def test_views_of_other_things_than_bytes(vision, picture):
+    """Their length counts items, or rows: taken for bytes, the rest of a picture was the decoder's next request."""
+    data = picture.path.read_bytes()
+    padded = data + bytes(-len(data) % 4)
+    views = [
+        memoryview(padded).cast("I"),
+        memoryview(padded).cast("B", (len(padded) // 4, 4)),
+        memoryview(bytes(byte for byte in data for _ in range(2)))[::2],
+        memoryview(bytearray(data)),
+    ]
+    assert {vision.caption(view).text for view in views} == {picture.caption}
+    assert vision.caption(data).text == picture.caption
 
 
 def test_an_answer_that_is_offered_twice_counts_once(vision, picture):
