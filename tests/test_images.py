@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageChops, ImageDraw, ImageStat, PngImagePlugin
 
 from blip2tools import formats, images, rgb
 from blip2tools.errors import (
@@ -519,6 +519,14 @@ class TestRefused:
     )
     def test_millions_of_blocks_are_refused_unvisited(self, data: bytes) -> None:
         assert refused(data).code == "corrupt_image"
+
+    def test_what_is_too_large_as_png_is_kept_as_jpeg(self) -> None:
+        photo = Image.effect_noise((300, 200), 60).convert("RGBA")
+        assert images.encode(photo, 2**20) == images.encode_png(photo)
+        kept = images.encode(photo, 60_000)
+        assert images.formats.kind_of(kept) == "JPEG"
+        seen = images.decode(kept, SETTINGS).image
+        assert sum(ImageStat.Stat(ImageChops.difference(seen, photo.convert("RGB"))).mean) / 3 < 2
 
     def test_fill_between_segments(self) -> None:
         """Some is lawful (ITU-T T.81, B.1.1.2); Pillow steps over it byte by byte, 20 MB in ten seconds."""

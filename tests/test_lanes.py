@@ -18,7 +18,7 @@ from PIL import Image
 from blip2tools import Vision
 from blip2tools.concurrency import CALLER, Admission
 from blip2tools.decoder import AT_ONCE
-from blip2tools.errors import BusyError, CancelledError, DeadlineError, VisionError
+from blip2tools.errors import BusyError, CancelledError, DeadlineError, FetchFailedError, VisionError
 from blip2tools.fetch import fetch
 from blip2tools.lanes import Lane
 from blip2tools.stopping import STOP, Stop
@@ -338,6 +338,18 @@ class TestSlowAddresses:
         while look_up() == "busy":
             assert time.monotonic() < until
         assert len(done) == 3
+
+    def test_without_room_for_a_thread(self, monkeypatch):
+        def full(*_):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr("blip2tools.fetch._resolving", threading.BoundedSemaphore(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", full)
+            with pytest.raises(BusyError, match="another thread"):
+                fetch("http://slow.example/x.png", WEB)
+        with pytest.raises(FetchFailedError):
+            fetch("http://slow.example/x.png", WEB, resolve=lambda host, port: [])
 
 
 class TestSlowFolders:

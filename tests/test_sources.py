@@ -841,6 +841,11 @@ class TestLatestAndListing:
         monkeypatch.setattr(paths, "MAX_ENTRIES", 10)
         assert opened(root).list_images(None, 20).truncated
 
+    def test_slow_headers_end_a_listing(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sources, "LISTING_S", -1.0)
+        listing = opened(root).list_images(None, 20)
+        assert (listing.images, listing.truncated) == ((), True)
+
     @posix
     def test_a_folder_that_cannot_be_listed(self, box: Sources, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = os.scandir
