@@ -45,7 +45,7 @@ class Vision(FeatureVerbs):
     An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
     of images gives a list of results in the same order; with `return_errors=True` the failed ones hold their error,
     otherwise the first error is raised after all have finished. Every verb has an `a...` twin to await. One `Vision` may
-    be used from many threads and event loops.
+    be used from many threads and event loops; a fork of the process, which has none of its threads, must load its own.
 
     Use `Vision.load(...)`, and close it or use it in a `with` block.
     """
