@@ -134,7 +134,7 @@ class Lanes:
     def __init__(self) -> None:
         self.files = Lane("read", 4)
         self.folders = Lane("list", 2)
-        self.addresses = Lane("fetch", 8)
+        self.addresses = Lane("fetch", 4)
         self.pictures = Lane("decode", decoder.AT_ONCE)
 
     def close(self) -> None:

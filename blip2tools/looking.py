@@ -100,14 +100,13 @@ class Looking:
         digest = handle and self._store.digest(handle)
         if handle and digest and (seen := self._find(digest, regions)):
             return _from(handle, seen)  # nothing to read: it waits for no thread
-        read = await self._read(sources, image)
-        seen = self._find(read.digest, regions)
-        if not seen:
-            if not self._engine.targets() and not await pictures.run(lambda: self._is_small(read, regions)):
-                await ready()
-            seen = (await pictures.run(lambda: self._decode(read, regions)))[1]
-        self._store.put(bytes(read.data), read.digest)
-        return _from(read.label, seen)
+        found = await self._lane(image).run(lambda: self._known(sources, image, regions))
+        if isinstance(found, list):
+            return found
+        again = self._again(sources, image, found)
+        if not self._engine.targets() and not await pictures.run(lambda: self._is_small(again(), regions)):
+            await ready()
+        return await pictures.run(lambda: self._look(again(), regions))
 
     async def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
         """Decode an image, which nobody has asked about, and keep its bytes.
@@ -115,19 +114,43 @@ class Looking:
         Raises:
             VisionError: as `see`.
         """
-        read = await self._read(sources, image)
-        if found := self._find(read.digest, [None]):
-            info = found[0].info
-        else:
-            # What the model would look at is kept for the first question, if the sizes are known.
-            regions = [None] if self._engine.targets() else []
-            info, _ = await self._lanes.pictures.run(lambda: self._decode(read, regions))
-        self._store.put(bytes(read.data), read.digest)
-        return info.model_copy(update={"source": read.label})
+        found = await self._lane(image).run(lambda: self._known(sources, image, [None]))
+        if isinstance(found, list):
+            return found[0].info
+        again = self._again(sources, image, found)
 
-    async def _read(self, sources: Sources, image: ImageInput) -> Read:
+        def look() -> ImageInfo:
+            read = again()
+            # What the model would look at is kept for the first question, if the sizes are known.
+            info, _ = self._decode(read, [None] if self._engine.targets() else [])
+            self._store.put(bytes(read.data), read.digest)
+            return info.model_copy(update={"source": read.label})
+
+        return await self._lanes.pictures.run(look)
+
+    def _known(
+        self, sources: Sources, image: ImageInput, regions: Sequence[Sequence[float] | None]
+    ) -> list[Seen] | Read | None:
+        """What is ready of an image that has to be read for that.
+
+        Otherwise nothing: in line for a decoder a call must not hold its picture, which is read again when it is its turn.
+        What came from an address is decoded at once, in the address's own turn, and so is what had to be encoded; while the
+        model loads, their bytes are given back.
+        """
+        read = _read(sources, image, self._settings.max_image_bytes)
+        held = read.fetched or read.ours
+        if self._find(read.digest, regions) or (held and self._engine.targets()):
+            return self._look(read, regions)
+        return read if held else None
+
+    def _again(self, sources: Sources, image: ImageInput, read: Read | None) -> Callable[[], Read]:
         limit = self._settings.max_image_bytes
-        return await self._lane(image).run(lambda: _read(sources, image, limit))
+        return lambda: _read(sources, image, limit) if read is None else read
+
+    def _look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
+        seen = self._decode(read, regions)[1]
+        self._store.put(bytes(read.data), read.digest)
+        return _from(read.label, seen)
 
     def _lane(self, image: ImageInput) -> Lane:
         """Where an image is read."""
