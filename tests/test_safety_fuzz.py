@@ -23,6 +23,7 @@ from tests.test_safety_text import STRANGE
 from tests.test_safety_urls import BEFORE_ANY_QUESTION
 
 LONG_RUN = 10_000
+LANES = 8  # threads that read, list and decode
 WARM_UP = 1_000  # until caches are full and allocators have what they need
 
 GOOD = ["good.png", "latest", "@good.png", "deep/inner.png", "inside.png", "file:good.png"]
@@ -228,6 +229,6 @@ def test_10_000_calls_leave_nothing_behind(small, jail):
         )
     after = small.figures()
     assert after[0] <= descriptors
-    assert after[1] <= threads
+    assert after[1] <= threads + LANES  # which start their threads when they first need them
     assert after[2] < 1.05 * resident
     assert set(small.outcomes) <= {"result", *ERROR_CODES} - {"internal"}
