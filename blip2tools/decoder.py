@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 AT_ONCE = 2  # decodes at a time: each may take half a gigabyte
 HEADER_SECONDS = 4.0  # for a size alone, which takes a moment
-HURRY_SECONDS = 0.5  # for a picture that nobody waits for any more: a new process takes about as long to start
+HURRY_SECONDS = 0.5  # for a picture that nobody waits for any more: most are done by then, and their process is kept
 SECONDS = 9.5  # for one picture: with its clearing away, nobody waits longer than 10
 MAX_REPLY = 2**16  # bytes of a line
 START_SECONDS = 60.0  # for a process to start, on a machine that has much else to do
@@ -163,7 +163,7 @@ class Decoder:
                 process.send(request, data)
                 answer = receive(process)
         except VisionError:
-            self._give_back(process)  # its answer was a refusal
+            self._give_back(process)  # its answer was a refusal; or it is dead, which is seen when it is taken
             raise
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise self._failure(process, seconds) from error

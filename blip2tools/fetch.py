@@ -48,9 +48,7 @@ PORTS = (80, 443)
 MAX_REDIRECTS = 3
 MAX_URL = 8192
 MAX_HEADERS = 256
-MAX_RESOLVING = (
-    32  # names asked for at a time: a resolver cannot be stopped, and one of a dead name takes half a minute
-)
+MAX_RESOLVING = 32  # names asked for at a time: nothing stops a resolver that waits for a server which does not answer
 MAX_ADDRESSES = 4  # tried in turn; a name with hundreds of dead addresses must not cost hundreds of connection attempts
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)

@@ -267,7 +267,7 @@ def encode_png(image: Image.Image) -> bytes:
 def encode(image: Image.Image, limit: int) -> bytes:
     """An image that a Python caller holds as bytes that may be kept: its PNG, or a JPEG where that has more than `limit` bytes.
 
-    A photo of 12 megapixels takes 5 MB as the JPEG that a camera made of it, and more than 20 as PNG.
+    A photo of 12 megapixels that takes 5 MB as JPEG can take 25 as PNG.
 
     Raises:
         InvalidInputError: it is none.

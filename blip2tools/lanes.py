@@ -32,6 +32,7 @@ class _Work:
     def run(self) -> None:
         if self.does is None or not self.future.set_running_or_notify_cancel():
             return
+        CALLER.set(self.caller)
         STOP.set(self.stop)
         try:
             found = self.does()
@@ -66,22 +67,25 @@ class Lane:
             CancelledError: the lane was closed.
             BusyError: the system has no room for its threads.
         """
-        work = _Work(CALLER.get(), does)
-        with self._lock:
-            if self._closed:
-                raise CancelledError(CLOSED)
-            self._callers.setdefault(work.caller, deque()).append(work)
-            try:
-                self._pool.submit(self._next)
-            except RuntimeError as error:
-                self._remove(work)
-                raise BusyError("The system has no room for another thread; try again later.") from error
+        work = self._add(does)
         try:
             found: T = await asyncio.wrap_future(work.future)
             return found
         except asyncio.CancelledError:
             self._forget(work)
             raise
+
+    def wait(self, does: Callable[[], T]) -> T:
+        """The same for a thread of another lane, which waits for it: what it holds meanwhile is bounded by its own lane.
+
+        Raises:
+            CancelledError: the lane was closed.
+            BusyError: the system has no room for its threads.
+        """
+        work = self._add(does)
+        with STOP.get().ending(lambda: self._forget(work)):
+            found: T = work.future.result()
+            return found
 
     def close(self) -> None:
         """End what is under way and what waits; new work is refused. May be called twice."""
@@ -97,12 +101,28 @@ class Lane:
                 work.future.set_exception(CancelledError(CLOSED))
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _add(self, does: Callable[[], Any]) -> _Work:
+        work = _Work(CALLER.get(), does)
+        with self._lock:
+            if self._closed:
+                raise CancelledError(CLOSED)
+            self._callers.setdefault(work.caller, deque()).append(work)
+            try:
+                self._pool.submit(self._next)
+            except RuntimeError as error:
+                self._remove(work)
+                raise BusyError("The system has no room for another thread; try again later.") from error
+        return work
+
     def _next(self) -> None:
         """Do the work whose turn it is: in a thread of the pool, which was sent once for each piece of work."""
         with self._lock:
             if not self._callers:
                 return  # what this was sent for has left the line
-            caller, works = next(iter(self._callers.items()))
+            # Whoever has something under way comes after those who have nothing.
+            busy = {work.caller for work in self._running}
+            caller = next((name for name in self._callers if name not in busy), next(iter(self._callers)))
+            works = self._callers[caller]
             work = works.popleft()
             if works:
                 self._callers.move_to_end(caller)
@@ -115,6 +135,7 @@ class Lane:
 
     def _forget(self, work: _Work) -> None:
         work.stop.set()
+        work.future.cancel()
         with self._lock:
             self._remove(work)
 
@@ -132,7 +153,7 @@ class Lanes:
     """The lanes of one `Vision`."""
 
     def __init__(self) -> None:
-        self.files = Lane("read", 4)
+        self.files = Lane("read", 2)
         self.folders = Lane("list", 2)
         self.addresses = Lane("fetch", 4)
         self.pictures = Lane("decode", decoder.AT_ONCE)

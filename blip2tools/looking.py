@@ -134,14 +134,15 @@ class Looking:
         """What is ready of an image that has to be read for that.
 
         Otherwise nothing: in line for a decoder a call must not hold its picture, which is read again when it is its turn.
-        What came from an address is decoded at once, in the address's own turn, and so is what had to be encoded; while the
-        model loads, their bytes are given back.
+        What came from an address is not fetched again: its thread waits for the decoder. What had to be encoded is decoded at
+        once. While the model loads, the bytes of both are given back.
         """
         read = _read(sources, image, self._settings.max_image_bytes)
-        held = read.fetched or read.ours
-        if self._find(read.digest, regions) or (held and self._engine.targets()):
+        if self._find(read.digest, regions) or (read.ours and self._engine.targets()):
             return self._look(read, regions)
-        return read if held else None
+        if read.fetched and self._engine.targets():
+            return self._lanes.pictures.wait(lambda: self._look(read, regions))
+        return read if read.fetched or read.ours else None
 
     def _again(self, sources: Sources, image: ImageInput, read: Read | None) -> Callable[[], Read]:
         limit = self._settings.max_image_bytes

@@ -113,7 +113,12 @@ class Settings(BaseModel):
     store_mb: int = Field(256, ge=1, le=65_536, description="memory for the encoded bytes behind image handles, MiB")
 
     # Engine
-    max_queue: int = Field(256, ge=1, le=100_000, description="requests that may wait; one more is `busy`")
+    max_queue: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="requests that may wait, three quarters of one client over HTTP; one more is `busy`",
+    )
     max_batch: int = Field(
         160, ge=1, le=1024, description="decoder rows served together; a request takes as many as it has beams"
     )

@@ -236,8 +236,8 @@ class Sources:
             raise InvalidInputError("The image is empty; name a file, a data: URI or the handle of an earlier result.")
         if reference == "latest":
             return self._latest()
-        if handle := handle_in(reference):
-            return self._handle(handle)
+        if handle := _HANDLE.fullmatch(reference):
+            return self._handle(handle[1])
         if _BARE_BASE64.fullmatch(reference):
             raise InvalidInputError(
                 "That looks like base64 without its type; put data:image/png;base64, (or image/jpeg) in front of it."

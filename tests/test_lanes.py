@@ -105,6 +105,42 @@ class TestTurns:
         assert order.index("one") <= 1
         assert [number for number in order if number != "one"] == list(range(20))
 
+    async def test_who_has_something_under_way_comes_after_who_has_nothing(self):
+        lane, order, go_on = Lane("test", 2), [], [threading.Event(), threading.Event()]
+        try:
+            slow = [asyncio.ensure_future(as_caller("many", lane.run(event.wait))) for event in go_on]
+            await until(lambda: len(lane._running) == 2)
+            more = asyncio.ensure_future(as_caller("many", lane.run(lambda: order.append("many"))))
+            await asyncio.sleep(0)
+            one = asyncio.ensure_future(as_caller("one", lane.run(lambda: order.append("one"))))
+            await asyncio.sleep(0)
+            go_on[0].set()
+            await one
+            assert order[0] == "one"
+            go_on[1].set()
+            await asyncio.gather(more, *slow)
+        finally:
+            lane.close()
+
+    async def test_a_thread_of_one_lane_waits_for_another(self, lane):
+        other, go_on = Lane("other", 1), threading.Event()
+        try:
+            assert await as_caller("who", lane.run(lambda: other.wait(CALLER.get))) == "who"
+            with pytest.raises(ZeroDivisionError):
+                await lane.run(lambda: other.wait(lambda: 1 / 0))
+            busy = asyncio.ensure_future(other.run(lambda: go_on.wait(20)))
+            await until(lambda: other._running)
+            waits = asyncio.ensure_future(lane.run(lambda: other.wait(lambda: 1)))
+            await until(lambda: other._callers)
+            waits.cancel()
+            await asyncio.wait([waits])
+            assert await lane.run(lambda: 2) == 2, "the thread waits on"
+            assert not other._callers
+            go_on.set()
+            await busy
+        finally:
+            other.close()
+
     async def test_what_is_cancelled_in_line_is_never_done_and_let_go(self, lane):
         started, go_on, done = threading.Event(), threading.Event(), []
         busy = asyncio.ensure_future(lane.run(lambda: started.set() or go_on.wait(20)))
@@ -254,8 +290,6 @@ class TestSlowPictures:
 
 class TestSlowAddresses:
     async def test_they_hold_up_no_file(self, folder, picture, monkeypatch):
-        go_on = threading.Event()
-
         def slow(url, settings):
             wake = threading.Event()
             with STOP.get().ending(wake.set):
@@ -272,7 +306,6 @@ class TestSlowAddresses:
             for one in slow:
                 one.cancel()
             await asyncio.wait(slow)
-            go_on.set()
 
     async def test_a_fetch_that_nobody_waits_for_ends(self, lane):
         """In each of its waits: for a name, for the head, in the body."""
