@@ -156,8 +156,9 @@ class Looking:
     def _lane(self, image: ImageInput) -> Lane:
         """Where an image is read."""
         if isinstance(image, str):
-            lanes = {"file": self._lanes.files, "folder": self._lanes.folders, "address": self._lanes.addresses}
-            return lanes[place_of(image)]
+            # Where no address is fetched, one is refused at once.
+            addresses = self._lanes.addresses if self._settings.allow_urls else self._lanes.files
+            return {"file": self._lanes.files, "folder": self._lanes.folders, "address": addresses}[place_of(image)]
         # A `PIL.Image` has to be encoded.
         is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
         return self._lanes.files if is_encoded else self._lanes.pictures

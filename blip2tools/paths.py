@@ -292,7 +292,7 @@ class Folders:
         """References of pictures beside it, or in the allowed folders, whose names resemble the one not found."""
         by_name: dict[str, Path] = {}
         for found in (*self.pictures(missing.parent)[0], *self.pictures()[0]):
-            if is_sayable(found.path.name):
+            if found.path.name.isprintable():  # in a message it would not lead back: `printable` changes it
                 by_name.setdefault(found.path.name.lower(), found.path)
         near = difflib.get_close_matches(missing.name.lower(), list(by_name)[:2000], MAX_SUGGESTIONS)
         return [self.shown(by_name[name]) for name in near]
@@ -324,7 +324,7 @@ def printable(text: str, limit: int) -> str:
     """`text` without control, invisible and undecodable characters, shortened in its middle to `limit` characters."""
     if len(text) > limit:
         text = f"{text[: limit // 2 - 1]}…{text[-(limit // 2) :]}"
-    return "".join(char if char.isprintable() or unicodedata.category(char) == "Zs" else "�" for char in text)
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def _check_text(text: str) -> None:

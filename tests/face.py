@@ -49,7 +49,7 @@ def foreign_text(text: str, *, given: Iterable[str] = (), folders: Sequence[Path
     `given` is what the caller said himself, which may come back.
     """
     for said in sorted(map(str, given), key=len, reverse=True):
-        if len(said) > 2:
+        if len(said) > 1:
             text = text.replace(said, "given")
     for folder in folders:
         text = text.replace(str(folder), "folder")
