@@ -62,19 +62,21 @@ def is_cut_off(data: bytes) -> bool:
 
 
 def is_sane(kind: str, data: bytes) -> bool:
-    """Whether there are no more blocks and scans than an encoder would write, and all of a WebP, which opens only whole."""
+    """Whether there are no more blocks, scans and fill than an encoder would write, and all of a WebP, which opens only whole."""
     if kind == "WEBP":
         return int.from_bytes(data[4:8], "little") + 8 <= len(data)
     walk = {"JPEG": jpeg_markers, "PNG": _png_chunks, "GIF": _gif_blocks}.get(kind)
     if walk is None:
         return True
-    if kind == "JPEG" and _jpeg_fill(data) > MAX_JPEG_FILL:
-        return False
     limit = MAX_BLOCKS + len(data) // 256
-    scans = 0
-    for count, (block, _) in enumerate(walk(data)):
-        scans += kind == "JPEG" and block == 0xDA
-        if count > limit or scans > MAX_JPEG_SCANS:
+    scans, fill, end = 0, 0, 2
+    for count, (block, position) in enumerate(walk(data)):
+        if kind == "JPEG":
+            # Between segments: fill (ITU-T T.81, B.1.1.2), and whatever else; behind the start of a scan are its pixels.
+            fill += 0 if scans else position - 2 - end
+            end = position if block == 0x01 else position + int.from_bytes(data[position : position + 2], "big")
+            scans += block == 0xDA
+        if count > limit or scans > MAX_JPEG_SCANS or fill > MAX_JPEG_FILL:
             return False
     return True
 
@@ -143,17 +145,6 @@ def jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
             return
         if code != 0x01:  # the one other marker without a length
             position += int.from_bytes(data[position : position + 2], "big")
-
-
-def _jpeg_fill(data: bytes) -> int:
-    """Bytes before the first scan that belong to no segment: fill (ITU-T T.81, B.1.1.2) and whatever else."""
-    fill, end = 0, 2
-    for code, position in jpeg_markers(data):
-        fill += position - 2 - end
-        if code == 0xDA:
-            break
-        end = position if code == 0x01 else position + int.from_bytes(data[position : position + 2], "big")
-    return fill
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[int, int]]:

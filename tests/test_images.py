@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -527,6 +527,20 @@ class TestRefused:
         assert images.formats.kind_of(kept) == "JPEG"
         seen = images.decode(kept, SETTINGS).image
         assert sum(ImageStat.Stat(ImageChops.difference(seen, photo.convert("RGB"))).mean) / 3 < 2
+
+    def test_no_more_blocks_are_visited_than_may_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Five million comments in 20 MB took ten seconds to count."""
+        visited, walk = [], formats.jpeg_markers
+
+        def counted(data: bytes) -> Iterator[tuple[int, int]]:
+            for marker in walk(data):
+                visited.append(1)
+                yield marker
+
+        monkeypatch.setattr(formats, "jpeg_markers", counted)
+        plain = encoded(corners(), "JPEG")
+        assert refused(plain[:2] + b"\xff\xfe\0\2" * 1_000_000 + plain[2:]).code == "corrupt_image"
+        assert len(visited) <= formats.MAX_BLOCKS + 4_001_000 // 256 + 2
 
     def test_fill_between_segments(self) -> None:
         """Some is lawful (ITU-T T.81, B.1.1.2); Pillow steps over it byte by byte, 20 MB in ten seconds."""
