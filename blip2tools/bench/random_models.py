@@ -71,14 +71,15 @@ def build(
     """A fresh pair with equal trunks."""
     torch.manual_seed(seed)
     text = _text_config(size, family)
-    captioner: Any = _enliven(Blip2ForConditionalGeneration(_config(size, text, retrieval=False)))
+    with torch.device(device):  # billions of random numbers: a GPU draws them in a second
+        captioner: Any = _enliven(Blip2ForConditionalGeneration(_config(size, text, retrieval=False)))
+        matcher: Any = _enliven(
+            Blip2ForImageTextRetrieval(_config(size, _text_config(size, "opt", tiny=True), retrieval=True))
+        )
     if family == "t5":
         # The library ties FLAN-T5's output layer to the embeddings at first; the published weights have their own.
         head = captioner.language_model.lm_head
         head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    matcher: Any = _enliven(
-        Blip2ForImageTextRetrieval(_config(size, _text_config(size, "opt", tiny=True), retrieval=True))
-    )
     for part in ("embeddings", "encoder"):
         getattr(matcher.vision_model, part).load_state_dict(getattr(captioner.vision_model, part).state_dict())
     captioner, matcher = captioner.to(device, dtype).eval(), matcher.to(device, dtype).eval()
