@@ -18,6 +18,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, jsonrpc_message_adapter
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from blip2tools.schemas import has_too_many_parts
 from blip2tools.settings import Settings
@@ -120,19 +121,20 @@ def _message(line: bytes | tuple[bytes, bytes], limit: int) -> SessionMessage | 
             f"too_large: The message is above the limit of {limit:,} bytes; pass the path of a picture, not its data."
         )
         return _error(INVALID_REQUEST, said, _id(head, tail))
-    if not line.strip():
+    if not line or line.isspace():
         return None
     if has_too_many_parts(line):
         return _error(INVALID_REQUEST, "invalid_input: The message holds too many values.", _id(line, line[-_TAIL:]))
     try:
-        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
-    except ValidationError as error:
-        unreadable = error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid"
-    if unreadable:
+        values = from_json(line)  # before it is judged: the judge's own reader keeps a second copy of a picture's megabytes
+    except ValueError:
         said = "invalid_input: The message is not JSON that can be read: broken, too deep, or not valid Unicode."
         return _error(PARSE_ERROR, said, _id(line, line[-_TAIL:]))
-    said = "invalid_input: The message is not one of the protocol (JSON-RPC 2.0)."
-    return _error(INVALID_REQUEST, said, _id(line, line[-_TAIL:]))
+    try:
+        return SessionMessage(jsonrpc_message_adapter.validate_python(values, by_name=False))
+    except ValidationError:
+        said = "invalid_input: The message is not one of the protocol (JSON-RPC 2.0)."
+        return _error(INVALID_REQUEST, said, _id(line, line[-_TAIL:]))
 
 
 def _error(code: int, said: str, number: str | int | None) -> JSONRPCError:

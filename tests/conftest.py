@@ -133,6 +133,11 @@ class StdioServer:
         self.send({"jsonrpc": "2.0", "id": self._id, "method": method, "params": params})
         return self.response(self._id, timeout)
 
+    @property
+    def asked(self) -> int:
+        """Requests that were sent; `call` calls again while the model is not ready."""
+        return self._id
+
     def response(self, number: int, timeout: float = 60) -> dict[str, Any]:
         while True:
             message = json.loads(self.lines.get(timeout=timeout))

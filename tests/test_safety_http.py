@@ -191,14 +191,14 @@ def test_S12_one_callers_slow_pictures_hold_up_nobody_else(http, picture):
     """Five JPEGs of 36 megapixels in 95 scans each, 150 kB, from one address; somebody else asks from another."""
     before = http.processes.resident()
     where = urlsplit(http.url)
+    bodies = [many_scans((6000, 6000), 100 + number) for number in range(5)]
     with contextlib.ExitStack() as stack:
         other = stack.enter_context(http.client(transport=httpx2.HTTPTransport(local_address="127.0.0.2")))
         handle = other.post("/api/caption", json={"image": "good.png"}).json()["image"]["handle"]
         slow = [
             stack.enter_context(socket.create_connection((where.hostname, where.port), timeout=60)) for _ in range(5)
         ]
-        for number, one in enumerate(slow):
-            body = many_scans((6000, 6000), 100 + number)
+        for body, one in zip(bodies, slow, strict=True):
             head = f"POST /images HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: image/jpeg\r\n"
             one.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         until = time.monotonic() + 30
