@@ -20,6 +20,8 @@ OK, SOME_FAILED, USAGE, NO_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
 
 # Pictures in work at once: enough to keep the engine busy, few enough to keep memory small over a long list.
 IN_FLIGHT = 8
+# From so many pictures on the seconds that it takes to record CUDA graphs come back.
+MANY = 200
 SHOWN = 200  # characters of a reference: a data: URI has millions
 
 
@@ -45,7 +47,8 @@ def look(
     """
     from blip2tools.vision import Vision
 
-    with Vision.load(download=download, **settings) as vision:
+    recording = {} if len(arguments.image) >= MANY else {"cuda_graphs": False}
+    with Vision.load(download=download, **{**recording, **settings}) as vision:
         return vision.run(_all(vision, arguments, verb, show))
 
 

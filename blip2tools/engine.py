@@ -171,6 +171,7 @@ class LocalEngine:
                 notes=loaded.notes if loaded else (),
                 self_test=loaded.self_test if loaded else None,
                 compiled=loaded.compiled if loaded else False,
+                recorded=loaded.recorded if loaded else False,
                 uncompiled=loaded.uncompiled if loaded else None,
                 familiar=loaded.familiar if loaded else None,
                 revision=loaded.revision if loaded else None,

@@ -51,9 +51,16 @@ def engine(status: StatusResult) -> dict[str, Metric | Iterable[Metric]]:
         ],
         "blip2tools_tokens_total": Metric("Tokens generated.", "counter", queue.tokens),
         "blip2tools_decoding_compiled": Metric("Whether decoding steps are compiled.", "gauge", status.compiled),
+        "blip2tools_cuda_graphs": Metric(
+            "Whether what is done with few rows is replayed as CUDA graphs.", "gauge", status.cuda_graphs
+        ),
         "blip2tools_decoding_steps_total": [
             Metric("Decoding steps, each for a whole batch.", "counter", count, {"way": way})
-            for way, count in (("compiled", queue.compiled_steps), ("eager", queue.eager_steps))
+            for way, count in (
+                ("compiled", queue.compiled_steps),
+                ("recorded", queue.recorded_steps),
+                ("eager", queue.eager_steps),
+            )
         ],
         "blip2tools_stage_seconds_total": [
             Metric("Time spent in a stage.", "counter", stage.total_s, {"stage": stage.stage}) for stage in queue.stages

@@ -126,7 +126,8 @@ def _message(line: bytes | tuple[bytes, bytes], limit: int) -> SessionMessage | 
     if has_too_many_parts(line):
         return _error(INVALID_REQUEST, "invalid_input: The message holds too many values.", _id(line, line[-_TAIL:]))
     try:
-        values = from_json(line)  # before it is judged: the judge's own reader keeps a second copy of a picture's megabytes
+        # Not by the one who judges it: that reader keeps a second copy of a picture's megabytes.
+        values = from_json(line)
     except ValueError:
         said = "invalid_input: The message is not JSON that can be read: broken, too deep, or not valid Unicode."
         return _error(PARSE_ERROR, said, _id(line, line[-_TAIL:]))

@@ -17,7 +17,7 @@ class Metrics:
     def __init__(self) -> None:
         self.completed = self.failed = self.cancelled = self.joined = self.tokens = 0
         self.batches: Counter[int] = Counter()
-        self.steps: Counter[str] = Counter()  # of decoding, "compiled" and "eager"
+        self.steps: Counter[str] = Counter()  # of decoding, "compiled", "recorded" and "eager"
         self._lock = threading.Lock()
         self._count: Counter[str] = Counter()
         self._total: defaultdict[str, float] = defaultdict(float)

@@ -208,6 +208,7 @@ class EngineStatus:
     notes: tuple[str, ...]
     self_test: str | None  # of the loaded model, in one line
     compiled: bool  # whether decoding steps are
+    recorded: bool  # whether what is done with few rows is replayed as CUDA graphs
     uncompiled: str | None  # why not, where that was asked for
     familiar: float | None  # familiarity below which a picture is not of the model's world; None without a world
     revision: str | None  # commit of the captioner's files on the hub
@@ -223,7 +224,7 @@ class EngineStatus:
     cache: CacheUse
     batches: Mapping[int, int]  # size of a batch in requests -> how many there were
     tokens: int  # generated
-    steps: Mapping[str, int]  # of decoding, "compiled" and "eager"
+    steps: Mapping[str, int]  # of decoding, "compiled", "recorded" and "eager"
     seconds: Mapping[str, tuple[int, float, float, float]]  # stage -> count, total, median and 99th percentile of late
     memory_bytes: int | None  # taken on the device; None where it does not say
 

@@ -268,6 +268,7 @@ def queue(status: EngineStatus) -> QueueStatus:
         cancelled=status.cancelled,
         tokens=status.tokens,
         compiled_steps=status.steps.get("compiled", 0),
+        recorded_steps=status.steps.get("recorded", 0),
         eager_steps=status.steps.get("eager", 0),
         joined=status.joined,
         batches=[BatchStatus(size=size, times=times) for size, times in status.batches.items()],

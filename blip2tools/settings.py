@@ -138,10 +138,15 @@ class Settings(BaseModel):
         le=1_048_576,
         description="main memory for features that no longer fit on a GPU, MiB; 0 is none; unused on a CPU",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="on a GPU, record what is done with few pictures and rows as CUDA graphs when the model is loaded, which "
+        "takes seconds; used only if it then says what the eager way says",
+    )
     compile: bool = Field(
         False,
-        description="compile the decoding steps when the model is loaded (on a GPU into CUDA graphs), which takes a minute or "
-        "more; used only if they then say what the eager ones say",
+        description="compile the decoding steps too (on a GPU into those graphs), which takes up to minutes; used only if they "
+        "then say what the eager ones say",
     )
     deadline_s: float = Field(60.0, gt=0, le=86_400, description="longest time for one call, seconds")
 

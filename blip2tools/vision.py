@@ -335,6 +335,7 @@ class Vision(FeatureVerbs):
             state=engine.state,
             self_test=engine.self_test,
             compiled=engine.compiled,
+            cuda_graphs=engine.recorded,
             revision=engine.revision if engine.loaded else plan.captioner.revision,
             matcher_revision=engine.matcher_revision
             if engine.loaded

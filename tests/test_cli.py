@@ -1,5 +1,6 @@
 """The command line in processes of its own: what it prints, where, and with which status it ends."""
 
+import argparse
 import json
 import os
 import random
@@ -10,8 +11,11 @@ import time
 
 import pytest
 
+from blip2tools import Vision
 from blip2tools.cli import _parser
+from blip2tools.cli_pictures import MANY, look
 from blip2tools.cli_settings import given_settings
+from blip2tools.errors import BusyError
 from blip2tools.familiarity import UNFAMILIAR
 from blip2tools.settings import Settings
 from tests.conftest import run_cli
@@ -206,6 +210,21 @@ def test_a_closed_pipe_is_no_error(pictures):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize(
+    ("pictures", "given", "wanted"), [(MANY - 1, {}, False), (MANY, {}, None), (1, {"cuda_graphs": True}, True)]
+)
+def test_graphs_are_recorded_where_that_pays(pictures, given, wanted, monkeypatch):
+    """It takes seconds, which a few pictures never give back."""
+
+    def load(**settings):
+        assert settings.get("cuda_graphs") is wanted
+        raise BusyError("enough seen")
+
+    monkeypatch.setattr(Vision, "load", load)
+    with pytest.raises(BusyError):
+        look(argparse.Namespace(image=["a.png"] * pictures, json=False), None, None, settings=given, download=False)
+
+
 def test_an_interrupt_ends_with_130(pictures):
     command = [sys.executable, "-m", "blip2tools", "caption", *[str(pictures[0].path)] * 2000, *DEMO]
     # A shell lets its background jobs ignore interrupts, and a child inherits that.

@@ -10,7 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from blip2tools.model import Asked, Captioner, GenerationOptions, Matcher, Pixels, Trunk, cosine, fingerprint
+from blip2tools.model import (
+    Asked,
+    Captioner,
+    GenerationOptions,
+    Matcher,
+    Pixels,
+    Trunk,
+    cosine,
+    fingerprint,
+    language,
+)
 from blip2tools.model.decoding import nucleus
 from tests import random_models as rm
 
@@ -793,3 +803,51 @@ def test_rows_come_back_in_their_order(family, captioner):
     back = captioner.speak(tokens.flip(0), prompts[::-1], GREEDY, max_new_tokens=[6] * 4)
     assert [text.ids for [text] in forth] == [text.ids for [text] in back[::-1]]
     assert all(one != other for one, other in pairwise(forth))
+
+
+@pytest.mark.parametrize("family", ["opt", "t5"])
+def test_projections_joined_into_one_product_say_the_same_and_take_no_more_memory(family, monkeypatch):
+    """As on a GPU."""
+    prompts, options = rows(family, (0, 3, 7)), GenerationOptions(num_beams=3)
+
+    def said(model):
+        captioner = Captioner(model)
+        tokens = captioner.query(captioner.trunk.see(rm.pixels(3)))
+        texts = captioner.speak(tokens, prompts, options, max_new_tokens=[9] * 3)
+        return [text.ids for row in texts for text in row], captioner.rank(tokens[:1], prompts[1], [[7, 8], [9]])
+
+    make = rm.make_opt if family == "opt" else rm.make_t5
+    apart, scores = said(make())
+    monkeypatch.setattr(language, "JOINED", ("cpu",))
+    monkeypatch.setattr(torch.nn.Linear, "forward", never_of_projections(torch.nn.Linear.forward))
+    model = make()
+    texts = model.language_model
+    one = texts.model.decoder.layers[0].self_attn if family == "opt" else texts.decoder.block[0].layer[0].SelfAttention
+    parts = (one.q_proj, one.k_proj, one.v_proj) if family == "opt" else (one.q, one.k, one.v)
+    for part in parts:
+        part.joined = True
+    together, joined_scores = said(model)
+    assert together == apart
+    assert [total for total, _ in joined_scores] == pytest.approx([total for total, _ in scores], abs=1e-4)
+
+
+def never_of_projections(right):
+    def forward(part, states):
+        assert not hasattr(part, "joined"), "a projection was called by itself"
+        return right(part, states)
+
+    return forward
+
+
+def test_joined_projections_lie_in_one_memory_and_offloaded_ones_stay_apart(monkeypatch):
+    monkeypatch.setattr(language, "JOINED", ("cpu",))
+    attention = rm.make_opt().language_model.model.decoder.layers[0].self_attn
+    before = [getattr(attention, name).weight.clone() for name in language.OPT_NAMES]
+    language._join(attention, language.OPT_NAMES)
+    held = {getattr(attention, name).weight.untyped_storage().data_ptr() for name in language.OPT_NAMES}
+    assert held == {attention.joined_weight.untyped_storage().data_ptr()}
+    assert all(map(torch.equal, before, (getattr(attention, name).weight for name in language.OPT_NAMES)))
+    other = rm.make_opt().language_model.model.decoder.layers[0].self_attn
+    other.k_proj._hf_hook = object()
+    language._join(other, language.OPT_NAMES)
+    assert not hasattr(other, "joined_weight")

@@ -2,7 +2,8 @@
 
 First what the card can do: bytes it copies and products it adds in a second, both measured. From these the floor, which no code
 for these weights can go below: every weight is read for every token, and every product is computed. Then, in turns, stock
-transformers, our steps one operation after the other (eager), and our compiled steps, as multiples of the floor.
+transformers, our way one operation after the other (eager), and in a second and third run recorded (as CUDA graphs) and compiled,
+as multiples of the floor.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from blip2tools.bench.engine import NEW_TOKENS
 if TYPE_CHECKING:
     from blip2tools.bench.pairs import Subject
     from blip2tools.bench.random_models import Pair
+    from blip2tools.model.compiled import Way
 
 SUMMARY = "a caption's time as a multiple of what memory and arithmetic of the card allow"
 TEXT = """\
 Measures how fast the device copies and multiplies, works out the least time that a caption of 12 tokens can take, and prints how
-far from it stock transformers, our eager and our compiled decoding steps are, in turns. `--random opt-2.7b` is for a large GPU;
-on a CPU the same is done with a smaller model, to see that it works."""
+far from it stock transformers and our eager, recorded (CUDA graphs) and compiled ways are, in turns. `--random opt-2.7b` is for
+a large GPU; on a CPU the same is done with a smaller model, to see that it works."""
 
 BATCHES = (1, 32)
 SAMPLES = 10  # of each limit; the best counts
@@ -130,32 +132,39 @@ def floor(pair: Pair, limit: Limits, batch: int) -> float:
 
 def measure(subject: Subject, limit: Limits, *, rounds: int, tell: Callable[[str], None]) -> list[Row]:
     """Every case, with all its sides in turns; tells each row as it comes."""
-    pair = _compiled(subject.pair, tell)
-    subject = replace(subject, pair=pair)
+    from blip2tools.selftest.compiling import drop
+
     rows: list[Row] = []
-    for batch in BATCHES:
-        least = 1000 * floor(pair, limit, batch)
-        sides = _captions(pair, batch)
-        rows += _in_turns(subject, f"captions of {NEW_TOKENS} tokens, batch of {batch}", sides, rounds, least, tell)
-    if pair.matcher is not None:
-        with _mixed(pair) as sides:
-            rows += _in_turns(subject, engine.CASES[0].name, sides, rounds, None, tell)
-    pair.loaded.captioner.steps.drop()
+    ways: tuple[Way, ...] = ("compiled",) if subject.device == "cpu" else ("recorded", "compiled")
+    for way in ways:
+        pair = _switched(subject.pair, way, tell)
+        if pair.loaded.uncompiled is not None and rows:
+            continue  # stock and eager are measured already
+        again = replace(subject, pair=pair)
+        for batch in BATCHES:
+            least = 1000 * floor(pair, limit, batch)
+            sides = _captions(pair, batch, way)
+            rows += _in_turns(again, f"captions of {NEW_TOKENS} tokens, batch of {batch}", sides, rounds, least, tell)
+        if pair.matcher is not None:
+            with _mixed(pair, way) as sides:
+                rows += _in_turns(again, engine.CASES[0].name, sides, rounds, None, tell)
+        drop(pair.loaded)
     return rows
 
 
-def _compiled(pair: Pair, tell: Callable[[str], None]) -> Pair:
-    """With compiled steps, unless they cannot be or fail their test."""
+def _switched(pair: Pair, way: Way, tell: Callable[[str], None]) -> Pair:
+    """With recorded steps, as they are or compiled, unless they cannot be or fail their test."""
     from blip2tools.selftest.compiling import switch_on
     from blip2tools.settings import Settings
 
     started = time.perf_counter()
-    loaded = switch_on(pair.loaded, Settings.check({"num_beams": 1, "max_batch": max(BATCHES)}))
-    tell(loaded.uncompiled or f"compiled and tested in {time.perf_counter() - started:.0f} s")
+    wanted = {"num_beams": 1, "max_batch": max(BATCHES), "compile": way == "compiled"}
+    loaded = switch_on(pair.loaded, Settings.check(wanted))
+    tell(loaded.uncompiled or f"{way} and tested in {time.perf_counter() - started:.0f} s")
     return replace(pair, loaded=loaded)
 
 
-def _captions(pair: Pair, batch: int) -> dict[str, Side]:
+def _captions(pair: Pair, batch: int, way: Way) -> dict[str, Side]:
     """Captions from pixels on: what a picture costs before, it costs on the processor."""
     import torch
 
@@ -181,11 +190,11 @@ def _captions(pair: Pair, batch: int) -> dict[str, Side]:
         tokens = captioner.query(captioner.trunk.see(pixels))
         captioner.speak(tokens, prompts, options, max_new_tokens=[NEW_TOKENS] * batch)
 
-    return _both(pair, stock, ours)
+    return _both(pair, way, stock, ours)
 
 
 @contextmanager
-def _mixed(pair: Pair) -> Iterator[dict[str, Side]]:
+def _mixed(pair: Pair, way: Way) -> Iterator[dict[str, Side]]:
     """The mixed requests of `bench engine`, end to end, about pictures that nobody has seen."""
     case = engine.CASES[0]
     stock = engine.Stock(pair, 1)
@@ -193,23 +202,28 @@ def _mixed(pair: Pair) -> Iterator[dict[str, Side]]:
         seeds = iter(range(10_000, 20_000))  # each way has pictures of its own: ours would know them the second time
         yield _both(
             pair,
+            way,
             lambda: case.stock(stock, engine.make_pictures(case.pictures, seed=next(seeds))),
             lambda: vision.run(case.ours(vision, engine.make_pictures(case.pictures, seed=next(seeds)))),
         )
 
 
-def _both(pair: Pair, stock: Side, ours: Side) -> dict[str, Side]:
+def _both(pair: Pair, way: Way, stock: Side, ours: Side) -> dict[str, Side]:
+    from blip2tools.selftest.compiling import recordings
+
     steps = pair.loaded.captioner.steps
 
-    def way(compiled: bool) -> Side:
+    def side(recorded: bool) -> Side:
         def work() -> None:
-            steps.compiled = compiled
+            steps.recorded = recorded
+            for one in recordings(pair.loaded):
+                one.used = recorded
             ours()
 
         return work
 
-    sides = {"stock": stock, "ours, eager": way(False)}
-    return {**sides, "ours, compiled": way(True)} if steps.shapes else sides
+    sides = {"stock": stock, "ours, eager": side(False)}
+    return {**sides, f"ours, {way}": side(True)} if steps.shapes else sides
 
 
 def _in_turns(

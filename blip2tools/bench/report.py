@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("blip2tools", "torch", "transformers")
+from blip2tools import __version__
+
+PACKAGES = ("torch", "transformers")
 
 
 def write_json(path: Path, measured: Mapping[str, Any]) -> None:
@@ -21,7 +23,7 @@ def write_json(path: Path, measured: Mapping[str, Any]) -> None:
         OSError: it cannot be written there.
     """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    versions = {name: version(name) for name in PACKAGES}
+    versions = {"blip2tools": __version__, **{name: version(name) for name in PACKAGES}}
     whole = {"date": today, "machine": machine(), "versions": versions, **measured}
     path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 

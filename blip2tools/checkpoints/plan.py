@@ -103,6 +103,7 @@ class Loaded:
     quantize: str = "none"
     self_test: str | None = None  # its verdict in one line; None where it was not run
     compiled: bool = False  # whether decoding steps are
+    recorded: bool = False  # whether what is done with few rows is replayed as CUDA graphs
     uncompiled: str | None = None  # why not, where that was asked for
 
     @property

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Blip2ForConditionalGeneration
 
 from blip2tools.model.compiled import Steps
 from blip2tools.model.decoding import Beams, Begun, Chooser, Row, Samples, decode
 from blip2tools.model.language import T5, LanguageModel, Opt, Rows
+from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
 from blip2tools.options import GenerationOptions, Spoken
 
@@ -32,6 +35,17 @@ class Asked:
     prompts: Sequence[Sequence[int]]
     max_new_tokens: Sequence[int]
     pictures: Sequence[int] | None = None
+
+
+@contextmanager
+def _any_shape(device: torch.device) -> Iterator[None]:
+    """Without cuDNN's attention, which makes a plan for each new shape: an H100 takes a quarter of a second for that once for
+    every number of rows and every length, and gains nothing that could be measured."""
+    if device.type != "cuda":
+        yield
+        return
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
 
 
 class Captioner:
@@ -76,7 +90,8 @@ class Captioner:
         inner = self._language_model
         self._words: LanguageModel = Opt(inner) if family == "opt" else T5(inner, self._decoder_start[0])
         self.steps = Steps(self._words)
-        """Decoding steps of `speak`, which may be compiled."""
+        """Decoding steps of `speak`, which may be recorded and compiled."""
+        self._query = Recorded(self._image_tokens)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,10 +138,31 @@ class Captioner:
     @torch.inference_mode()
     def query(self, states: Tensor) -> Tensor:
         """Image tokens (B, Q, D) for the language model, in the model's dtype, from trunk states (B, 1 + P, Dv)."""
-        normed = self._post_layernorm(states.to(self.device, self.trunk.dtype))
+        return self._query(states.to(self.device, self.trunk.dtype))[0]
+
+    def _image_tokens(self, states: Tensor) -> tuple[Tensor]:
         queries = self._query_tokens.expand(states.shape[0], -1, -1)
-        hidden = self._qformer(query_embeds=queries, encoder_hidden_states=normed).last_hidden_state
-        return cast(Tensor, self._projection(hidden.to(self.dtype)))
+        hidden = self._qformer(
+            query_embeds=queries, encoder_hidden_states=self._post_layernorm(states)
+        ).last_hidden_state
+        return (self._projection(hidden.to(self.dtype)),)
+
+    def record(self, pool: Any, limit: int | None) -> None:
+        """Record what is done with a few pictures and prompts, steps apart; see `recorded`.
+
+        Args:
+            pool: as for `Recorded.record`.
+            limit: the most bytes for what is kept of prompts; if that is too little, they are read as before.
+        """
+        self.trunk.record(pool)
+        shape = (ROWS[-1], *self.trunk.states_shape)
+        self._query.record([torch.zeros(shape, dtype=self.trunk.dtype, device=self.device)], pool)
+        self._words.record(self.num_queries, pool, limit)
+
+    @property
+    def recordings(self) -> tuple[Recorded, ...]:
+        """What `record` is about."""
+        return *self.trunk.recordings, self._query, *self._words.recordings
 
     @torch.inference_mode()
     def speak(
@@ -174,8 +210,9 @@ class Captioner:
             return None if asked is None else begun(asked)
 
         chooser = Chooser(options, self._decoder_start, self.eos)
-        first = begun(Asked(image_tokens, prompts, max_new_tokens, pictures))
-        return decode(self.steps, first, chooser, said, joining)
+        with _any_shape(self.device):
+            first = begun(Asked(image_tokens, prompts, max_new_tokens, pictures))
+            return decode(self.steps, first, chooser, said, joining)
 
     def _begin(self, asked: Asked) -> tuple[Rows, Tensor, list[int]]:
         """What `LanguageModel.begin` gives, and the most new tokens of each row."""
@@ -215,17 +252,18 @@ class Captioner:
         longest = max(map(len, candidates))
         if self.positions is not None and self.num_queries + len(prompt) + longest > self.positions:
             raise ValueError("prompt and candidate do not fit in the model's positions")
-        before, first = self._read(image_tokens, [0], [prompt], longest + 1)
         scores: list[tuple[float, int]] = []
-        for start in range(0, len(candidates), RANK_CHUNK):
-            chunk = candidates[start : start + RANK_CHUNK]
-            ids, _ = right_padded(chunk, self.pad, self.device)
-            _, following = self._words.extend(before.widened(len(chunk)), ids)
-            logits = torch.cat([first.expand(len(chunk), 1, -1), following], 1)
-            targets, filled = right_padded([[*candidate, self.eos] for candidate in chunk], self.pad, self.device)
-            chosen = logits.float().log_softmax(-1).gather(2, targets[..., None]).squeeze(2)
-            sums = (chosen * filled).sum(1).tolist()
-            scores += zip(sums, (len(candidate) + 1 for candidate in chunk), strict=True)
+        with _any_shape(self.device):
+            before, first = self._read(image_tokens, [0], [prompt], longest + 1)
+            for start in range(0, len(candidates), RANK_CHUNK):
+                chunk = candidates[start : start + RANK_CHUNK]
+                ids, _ = right_padded(chunk, self.pad, self.device)
+                _, following = self._words.extend(before.widened(len(chunk)), ids)
+                logits = torch.cat([first.expand(len(chunk), 1, -1), following], 1)
+                targets, filled = right_padded([[*candidate, self.eos] for candidate in chunk], self.pad, self.device)
+                chosen = logits.float().log_softmax(-1).gather(2, targets[..., None]).squeeze(2)
+                sums = (chosen * filled).sum(1).tolist()
+                scores += zip(sums, (len(candidate) + 1 for candidate in chunk), strict=True)
         return scores
 
     @torch.inference_mode()

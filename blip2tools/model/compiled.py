@@ -1,4 +1,4 @@
-"""The decoding step over blocks of fixed shapes: compiled, and on a GPU replayed as a CUDA graph.
+"""The decoding step over blocks of fixed shapes: on a GPU replayed as a CUDA graph, compiled or as it is.
 
 One step of a language model is hundreds of small operations, and for a few rows a processor takes longer to start them than
 a GPU takes to do them. A graph starts them all at once, but only for the shapes and addresses that it was captured with:
@@ -18,17 +18,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from blip2tools.model.language import MASKED, LanguageModel, Layer, Rows
+from blip2tools.model.recorded import PLACES, captured
+
+Way: TypeAlias = Literal["compiled", "recorded"]
 
 BACKEND = "inductor"  # of torch.compile
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 # Places of a prompt, image tokens included, and new tokens: of captions and plain questions, and of what is longer.
-USUAL, LONG = (64, 32), (192, 64)
+USUAL, LONG = (PLACES, 32), (192, 64)
 # The compiler takes sizes that are equal when it sees them for the same for ever: these equal none of a model's.
 ODD = (7, 3, 61, 37)
 
@@ -69,16 +72,17 @@ def shapes(widths: Iterable[int], *, most: int) -> list[Shape]:
 
 
 class Steps:
-    """The steps of a language model: eager, and once `compile` has been called compiled where a shape fits.
+    """The steps of a language model: eager, and once `record` has been called in blocks where a shape fits.
 
-    The blocks of all shapes lie in the same memory: once compiled, one decoding at a time.
+    The blocks of all shapes lie in the same memory: once there are any, one decoding at a time.
 
     Args:
         model: whose steps.
 
     Attributes:
-        compiled: whether compiled steps are used; false until it is set.
-        count: steps so far, "compiled" and "eager".
+        recorded: whether the blocks are used; false until it is set.
+        way: "compiled" or "recorded", what steps in blocks are.
+        count: steps so far, "compiled", "recorded" and "eager".
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -86,24 +90,25 @@ class Steps:
         self._graphs: dict[Shape, _Graph] = {}
         self._graph: _Graph | None = None
         self._held: Rows | None = None  # those that lie in the blocks of `_graph`
-        self.compiled = False
+        self.recorded = False
+        self.way: Way = "recorded"
         self.count: Counter[str] = Counter()
 
     @property
     def shapes(self) -> list[Shape]:
-        """What was compiled, smallest first."""
+        """What there are blocks for, smallest first."""
         return list(self._graphs)
 
     def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
-        """As `LanguageModel.extend`. Compiled, the logits are good until the next step."""
+        """As `LanguageModel.extend`. In blocks, the logits are good until the next step."""
         if rows is not self._held or self._graph is None:
-            self._graph = self._smallest(rows) if self.compiled and ids.shape[1] == 1 else None
+            self._graph = self._smallest(rows) if self.recorded and ids.shape[1] == 1 else None
             if self._graph is None:
                 self.count["eager"] += 1
                 return self._model.extend(rows, ids)
             rows = self._graph.taken(rows)
         logits = self._graph.step(ids, rows.filled)
-        self.count["compiled"] += 1
+        self.count[self.way] += 1
         self._held = replace(rows, filled=rows.filled + 1)
         return self._held, logits
 
@@ -114,18 +119,27 @@ class Steps:
         return self._model.join(rows, others)
 
     @torch.inference_mode()
-    def compile(self, wanted: Iterable[Shape], limit: int | None, progress: Callable[[int, int], None]) -> None:
-        """Compile and capture the step for these shapes. Takes seconds to minutes; `compiled` is for the caller to set.
+    def record(
+        self,
+        wanted: Iterable[Shape],
+        limit: int | None,
+        progress: Callable[[int, int], None],
+        *,
+        compiler: bool,
+    ) -> None:
+        """Record the step for these shapes, on a GPU as CUDA graphs; `recorded` is for the caller to set.
 
-        The layers of a model are one function, compiled for one row and for many, of one sequence and of several: four
-        times in all, however many layers and shapes there are.
+        With the compiler the layers of a model are one function, compiled for one row and for many, of one sequence and of
+        several: four times in all, however many layers and shapes there are. That takes seconds to minutes.
 
         Args:
             wanted: the shapes, smallest first.
             limit: the most bytes for the blocks; larger shapes are left out.
             progress: told how many shapes of how many are done.
+            compiler: whether layers are compiled before.
         """
         self.drop()
+        self.way = "compiled" if compiler else "recorded"
         each = self._model.block(1, 1).nbytes
         fitting = [
             shape
@@ -134,19 +148,23 @@ class Steps:
         ]
         if not fitting:
             return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"torch\b")  # its advice to itself
+            self._build(fitting, self._compiled(fitting) if compiler else self._model.layer, progress)
+
+    def _compiled(self, wanted: Sequence[Shape]) -> Layer:
+        """The layer, compiled for every kind of shape there is among these."""
         compiler = cast(Any, torch.compile)
         # Otherwise models that were loaded one after the other would share one limit of compilations.
         alone = {"isolate_recompiles": True} if "isolate_recompiles" in signature(compiler).parameters else {}
         layer: Layer = compiler(self._model.layer, backend=BACKEND, fullgraph=True, dynamic=True, **alone)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"torch\b")  # its advice to itself
-            self._build(fitting, layer, progress)
-
-    def _build(self, wanted: Sequence[Shape], layer: Layer, progress: Callable[[int, int], None]) -> None:
         rows, sequences, places, room = ODD
         for kind in {(shape.rows > 1, shape.sequences > 1) for shape in wanted}:
             odd = Shape(rows if kind[0] else 1, sequences if kind[1] else 1, places, room)
             _Graph(self._model, _Blocks(self._model, [odd]), odd, layer)
+        return layer
+
+    def _build(self, wanted: Sequence[Shape], layer: Layer, progress: Callable[[int, int], None]) -> None:
         blocks = _Blocks(self._model, wanted)
         for number, shape in enumerate(wanted):
             progress(number, len(wanted))
@@ -155,7 +173,7 @@ class Steps:
 
     def drop(self) -> None:
         """Give the memory of all graphs back; from now on every step is eager."""
-        self.compiled = False
+        self.recorded = False
         self._graphs, self._graph, self._held = {}, None, None
 
     def _smallest(self, rows: Rows) -> _Graph | None:
@@ -200,8 +218,7 @@ class _Graph:
     def capture(self, pool: Any) -> None:
         """From now on replay a CUDA graph, with its memory from this pool; without a pool do nothing."""
         if pool is not None:
-            with torch.cuda.device(self._ids.device):
-                self._run = _captured(self._run, pool)
+            self._run = captured(self._run, pool, self._ids.device)
 
     def taken(self, rows: Rows) -> Rows:
         """The same rows in the blocks of this graph, which have more rows and places than are in use."""
@@ -227,23 +244,3 @@ class _Graph:
         self._ids[: len(ids)].copy_(ids, non_blocking=True)
         self._at.fill_(place)
         return self._run()[: len(ids)]
-
-
-def _captured(run: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
-    """The same as a CUDA graph, with its result in the same memory every time."""
-    side = cast(Any, torch.cuda).Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # libraries set up their workspaces at their first call, which no graph may hold
-        for _ in range(2):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may allocate meanwhile: what they do is no part of the graph, and no reason to give it up.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        logits = run()
-
-    def replayed() -> Tensor:
-        graph.replay()
-        return logits
-
-    return replayed

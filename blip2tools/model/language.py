@@ -12,7 +12,7 @@ every question about it, copies all keys and values for every token, and holds a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blip2tools.model.recorded import PLACES, Recorded
+
 MASKED = float("-inf")
+OPT_NAMES, T5_NAMES = ("q_proj", "k_proj", "v_proj"), ("q", "k", "v")
+# Devices on which query, key and value are one product instead of three: for a few rows that is a tenth of a decoding step.
+JOINED = ("cuda",)
+PROMPTS = 4  # that are read together when that is recorded: each place of a large model's is a third of a megabyte
 
 Prompt: TypeAlias = tuple[Tensor, Tensor] | None  # keys and values of a layer's prompts, and their mask
 Layer: TypeAlias = Callable[..., Tensor]  # `LanguageModel.layer`, or the same compiled
@@ -50,7 +56,7 @@ class Rows:
 
     def kept(self, rows: Sequence[int]) -> Rows:
         """Only these rows, with all their sequences."""
-        index = torch.tensor(rows, device=self.own.device)
+        index = sent(rows, self.own.device)
         sequences = torch.arange(self.own.shape[2], device=index.device).view(-1, self.sequences)[index].flatten()
         return replace(
             self,
@@ -85,15 +91,40 @@ class LanguageModel(ABC):
     _layers: Any
     _heads: int
     _size: int
+    recordings: tuple[Recorded, ...] = ()
+    """What `record` is about: nothing of T5, whose encoder waits for the device."""
 
     def __init__(self, model: Any) -> None:
         self._embed = model.get_input_embeddings()
         self._head = model.lm_head
+        for attention, names in self._attentions(model):
+            _join(attention, names)
         if self._embed.weight.device.type == "cpu":
             # Same numbers, other order in memory: a few rows times a weight that lies column by column take a fifth less.
             for part in model.modules():
                 if isinstance(part, nn.Linear) and part is not self._head:
                     part.weight.data = part.weight.data.t().contiguous().t()
+
+    @abstractmethod
+    def _attentions(self, model: Any) -> Iterable[tuple[Any, tuple[str, str, str]]]:
+        """Each decoder layer's attention between words, and its projections' names: query, key, value."""
+
+    def _projected(
+        self, attention: Any, names: tuple[str, str, str], states: Tensor, own: Tensor, at: Tensor
+    ) -> Tensor:
+        """Queries (R, heads, T, size) of states (R, T, D); their keys and values go to the places `at` of `own`."""
+        if hasattr(attention, "joined_weight"):
+            parts = functional.linear(states, attention.joined_weight, attention.joined_bias)
+            parts = parts.view(*states.shape[:2], 3, self._heads, self._size).permute(2, 0, 3, 1, 4)
+            own.index_copy_(3, at, parts[1:])
+            return parts[0]
+        query, keys, values = (self._split(getattr(attention, name)(states)) for name in names)
+        own[0].index_copy_(2, at, keys)
+        own[1].index_copy_(2, at, values)
+        return query
+
+    def _split(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], self._heads, self._size).transpose(1, 2)
 
     @abstractmethod
     def begin(
@@ -161,6 +192,15 @@ class LanguageModel(ABC):
     def between(self, places: int) -> Tensor:
         """`Rows.bias` for so many new tokens."""
 
+    def record(self, images: int, pool: Any, limit: int | None) -> None:  # noqa: B027
+        """Record what `begin` does for a few prompts, where that is possible; see `recorded`.
+
+        Args:
+            images: image tokens of a picture.
+            pool: as for `Recorded.record`.
+            limit: the most bytes for keys and values; if that is too little, nothing is recorded.
+        """
+
     def block(self, rows: int, places: int) -> Tensor:
         """Keys and values (layers, 2, rows, heads, places, head size), all 0: what is masked must be a number."""
         weight, layers = self._embed.weight, len(self._layers)
@@ -169,6 +209,9 @@ class LanguageModel(ABC):
 
 class Opt(LanguageModel):
     """OPT: image tokens, BOS and text in one row."""
+
+    def _attentions(self, model: Any) -> Iterable[tuple[Any, tuple[str, str, str]]]:
+        return ((part.self_attn, OPT_NAMES) for part in model.model.decoder.layers)
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -180,19 +223,23 @@ class Opt(LanguageModel):
         self._places = decoder.embed_positions
         attention = decoder.layers[0].self_attn
         self._heads, self._size, self._scaling = attention.num_heads, attention.head_dim, attention.scaling
+        self._pictures = Recorded(self._pictures_read, gives=(2, 0))
+        self._texts = Recorded(self._texts_read, given=(2, 0, 0), gives=(2, 0))
+        self._widths: tuple[int, ...] = ()  # of recorded texts
+        self.recordings = (self._pictures, self._texts)
 
     def begin(
         self, image_tokens: Tensor, pictures: Sequence[int], prompts: Sequence[Sequence[int]], room: int
     ) -> tuple[Rows, Tensor]:
         device = image_tokens.device
-        owners = torch.tensor(pictures, device=device)
+        owners = sent(pictures, device)
         prefix, last = self._read_pictures(image_tokens, prompts[0][0])
         first = prefix.shape[4]
         prompt, last = prefix.index_select(2, owners), last.index_select(0, owners)
         mask = last.new_zeros(len(prompts), 1, 1, first)
-        lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        lengths = sent([len(prompt) - 1 for prompt in prompts], device)
         if longer := [row for row, prompt in enumerate(prompts) if len(prompt) > 1]:
-            index = torch.tensor(longer, device=device)
+            index = sent(longer, device)
             texts = [prompts[row][1:] for row in longer]
             text, hidden = self._read_texts(prompt.index_select(2, index), texts)
             width = text.shape[4]
@@ -218,8 +265,12 @@ class Opt(LanguageModel):
 
     def _read_pictures(self, image_tokens: Tensor, bos: int) -> tuple[Tensor, Tensor]:
         """Keys and values (layers, 2, U, heads, Q + 1, size) of the picture and BOS, and the last hidden state (U, D)."""
-        start = self._embed(torch.tensor([bos], device=image_tokens.device)).expand(len(image_tokens), -1, -1)
+        start = self._embed(sent([bos], image_tokens.device)).expand(len(image_tokens), -1, -1)
         embeds = torch.cat([image_tokens, start], 1)
+        own, last = self._pictures(embeds)
+        return own, last
+
+    def _pictures_read(self, embeds: Tensor) -> tuple[Tensor, Tensor]:
         own = self.block(len(embeds), embeds.shape[1])
         at = torch.arange(embeds.shape[1], device=embeds.device)
         return own, self._last(self._embedded(embeds, at[None]), own, at, _causal(len(at), embeds))
@@ -227,15 +278,33 @@ class Opt(LanguageModel):
     def _read_texts(self, prefix: Tensor, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The same for texts behind their prefixes, padded on the left: every row's last token has the last place."""
         width, device = max(map(len, texts)), prefix.device
-        missing = torch.tensor([width - len(text) for text in texts], device=device)[:, None]
-        at = torch.arange(width, device=device)
-        ids = torch.tensor([[*[0] * (width - len(text)), *text] for text in texts], device=device)
-        own = self.block(len(texts), width)
+        if self._texts.holds(len(texts)):
+            width = next((recorded for recorded in self._widths if recorded >= width), width)
+        missing = sent([width - len(text) for text in texts], device)
+        ids = sent([[*[0] * (width - len(text)), *text] for text in texts], device)
+        own, last = self._texts(prefix, ids, missing)
+        return own, last
+
+    def _texts_read(self, prefix: Tensor, ids: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+        missing, (texts, width) = missing[:, None], ids.shape
+        at = torch.arange(width, device=ids.device)
+        own = self.block(texts, width)
         hidden = self._embedded(self._embed(ids), prefix.shape[4] + (at - missing).clamp(min=0))
         bias = _causal(width, hidden).masked_fill((at < missing)[:, None, None], MASKED)
-        starts = (0,) * len(texts)
-        before = Rows(prefix, hidden.new_zeros(len(texts), 1, 1, prefix.shape[4]), missing, own, bias, starts)
+        before = Rows(prefix, hidden.new_zeros(texts, 1, 1, prefix.shape[4]), missing, own, bias, (0,) * texts)
         return own, self._last(hidden, own, at, bias, before)
+
+    def record(self, images: int, pool: Any, limit: int | None) -> None:
+        first = images + 1
+        widths = ((PLACES - first) // 2, PLACES - first)
+        if widths[0] < 1 or (limit is not None and 4 * PROMPTS * PLACES * self.block(1, 1).nbytes > limit):
+            return
+        weight = self._embed.weight
+        self._pictures.record([weight.new_zeros(PROMPTS, first, weight.shape[1])], pool)
+        prefix, missing = self.block(PROMPTS, first), torch.zeros(PROMPTS, dtype=torch.long, device=weight.device)
+        for width in widths:
+            self._texts.record([prefix, missing.new_zeros(PROMPTS, width), missing], pool)
+        self._widths = widths
 
     def _embedded(self, embeds: Tensor, positions: Tensor) -> Tensor:
         table = self._places
@@ -269,26 +338,23 @@ class Opt(LanguageModel):
         return hidden
 
     def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
-        attention = part.self_attn
-        normed = part.self_attn_layer_norm(hidden)
-        keys, values = own
-        keys.index_copy_(2, at, self._split(attention.k_proj(normed)))
-        values.index_copy_(2, at, self._split(attention.v_proj(normed)))
-        asked = bias.shape[-2]
-        hidden, query = hidden[:, -asked:], self._split(attention.q_proj(normed[:, -asked:]) * self._scaling)
+        attention, asked = part.self_attn, bias.shape[-2]
+        query = self._projected(attention, OPT_NAMES, part.self_attn_layer_norm(hidden), own, at)
+        hidden, query = hidden[:, -asked:], query[:, :, -asked:] * self._scaling
         if prompt is None:
+            keys, values = own
             seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
         else:
             seen = _attend_both(query, *prompt, own, bias)
         hidden = hidden + attention.out_proj(seen.transpose(1, 2).flatten(2))
         return hidden + cast(Tensor, part.fc2(part.activation_fn(part.fc1(part.final_layer_norm(hidden)))))
 
-    def _split(self, states: Tensor) -> Tensor:
-        return states.view(*states.shape[:2], self._heads, self._size).transpose(1, 2)
-
 
 class T5(LanguageModel):
     """T5: the encoder reads image tokens and text, the decoder begins with its start token."""
+
+    def _attentions(self, model: Any) -> Iterable[tuple[Any, tuple[str, str, str]]]:
+        return ((part.layer[0].SelfAttention, T5_NAMES) for part in model.decoder.block)
 
     def __init__(self, model: Any, start: int) -> None:
         super().__init__(model)
@@ -302,10 +368,10 @@ class T5(LanguageModel):
         self, image_tokens: Tensor, pictures: Sequence[int], prompts: Sequence[Sequence[int]], room: int
     ) -> tuple[Rows, Tensor]:
         device, images = image_tokens.device, image_tokens.shape[1]
-        lengths = torch.tensor([images + len(prompt) for prompt in prompts], device=device)
+        lengths = sent([images + len(prompt) for prompt in prompts], device)
         width = max(map(len, prompts))
-        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
-        embeds = torch.cat([image_tokens[torch.tensor(pictures, device=device)], self._embed(ids)], 1)
+        ids = sent([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device)
+        embeds = torch.cat([image_tokens[sent(pictures, device)], self._embed(ids)], 1)
         filled = torch.arange(images + width, device=device) < lengths[:, None]
         encoded = self._encoder(inputs_embeds=embeds, attention_mask=filled.long()).last_hidden_state
         prompt = torch.stack([torch.stack([self._split(part(encoded)) for part in pair]) for pair in self._readers()])
@@ -330,11 +396,8 @@ class T5(LanguageModel):
 
     def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
         itself, cross, feed_forward = part.layer
-        attention, normed = itself.SelfAttention, itself.layer_norm(hidden)
-        keys, values = own
-        keys.index_copy_(2, at, self._split(attention.k(normed)))
-        values.index_copy_(2, at, self._split(attention.v(normed)))
-        query = self._split(attention.q(normed))
+        attention, (keys, values) = itself.SelfAttention, own
+        query = self._projected(attention, T5_NAMES, itself.layer_norm(hidden), own, at)
         seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
         hidden = hidden + attention.o(seen.transpose(1, 2).flatten(2))
 
@@ -350,8 +413,26 @@ class T5(LanguageModel):
         """Each decoder layer's projections of the encoded rows to keys and values."""
         return [(block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v) for block in self._layers]
 
-    def _split(self, states: Tensor) -> Tensor:
-        return states.view(*states.shape[:2], self._heads, self._size).transpose(1, 2)
+
+def _join(attention: Any, names: tuple[str, str, str]) -> None:
+    """One weight, and one bias, in the place of three that are multiplied with the same states.
+
+    The three become parts of it, so that nothing is held twice. Those that are quantized, offloaded or spread stay as they are:
+    to call such a module does more than to multiply.
+    """
+    parts = [getattr(attention, name) for name in names]
+    if hasattr(attention, "joined_weight") or not all(
+        type(part) is nn.Linear and part.weight.device.type in JOINED and not hasattr(part, "_hf_hook")
+        for part in parts
+    ):
+        return
+    for kind in ("weight", "bias"):
+        tensors = [getattr(part, kind) for part in parts]
+        whole = None if tensors[0] is None else torch.cat([tensor.data for tensor in tensors])
+        attention.register_buffer(f"joined_{kind}", whole, persistent=False)
+        if whole is not None:
+            for tensor, piece in zip(tensors, whole.chunk(3), strict=True):
+                tensor.data = piece
 
 
 def sent(values: Sequence[Any], device: torch.device) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval
 
 from blip2tools.model.qformer import TextReader
+from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
 
 
@@ -48,6 +49,7 @@ class Matcher:
         self.vocabulary = int(qformer.vocab_size)
         self.positions = int(qformer.max_position_embeddings)
         self.num_queries = int(self._query_tokens.shape[1])
+        self._look = Recorded(self._queries)
         self._fingerprint: str | None = None
 
     @property
@@ -89,11 +91,24 @@ class Matcher:
     @torch.inference_mode()
     def image_embeddings(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """What the queries saw: hidden states (B, Q, H) and their ITC features (B, Q, D), from states (B, 1 + P, Dv)."""
-        hidden = self._qformer(
-            query_embeds=self._query_tokens.expand(states.shape[0], -1, -1),
-            encoder_hidden_states=self._normed(states),
-        ).last_hidden_state
+        (hidden,) = self._look(states.to(self.device, self.trunk.dtype))
         return hidden, nn.functional.normalize(self._vision_projection(hidden), dim=-1)
+
+    def record(self, pool: Any) -> None:
+        """Record what is done with a few pictures without a text, in the trunk too; see `recorded`."""
+        if not self.trunk.recordings[0].holds(1):
+            self.trunk.record(pool)
+        shape = (ROWS[-1], *self.trunk.states_shape)
+        self._look.record([torch.zeros(shape, dtype=self.trunk.dtype, device=self.device)], pool)
+
+    @property
+    def recordings(self) -> tuple[Recorded, ...]:
+        """What `record` is about."""
+        return *self.trunk.recordings, self._look
+
+    def _queries(self, states: Tensor) -> tuple[Tensor]:
+        queries = self._query_tokens.expand(states.shape[0], -1, -1)
+        return (self._qformer(query_embeds=queries, encoder_hidden_states=self._normed(states)).last_hidden_state,)
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[Sequence[int]]) -> Tensor:

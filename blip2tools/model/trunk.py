@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from blip2tools.model.recorded import ROWS, Recorded
+
 
 class Pixels:
     """Pictures to pixels as in training: bicubic to S x S without keeping the aspect, CLIP mean and std.
@@ -65,6 +67,7 @@ class Trunk:
         self.image_size = int(tower.config.image_size)
         self.states_shape = (int(tower.embeddings.num_positions), int(tower.config.hidden_size))
         freeze(self.embeddings, self.encoder)
+        self._see = Recorded(self._states)
         self._fingerprint: str | None = None
 
     @property
@@ -99,8 +102,20 @@ class Trunk:
         """
         if pixels.ndim != 4 or pixels.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(f"pixels must be (B, 3, {self.image_size}, {self.image_size})")
-        embedded = self._embedded(pixels.to(self.device, self.dtype))
-        return cast(Tensor, self.encoder(inputs_embeds=embedded).last_hidden_state)
+        return self._see(pixels.to(self.device, self.dtype))[0]
+
+    def record(self, pool: Any) -> None:
+        """Record `see` for a few pictures; see `recorded`."""
+        side = self.image_size
+        self._see.record([torch.zeros(ROWS[-1], 3, side, side, dtype=self.dtype, device=self.device)], pool)
+
+    @property
+    def recordings(self) -> tuple[Recorded, ...]:
+        """What `record` is about."""
+        return (self._see,)
+
+    def _states(self, pixels: Tensor) -> tuple[Tensor]:
+        return (self.encoder(inputs_embeds=self._embedded(pixels)).last_hidden_state,)
 
     def _embedded(self, pixels: Tensor) -> Tensor:
         """Patches, [CLS] in front, with their positions.

@@ -288,7 +288,8 @@ class QueueStatus(BaseModel):
     cancelled: int
     tokens: int = Field(description="Pieces of words spoken so far, those of stopped rows included.")
     compiled_steps: int = Field(description="Decoding steps that were compiled, each for a whole batch.")
-    eager_steps: int = Field(description="Decoding steps that were not.")
+    recorded_steps: int = Field(description="Decoding steps that were replayed as CUDA graphs, uncompiled.")
+    eager_steps: int = Field(description="Decoding steps that were neither.")
     joined: int = Field(description="Requests that shared the work, or the kept answer, of an identical one.")
     batches: list[BatchStatus]
     stages: list[StageStatus]
@@ -334,6 +335,7 @@ class StatusResult(Result):
     compiled: bool = Field(
         description="Whether decoding steps are compiled; where they should be and are not, a warning says why."
     )
+    cuda_graphs: bool = Field(description="Whether what is done with few pictures and rows is replayed as CUDA graphs.")
     limits: Limits
     queue: QueueStatus
     cache: CacheStatus
@@ -374,7 +376,7 @@ class StatusResult(Result):
             f"so far: {served} requests in {batches} batches, {self.queue.joined} shared with another; {stages}",
             f"features cached: {self.cache.features}, found {self.cache.hits} times of {self.cache.hits + self.cache.misses}; "
             f"{self.cache.bytes_used / 2**20:.0f} of {self.cache.bytes_limit / 2**20:.0f} MiB{self._spilled()}",
-            *([f"decoding steps: {self._steps()}"] if self.compiled else []),
+            *([f"decoding steps: {self._steps()}"] if self.compiled or self.cuda_graphs else []),
             f"memory: {self._memory()}",
         ]
 
@@ -383,7 +385,10 @@ class StatusResult(Result):
         return f", {cache.spilled} more in main memory" if cache.spilled_limit else ""
 
     def _steps(self) -> str:
-        return f"{self.queue.compiled_steps} compiled, {self.queue.eager_steps} eager"
+        way, count = (
+            ("compiled", self.queue.compiled_steps) if self.compiled else ("recorded", self.queue.recorded_steps)
+        )
+        return f"{count} {way}, {self.queue.eager_steps} eager"
 
     def _memory(self) -> str:
         process = f"{self.queue.process_bytes / 2**20:.0f} MiB of main memory"

@@ -4,7 +4,7 @@ findings.py   what a check found
 pictures.py   the bundled pictures and what is true of them
 checks.py     the checks
 remembered.py verdicts kept on disk, per weights, versions, device and dtype
-compiling.py  compiled decoding steps against eager ones, where they are asked for
+compiling.py  recorded and compiled decoding steps against eager ones
 
 A model is tested when it is first loaded, before it answers anybody; that costs a fraction of what loading costs. A
 failure refuses nothing that was asked for by name, but every result then carries a warning. Only a quantized model is always
@@ -34,10 +34,10 @@ __all__ = ["Finding", "Status", "Verdict", "examine", "failed", "load", "verdict
 
 
 def load(settings: Settings, progress: Progress | None = None, *, download: bool = False) -> Loaded:
-    """Load what `settings` ask for, and test it unless that was done before or is switched off; compile it if asked to.
+    """Load what `settings` ask for, and test it unless that was done before or is switched off; record and compile it.
 
     Args:
-        settings: as for `checkpoints.load`, `self_test`, `cache_dir` for the verdicts, and `compile`.
+        settings: as for `checkpoints.load`, `self_test`, `cache_dir` for the verdicts, `cuda_graphs` and `compile`.
         progress: as for `checkpoints.load`.
         download: as for `checkpoints.load`.
 
@@ -45,7 +45,7 @@ def load(settings: Settings, progress: Progress | None = None, *, download: bool
         ModelUnavailableError: with the model's name and the remedy.
     """
     loaded = _tested(checkpoints.load(settings, progress, download=download), settings, progress)
-    if not settings.compile:
+    if not settings.compile and not (settings.cuda_graphs and loaded.device.startswith("cuda")):
         return loaded
     from blip2tools.selftest.compiling import switch_on
 

@@ -61,6 +61,14 @@ class Trial:
         return self.loaded.pixels([picture.open() for picture in PICTURES])
 
     @cached_property
+    def matcher_pixels(self) -> Tensor:
+        """Of the matcher's own vision tower, where there is one."""
+        pixels = self.loaded.matcher_pixels
+        if pixels is None:
+            raise Nothing("there is no matcher")
+        return pixels([picture.open() for picture in PICTURES])
+
+    @cached_property
     def states(self) -> Tensor:
         return self.captioner.trunk.see(self.pixels)
 
@@ -96,7 +104,7 @@ class Trial:
         if matcher is None or pixels is None or encode is None:
             raise Nothing("there is no matcher")
         shared = self.loaded.shared_trunk
-        states = self.states if shared else matcher.trunk.see(pixels([picture.open() for picture in PICTURES]))
+        states = self.states if shared else matcher.trunk.see(self.matcher_pixels)
         ids = [encode(text).ids for text in texts]
         # Logits, as probabilities saturate.
         logits = torch.stack([matcher.match(states[row : row + 1], ids) for row in range(len(PICTURES))])
