@@ -45,10 +45,12 @@ def look(
     Returns:
         The exit status.
     """
+    from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
-    recording = {} if len(arguments.image) >= MANY else {"cuda_graphs": False}
-    with Vision.load(download=download, **{**recording, **settings}) as vision:
+    if len(arguments.image) < MANY and "cuda_graphs" not in Settings.load(**settings).model_fields_set:
+        settings = {**settings, "cuda_graphs": False}
+    with Vision.load(download=download, **settings) as vision:
         return vision.run(_all(vision, arguments, verb, show))
 
 

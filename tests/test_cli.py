@@ -209,11 +209,11 @@ def test_a_closed_pipe_is_no_error(pictures):
     assert b"BrokenPipe" not in errors
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 @pytest.mark.parametrize(
-    ("pictures", "given", "wanted"), [(MANY - 1, {}, False), (MANY, {}, None), (1, {"cuda_graphs": True}, True)]
+    ("pictures", "given", "variable", "wanted"),
+    [(MANY - 1, {}, "", False), (MANY, {}, "", None), (1, {"cuda_graphs": True}, "", True), (1, {}, "1", None)],
 )
-def test_graphs_are_recorded_where_that_pays(pictures, given, wanted, monkeypatch):
+def test_graphs_are_recorded_where_that_pays(pictures, given, variable, wanted, monkeypatch):
     """It takes seconds, which a few pictures never give back."""
 
     def load(**settings):
@@ -221,10 +221,13 @@ def test_graphs_are_recorded_where_that_pays(pictures, given, wanted, monkeypatc
         raise BusyError("enough seen")
 
     monkeypatch.setattr(Vision, "load", load)
+    if variable:
+        monkeypatch.setenv("BLIP2TOOLS_CUDA_GRAPHS", variable)
     with pytest.raises(BusyError):
         look(argparse.Namespace(image=["a.png"] * pictures, json=False), None, None, settings=given, download=False)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_an_interrupt_ends_with_130(pictures):
     command = [sys.executable, "-m", "blip2tools", "caption", *[str(pictures[0].path)] * 2000, *DEMO]
     # A shell lets its background jobs ignore interrupts, and a child inherits that.

@@ -395,19 +395,34 @@ class TestAtTheStart:
         assert not any(one.holds(1) for one in compiling.recordings(found))
 
     @pytest.mark.parametrize(
-        ("part", "told"), [("_see", "see what the eager ones see"), ("_pictures", "say what the eager ones say")]
+        ("part", "rows"),
+        [(part, rows) for part in ("_see", "_query", "_look") for rows in (1, 2, 4, 8)]
+        + [(part, rows) for part in ("_pictures", "_texts") for rows in (1, 2, 4)],
     )
-    def test_a_wrong_recording_is_found(self, options, part, told, monkeypatch):
+    def test_a_wrong_recording_is_found(self, options, part, rows, monkeypatch):
+        """Each by itself: every number of rows is a graph of its own."""
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         monkeypatch.setattr(compiling, "_limit", lambda loaded: None)
         chosen = Settings.load({}, **options | {"compile": False})
         loaded = replace(checkpoints.load(chosen), device="cuda:0")
-        wrong = loaded.captioner.trunk._see if part == "_see" else loaded.captioner._words._pictures
-        right = wrong._work
-        wrong._work = lambda *rows: tuple(one.roll(1, -1) if wrong._recordings else one for one in right(*rows))
+        owner, name = {
+            "_see": (loaded.captioner.trunk, "_states"),
+            "_query": (loaded.captioner, "_image_tokens"),
+            "_look": (loaded.matcher, "_queries"),
+            "_pictures": (loaded.captioner._words, "_pictures_read"),
+            "_texts": (loaded.captioner._words, "_texts_read"),
+        }[part]
+        held, right = getattr(owner, part), getattr(owner, name)
+
+        def wrong(*given):
+            found = right(*given)
+            false = held._recordings and len(found[-1]) == rows
+            return tuple(one.roll(1, -1) for one in found) if false else found
+
+        held._work = lambda: wrong
         found = compiling.switch_on(loaded, chosen)
         assert not found.recorded
-        assert found.uncompiled.endswith(f"they do not {told}")
+        assert found.uncompiled.endswith("they do not see what the eager ones see")
         assert not any(one.holds(1) for one in compiling.recordings(found))
 
     @pytest.mark.parametrize("change", [{"device": "spread"}, {"quantize": "8bit"}])

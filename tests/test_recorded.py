@@ -120,3 +120,17 @@ def test_a_matcher_sees_the_same():
     assert all(one.holds(ROWS[-1]) for one in matcher.recordings)
     torch.testing.assert_close(matcher.trunk.see(rm.pixels(3)), states, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(matcher.image_features(states), features, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["opt", "t5"])
+def test_models_that_nobody_holds_are_gone_at_once(family):
+    """Their memory is needed for the next one, and a card that is full waits for no garbage collection."""
+    captioner, matcher = Captioner(rm.make_opt() if family == "opt" else rm.make_t5()), Matcher(rm.make_matcher())
+    gone = [weakref.ref(one) for one in (captioner, captioner.trunk, captioner._words, matcher, matcher.trunk)]
+    gc.collect()
+    gc.disable()
+    try:
+        del captioner, matcher
+        assert [one() for one in gone] == [None] * 5
+    finally:
+        gc.enable()

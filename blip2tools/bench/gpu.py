@@ -139,6 +139,7 @@ def measure(subject: Subject, limit: Limits, *, rounds: int, tell: Callable[[str
     for way in ways:
         pair = _switched(subject.pair, way, tell)
         if pair.loaded.uncompiled is not None and rows:
+            drop(pair.loaded)
             continue  # stock and eager are measured already
         again = replace(subject, pair=pair)
         for batch in BATCHES:

@@ -293,6 +293,11 @@ class Captioner:
         return cast(Tensor, logits[0, -len(ids) :].float())
 
     @torch.inference_mode()
+    def first_logits(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (B, V), float32, of the first new tokens of rows that are each about a picture of a batch."""
+        return self._read(image_tokens, range(len(prompts)), prompts, 1)[1].float()
+
+    @torch.inference_mode()
     def places(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> list[int]:
         """How many places of each row, of a batch about as many pictures, the language model looks at when it answers."""
         rows, _ = self._read(image_tokens, range(len(prompts)), prompts, 1)

@@ -421,10 +421,18 @@ def _join(attention: Any, names: tuple[str, str, str]) -> None:
     to call such a module does more than to multiply.
     """
     parts = [getattr(attention, name) for name in names]
-    if hasattr(attention, "joined_weight") or not all(
+    plain = all(
         type(part) is nn.Linear and part.weight.device.type in JOINED and not hasattr(part, "_hf_hook")
         for part in parts
-    ):
+    )
+    if hasattr(attention, "joined_weight"):
+        if plain and parts[0].weight.data_ptr() == attention.joined_weight.data_ptr():
+            return
+        del (
+            attention.joined_weight,
+            attention.joined_bias,
+        )  # moved, copied or wrapped since: no longer what the parts are
+    if not plain:
         return
     for kind in ("weight", "bias"):
         tensors = [getattr(part, kind) for part in parts]

@@ -12,6 +12,9 @@ Rows must not depend on each other: those that only fill up a recording hold wha
 
 from __future__ import annotations
 
+import inspect
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -51,7 +54,9 @@ class Recorded:
     """
 
     def __init__(self, work: Work, given: Sequence[int] = (0,), gives: Sequence[int] = (0,)) -> None:
-        self._work, self._given, self._gives = work, tuple(given), tuple(gives)
+        # The owner's own method must not keep the owner: a model that nobody holds any more gives its memory back at once.
+        self._work = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work
+        self._given, self._gives = tuple(given), tuple(gives)
         self._recordings: list[_Recording] = []
         self.used = True
 
@@ -61,7 +66,7 @@ class Recorded:
         fitting = (one for one in self._recordings if one.rows >= count and self._alike(one.blocks, rows))
         held = next(fitting, None) if self.used else None
         if held is None:
-            return self._work(*rows)
+            return self._done(*rows)
         for block, dim, given in zip(held.blocks, self._given, rows, strict=True):
             block.narrow(dim, 0, count).copy_(given, non_blocking=True)
         # Copies: the next replay writes over the results of this one.
@@ -80,7 +85,7 @@ class Recorded:
             views = tuple(block.narrow(dim, 0, rows) for dim, block in zip(self._given, blocks, strict=True))
 
             def run(views: tuple[Tensor, ...] = views) -> tuple[Tensor, ...]:
-                return self._work(*views)
+                return self._done(*views)
 
             self._recordings.append(
                 _Recording(rows, views, run if pool is None else captured(run, pool, views[0].device))
@@ -95,6 +100,12 @@ class Recorded:
         """Give the memory back; from now on the work is done as it is."""
         self._recordings = []
 
+    def _done(self, *rows: Tensor) -> tuple[Tensor, ...]:
+        work = self._work()
+        if work is None:
+            raise RuntimeError("the owner of this work is gone")
+        return work(*rows)
+
     def _alike(self, blocks: Sequence[Tensor], rows: Sequence[Tensor]) -> bool:
         """Whether the tensors differ in their rows only."""
         return all(
@@ -103,9 +114,12 @@ class Recorded:
         )
 
 
+_capturing = threading.Lock()  # a process can capture one graph at a time
+
+
 @cache
-def _aside(device: torch.device) -> Any:
-    """One stream for all warming up: cuBLAS keeps a workspace for each that it meets, 32 MiB on an H100, for ever."""
+def _stream(device: torch.device, purpose: str) -> Any:
+    """One stream of a device for each purpose: cuBLAS keeps a workspace for every one that it meets, 32 MiB on an H100."""
     return cast(Any, torch.cuda).Stream(device)
 
 
@@ -117,16 +131,18 @@ def captured(run: Callable[[], Any], pool: Any, device: torch.device) -> Callabl
         pool: where the graph takes its memory from; graphs that never run at the same time can share one.
         device: a GPU.
     """
-    with torch.cuda.device(device):
-        side = _aside(device)
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set up their workspaces at their first call, which no graph may hold
+    # A capture that fails leaves its own stream behind as the current one, unless something around it puts that right.
+    with _capturing, torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        aside = _stream(device, "warming up")
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # what a library sets up at its first call is not to become part of the graph
             for _ in range(2):
                 run()
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile: what they do is no part of the graph, and no reason to give it up.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        # Torch's own default is one stream for all devices. Other threads may allocate meanwhile: what they do is no part of
+        # the graph, and no reason to give it up.
+        with torch.cuda.graph(graph, pool, _stream(device, "capturing"), capture_error_mode="thread_local"):
             results = run()
 
     def replayed() -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from blip2tools.checkpoints import Loaded, Progress
 from blip2tools.checkpoints.memory import free_memory
 from blip2tools.model.compiled import Way, shapes
-from blip2tools.model.recorded import Recorded
+from blip2tools.model.recorded import PLACES, ROWS, Recorded
 from blip2tools.options import GenerationOptions, Spoken
 from blip2tools.selftest.checks import GREEDY, HALF_PRECISION_GAP, TOKENS, Trial
 from blip2tools.settings import Settings
@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 class _Shown:
     """What a model makes of the bundled pictures."""
 
-    features: list[Tensor]  # image tokens of all pictures together and of the first alone, and likewise the matcher's
+    features: list[
+        Tensor
+    ]  # for every number of rows that is recorded: image tokens, the matcher's, logits behind prompts
     texts: dict[GenerationOptions, list[list[list[Spoken]]]]  # of the first row alone, and of every row
 
 
@@ -66,7 +68,12 @@ def switch_on(loaded: Loaded, settings: Settings, progress: Progress | None = No
         reasons.append(f"decoding steps are not {way} (`{setting}`), only slower: {reason}")
     else:
         return replace(loaded, uncompiled="; ".join(reasons) or None)
-    return replace(loaded, compiled=way == "compiled", recorded=cuda, uncompiled="; ".join(reasons) or None)
+    return replace(
+        loaded,
+        compiled=way == "compiled",
+        recorded=cuda and settings.cuda_graphs,
+        uncompiled="; ".join(reasons) or None,
+    )
 
 
 def _switched(loaded: Loaded, settings: Settings, way: Way, progress: Progress) -> str | None:
@@ -86,7 +93,7 @@ def _switched(loaded: Loaded, settings: Settings, way: Way, progress: Progress) 
     steps.record(wanted, limit, told, compiler=way == "compiled")
     if not steps.shapes:
         return "there is not enough free memory for it"
-    if loaded.device.startswith("cuda"):
+    if loaded.device.startswith("cuda") and settings.cuda_graphs:
         pool = torch.cuda.graph_pool_handle()
         captioner.record(pool, limit)
         if loaded.matcher is not None:
@@ -102,6 +109,7 @@ def drop(loaded: Loaded) -> None:
     loaded.captioner.steps.drop()
     for one in recordings(loaded):
         one.drop()
+    torch.cuda.empty_cache()  # else the card keeps what graphs took; without a card it does nothing
 
 
 def recordings(loaded: Loaded) -> list[Recorded]:
@@ -120,11 +128,26 @@ def _shown(loaded: Loaded, searches: set[GenerationOptions]) -> _Shown:
     """Captions and an answer, each search alone and together with rows that end before the others."""
     trial = Trial(loaded, None)
     captioner, matcher = trial.captioner, loaded.matcher
-    features = [trial.tokens, captioner.query(captioner.trunk.see(trial.pixels[:1]))]
-    if matcher is not None and loaded.matcher_pixels is not None:
-        states = trial.states if loaded.shared_trunk else matcher.trunk.see(trial.matcher_pixels)
-        features += [matcher.image_features(states), matcher.image_features(states[:1])]
+    features = []
+    for count in ROWS:
+        some = [row % len(trial.pixels) for row in range(count)]
+        states = captioner.trunk.see(trial.pixels[some])
+        tokens = captioner.query(states)
+        features += [tokens, *(captioner.first_logits(tokens, [prompt] * count) for prompt in _prompts(trial))]
+        if matcher is not None and loaded.matcher_pixels is not None:
+            states = states if loaded.shared_trunk else matcher.trunk.see(trial.matcher_pixels[some])
+            features.append(matcher.image_features(states))
     return _Shown(features, {options: [_said(trial, options, 1), _said(trial, options, 4)] for options in searches})
+
+
+def _prompts(trial: Trial) -> list[list[int]]:
+    """Of every length that may be recorded: nothing but the picture, a question, and one that fills the places."""
+    captioner, question = trial.captioner, list(trial.prompts[-1])
+    if captioner.bos is None:
+        return [question]
+    bos, words = question[:1], question[1:]
+    most = PLACES - captioner.num_queries - 1
+    return [bos, [*bos, *words[: most // 2]], [*bos, *(words * most)[:most]]]
 
 
 def _said(trial: Trial, options: GenerationOptions, count: int) -> list[list[Spoken]]:
