@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.types import INVALID_REQUEST, PARSE_ERROR, jsonrpc_message_adapter
+from pydantic import ValidationError
 
+from blip2tools import mcp_wire
 from blip2tools.mcp_server import ERROR_CODE_KEY, build_server
 from blip2tools.toolset import TOOLS
 from tests.test_schemas import REFUSED
@@ -160,6 +163,40 @@ def test_every_byte_on_standard_output_is_protocol(start_server, folder, picture
         assert json.loads(line)["jsonrpc"] == "2.0"
     assert "importing torch" in server.log
     assert "raw bye" in server.log
+
+
+NUMBERS = [b"1", b"true", b"null", b"1.0", b"1.5", b"1e400", b"NaN", b"Infinity", b"-0", b"1" * 30, b"1" * 20_000]
+STRINGS = [b'"a"', b'"\\ud800"', b'"\\ud83d\\ude00"', b'"\xff"', b"[]", b"{}"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b'{"jsonrpc":"2.0","id":%s,"method":"ping"}' % number for number in NUMBERS + STRINGS),
+        b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}',
+        b'\xef\xbb\xbf{"jsonrpc":"2.0","id":1,"method":"ping"}',
+        b'{"jsonrpc":"2.0","id":1,"method":"x","params":' + b"[" * 300 + b"]" * 300 + b"}",
+        b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":NaN,"b":1e999,"c":' + b"9" * 6000 + b"}}",
+        b'{"jsonrpc":"2.0","id":1,"error":{"code":"1","message":"m"}}',
+        b'{"jsonrpc":2.0,"id":1,"method":"x"}',
+        b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]',
+        b'{"jsonrpc":"2.0","method":"n"} x',
+        b"null",
+        b"\0",
+    ],
+    ids=lambda line: line[:60].decode("ascii", "backslashreplace"),
+)
+def test_a_line_is_judged_as_by_the_sdk_itself(line):
+    """It is read first and judged then, to hold a picture's megabytes once; the verdict must be the same."""
+    try:
+        wanted = jsonrpc_message_adapter.validate_json(line, by_name=False)
+    except ValidationError as error:
+        wanted = error.errors(include_url=False, include_input=False)[0]["type"]
+    found = mcp_wire._message(line + b"\n", 2**20)
+    if isinstance(wanted, str):
+        assert found.error.code == (PARSE_ERROR if wanted == "json_invalid" else INVALID_REQUEST)
+    else:
+        assert repr(found.message) == repr(wanted)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
