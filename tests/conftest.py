@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from blip2tools.settings import environment_without_settings
+from tests.support import forked
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -29,6 +30,17 @@ for _name in [name for name in os.environ if name.startswith("BLIP2TOOLS_")]:
 _cache = tempfile.TemporaryDirectory(prefix="blip2tools-tests-")
 os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_configure(config) -> None:
+    if not hasattr(config, "workerinput") and hasattr(os, "fork") and not config.option.collectonly:
+        # With several processes at work it is the whole suite, and the imports can run while the tests are collected.
+        config.fork_server = forked.ForkServer(at_once=bool(getattr(config.option, "numprocesses", None)))
+
+
+def pytest_unconfigure(config) -> None:
+    if hasattr(config, "fork_server"):
+        config.fork_server.end()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,7 +98,7 @@ def vision(folder):
 
 
 class StdioServer:
-    """A real server process, spoken to line by line."""
+    """A real server process, spoken to line by line; `fresh` where the start itself matters (see `tests.support.forked`)."""
 
     def __init__(
         self,
@@ -95,9 +107,10 @@ class StdioServer:
         env: dict[str, str] | None = None,
         program: tuple[str, ...] = ("blip2tools",),
         prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> None:
         clean = environment_without_settings(keep=["cache_dir"])
-        self.process = subprocess.Popen(
+        self.process = (subprocess.Popen if fresh else forked.start)(
             [*prefix, sys.executable, "-m", *program, "serve", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -219,15 +232,12 @@ def start_server() -> Iterator[Any]:
 
 
 def run_cli(
-    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """The real command line in a process of its own."""
+    """The real command line in a process of its own; `fresh` where the start itself matters (see `tests.support.forked`)."""
     clean = environment_without_settings(keep=["cache_dir"])
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "blip2tools", *words],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        cwd=cwd,
-        env={**clean, "OMP_NUM_THREADS": "1", **(env or {})},
-    )
+    command = [sys.executable, "-W", "error", "-m", "blip2tools", *words]
+    environment = {**clean, "OMP_NUM_THREADS": "1", **(env or {})}
+    if fresh:
+        return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd, env=environment)
+    return forked.run(command, text=True, timeout=100, cwd=cwd, env=environment)

@@ -12,6 +12,7 @@ import pytest
 from blip2tools.cli.command_line import build_parser
 from blip2tools.toolset import TOOLS
 from tests.conftest import REPOSITORY
+from tests.support import forked
 from tests.support.readme import PAGES, README, filled
 
 TEXT = README.read_text(encoding="utf-8")
@@ -42,7 +43,7 @@ def test_the_session_prints_what_it_shows(command, output):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0][:40])
 def test_the_python_runs(code):
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = forked.run([sys.executable, "-c", code], cwd=REPOSITORY, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     printed = done.stdout
     for expected in re.findall(r"#\s+(orange|an orange ring|caption: [^.]*)", code):

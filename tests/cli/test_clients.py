@@ -355,7 +355,11 @@ def test_a_failed_write_leaves_the_file_and_no_litter(tmp_path, monkeypatch):
 
 def install(home, *words):
     return run_cli(
-        "install", *words, cwd=home, env={"HOME": str(home), "USERPROFILE": str(home), "XDG_CONFIG_HOME": ""}
+        "install",
+        *words,
+        cwd=home,
+        fresh=True,
+        env={"HOME": str(home), "USERPROFILE": str(home), "XDG_CONFIG_HOME": ""},
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from blip2tools.vision.admission import Admission
 from tests.pictures.test_decoder import encoded
 from tests.pictures.test_fetch import SETTINGS as WEB
 from tests.pictures.test_fetch import Server
+from tests.support import forked
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="stops the decoder's process by its number")
 
@@ -251,7 +251,7 @@ class TestPlaces:
             "    os._exit(0)\n"
         )
         words = [sys.executable, "-c", code, str(picture.path)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+        done = forked.run(words, text=True)
         assert done.stdout.splitlines() == ["model_unavailable"] * 2 + [picture.caption], done.stderr
 
 

@@ -166,7 +166,7 @@ def in_the_middle_of(server, moment):
 @pytest.mark.parametrize("moment", ["load", "decode"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
 def test_E14_a_signal_in_the_middle(started, jail, picture, moment, number):
-    server = started(*LONG)
+    server = started(*LONG, fresh=moment == "load")  # from a fork it is loaded before anybody can tell
     in_the_middle_of(server, moment)
     family = Processes(server.process.pid).pids() if sys.platform == "linux" else []
     server.process.send_signal(number)
@@ -194,7 +194,7 @@ def test_E14_nothing_is_left_that_hinders_the_next_server(face):
 @pytest.mark.parametrize("moment", ["load", "decode"])
 def test_E2_a_client_that_vanishes(started, moment):
     """Its input ends in the middle of work: the server ends by itself, and without a traceback."""
-    server = started(*LONG)
+    server = started(*LONG, fresh=moment == "load")  # from a fork it is loaded before anybody can tell
     in_the_middle_of(server, moment)
     family = Processes(server.process.pid).pids()
     assert server.end(30) == 0

@@ -16,19 +16,25 @@ import httpx2
 from blip2tools import Vision
 from blip2tools.server.http.serve import Listener, build_http_server
 from blip2tools.settings import environment_without_settings
+from tests.support import forked
 
 TOKEN = "a-token-for-tests-0123456789"
 
 
 class HttpProcess:
-    """`blip2tools serve --http`, its address, and what it writes to its log."""
+    """`blip2tools serve --http`, its address, and what it writes to its log; `fresh` as for `StdioServer`."""
 
     def __init__(
-        self, *arguments: str, env: dict[str, str] | None = None, ready: bool = True, prefix: tuple[str, ...] = ()
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        ready: bool = True,
+        prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> None:
         clean = environment_without_settings(keep=["cache_dir"])
         self.token = (env or {}).get("BLIP2TOOLS_TOKEN")
-        self.process = subprocess.Popen(
+        self.process = (subprocess.Popen if fresh else forked.start)(
             [
                 *prefix,
                 sys.executable,

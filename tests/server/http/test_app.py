@@ -46,7 +46,9 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def server(folder):
-    running = HttpProcess("--model", "demo", "--allow-dir", str(folder), "--max-image-bytes", str(MIB), ready=False)
+    running = HttpProcess(
+        "--model", "demo", "--allow-dir", str(folder), "--max-image-bytes", str(MIB), ready=False, fresh=True
+    )
     with running.client() as client:
         running.early = client.get("/readyz")
     running.wait_until_ready()
