@@ -153,7 +153,7 @@ def test_the_causes_of_a_failure_are_for_who_asks():
 
 def test_help_and_version():
     for words in ((), ("caption",), ("ask",), ("match",), ("serve",), ("models",), ("pull",), ("demo",), ("doctor",)):
-        done = run_cli(*words, "--help", fresh=True)
+        done = run_cli(*words, "--help")
         assert done.returncode == 0
         assert "usage: blip2tools" in done.stdout
         assert done.stderr == ""
@@ -161,7 +161,7 @@ def test_help_and_version():
 
 
 def test_every_setting_is_an_option_of_serve():
-    text = run_cli("serve", "--help", fresh=True).stdout
+    text = run_cli("serve", "--help").stdout
     for name in Settings.model_fields:
         assert f"BLIP2TOOLS_{name.upper()}" in text.replace("\n", "").replace(" ", ""), name
 

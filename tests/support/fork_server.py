@@ -10,6 +10,7 @@ kills the child; when the server's input ends, it kills all of them and ends. It
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -21,6 +22,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import types
 import warnings
 from pathlib import Path
@@ -191,10 +193,33 @@ def run_as(order: dict[str, Any]) -> None:
         exec(compile(words[1], "<string>", "exec"), main.__dict__)
 
 
+def end_as(order: dict[str, Any]) -> None:
+    """Run it, wait for its threads, do what is to be done at its end, and leave all that was imported where it is.
+
+    Taking torch apart would cost each child half a second, the pages of which it would first have to copy.
+    """
+    try:
+        run_as(order)
+        status = 0
+    except SystemExit as ended:
+        if not (ended.code is None or isinstance(ended.code, int)):
+            raise
+        status = ended.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError):  # closed
+            try:
+                stream.flush()
+            except OSError:
+                status = status or 120  # as Python itself says it
+    os._exit(status & 255)
+
+
 if __name__ == "__main__":
     server = Server(sys.argv[1])
     if "--now" in sys.argv:
         server.warm()
     order = server.serve()
     if order is not None:
-        run_as(order)
+        end_as(order)

@@ -27,8 +27,19 @@ from pathlib import Path
 from typing import IO, Any
 
 SOCKET, ENVIRONMENT = "TESTS_FORK_SERVER", "environment.json"
-# Variables that nothing reads while it is imported, but for those of this package.
-LATE = {"HOME", "PATH", "TERM", "COLUMNS", "NO_COLOR", "http_proxy", "ALL_PROXY", SOCKET}
+# Variables that nothing reads while it is imported, but for this package's, pytest's, and those that torch sets itself.
+LATE = {
+    "HOME",
+    "PATH",
+    "TERM",
+    "COLUMNS",
+    "NO_COLOR",
+    "http_proxy",
+    "ALL_PROXY",
+    "USERPROFILE",
+    "XDG_CONFIG_HOME",
+    SOCKET,
+}
 
 
 class ForkServer:
@@ -94,7 +105,9 @@ def _read_at_import(server: str, given: Mapping[str, str]) -> bool:
     """Whether variables differ from those with which the server imported what it did."""
     was = json.loads(Path(server).with_name(ENVIRONMENT).read_text())
     changed = {name for name in was.keys() | given.keys() if was.get(name) != given.get(name)}
-    return any(name not in LATE and not name.startswith(("BLIP2TOOLS_", "PYTEST_")) for name in changed)
+    return any(
+        name not in LATE and not name.startswith(("BLIP2TOOLS_", "PYTEST_", "TORCHINDUCTOR_")) for name in changed
+    )
 
 
 class ForkedProcess:

@@ -892,10 +892,11 @@ def test_the_text_of_metrics():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_64_clients_and_2000_calls(pictures, folder):
+@pytest.mark.parametrize("calls", [400, pytest.param(2000, marks=pytest.mark.long)])
+def test_64_clients_and_many_calls(pictures, folder, calls):
     """5 % cancels and 5 % bad inputs: no call is lost, each answer belongs to its own picture, no 5xx."""
     running = HttpProcess("--model", "demo", "--allow-dir", str(folder), "--rate-limit", "0")
-    calls, clients = 2000, 64
+    clients = 64
     outcomes = []
 
     async def one(client, number):
@@ -933,7 +934,7 @@ def test_64_clients_and_2000_calls(pictures, folder):
         running.kill()
     assert len(outcomes) == calls
     counts = {outcome: outcomes.count(outcome) for outcome in ("good", "bad", "cancelled")}
-    assert counts == {"good": 1800, "bad": 100, "cancelled": 100}
+    assert counts == {"good": calls * 9 // 10, "bad": calls // 20, "cancelled": calls // 20}
     assert numbers["blip2tools_requests_waiting"] == 0
     assert numbers['blip2tools_requests_total{end="failed"}'] == 0
     assert not [name for name in numbers if 'status="5' in name and "readyz" not in name]
