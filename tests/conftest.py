@@ -145,7 +145,7 @@ class StdioServer:
         self.process.stdin.write(json.dumps(message).encode() + b"\n")
         self.process.stdin.flush()
 
-    def request(self, method: str, timeout: float = 60, **params: Any) -> dict[str, Any]:
+    def request(self, method: str, timeout: float = 200, **params: Any) -> dict[str, Any]:
         self._id += 1
         self.send({"jsonrpc": "2.0", "id": self._id, "method": method, "params": params})
         return self.response(self._id, timeout)
@@ -155,7 +155,7 @@ class StdioServer:
         """Requests that were sent; `call` calls again while the model is not ready."""
         return self._id
 
-    def response(self, number: int, timeout: float = 60) -> dict[str, Any]:
+    def response(self, number: int, timeout: float = 200) -> dict[str, Any]:
         while True:
             message = json.loads(self.lines.get(timeout=timeout))
             if message.get("id") == number:
@@ -171,13 +171,13 @@ class StdioServer:
         self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return answer["result"]
 
-    def call(self, name: str, timeout: float = 60, **arguments: Any) -> dict[str, Any]:
+    def call(self, name: str, timeout: float = 200, **arguments: Any) -> dict[str, Any]:
         while True:
             result = self.request("tools/call", timeout, name=name, arguments=arguments)["result"]
             if "The model is not ready yet" not in json.dumps(result.get("content")):
                 return result  # else the machine is slow: it says to call again
 
-    def end(self, timeout: float = 60) -> int:
+    def end(self, timeout: float = 200) -> int:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         status = self.process.wait(timeout)
@@ -244,4 +244,4 @@ def run_cli(
     environment = {**clean, "OMP_NUM_THREADS": "1", **(env or {})}
     if fresh:
         return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd, env=environment)
-    return forked.run(command, text=True, timeout=100, cwd=cwd, env=environment)
+    return forked.run(command, text=True, timeout=250, cwd=cwd, env=environment)

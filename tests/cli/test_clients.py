@@ -427,7 +427,7 @@ def test_a_person_is_asked(answer, status, tmp_path):
         cwd=tmp_path,
     ) as process:
         os.write(parent, f"{answer}\n".encode())
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=200)
     os.close(parent)
     os.close(child)
     assert process.returncode == status

@@ -204,7 +204,7 @@ def test_a_closed_pipe_is_no_error(pictures):
     process = forked.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     errors = process.stderr.read()
-    process.wait(60)
+    process.wait(200)
     process.stderr.close()
     assert b"Traceback" not in errors
     assert b"BrokenPipe" not in errors
@@ -235,7 +235,7 @@ def test_an_interrupt_ends_with_130(pictures):
     process.stdout.readline()  # it works
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 130
     assert b"Traceback" not in errors
 

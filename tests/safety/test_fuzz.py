@@ -176,7 +176,7 @@ class FuzzedFace(Face):
                 call = {"name": tool, "arguments": arguments}
                 self.server.send({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": call})
             while asked:
-                asked.discard(json.loads(self.server.lines.get(timeout=60)).get("id"))
+                asked.discard(json.loads(self.server.lines.get(timeout=200)).get("id"))
             threads.append(self.processes.threads())
         large.unlink()
 

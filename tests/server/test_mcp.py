@@ -231,7 +231,7 @@ def test_a_signal_ends_it(start_server, folder, number):
     server = start_server("--model", "demo", "--allow-dir", str(folder))
     server.initialize()
     server.process.send_signal(number)
-    assert server.process.wait(10) == 128 + number
+    assert server.process.wait(100) == 128 + number
     server.end()
     assert "Traceback" not in server.log
 

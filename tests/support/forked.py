@@ -89,7 +89,7 @@ def start(
     return subprocess.Popen(command, **options, text=text)
 
 
-def run(command: Sequence[str], *, timeout: float = 100, **options: Any) -> subprocess.CompletedProcess[Any]:
+def run(command: Sequence[str], *, timeout: float = 250, **options: Any) -> subprocess.CompletedProcess[Any]:
     """The same as `subprocess.run`, which captures both outputs."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with start(command, **streams, **options) as process:

@@ -102,7 +102,7 @@ def routes(vision):
 @asynccontextmanager
 async def mcp_client(server, mode):
     async with (
-        httpx2.AsyncClient(headers=server.headers, timeout=60, trust_env=False) as http,
+        httpx2.AsyncClient(headers=server.headers, timeout=200, trust_env=False) as http,
         Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=mode) as client,
     ):
         yield client
@@ -113,7 +113,7 @@ def slices(count):
     return [[0, 0, 1, round(0.5 + 0.4 * number / count, 4)] for number in range(count)]
 
 
-def eventually(check, timeout=20):
+def eventually(check, timeout=100):
     until = time.monotonic() + timeout
     while not (found := check()):
         assert time.monotonic() < until
@@ -510,7 +510,7 @@ def test_a_client_that_goes_frees_its_row(slow, picture):
     before = slow.metrics()
 
     async def leave():
-        async with httpx2.AsyncClient(base_url=slow.url, timeout=60, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=slow.url, timeout=200, trust_env=False) as client:
             body = [{"image": picture.path.name, "region": region} for region in slices(24)]
             calls = [asyncio.ensure_future(client.post("/api/caption", json=one)) for one in body]
             await asyncio.to_thread(busy, slow)
@@ -566,7 +566,7 @@ async def test_mcp_cancellation_reaches_the_decoder(slow, picture, mode):
         await asyncio.to_thread(busy, slow)
         for one in calls:
             one.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await asyncio.gather(*calls, return_exceptions=True)
         again = await client.call_tool("match_image_text", {"image": picture.path.name, "texts": ["a red circle"]})
         assert not again.is_error
