@@ -11,12 +11,13 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Self, TypeVar, get_args
 
 from blip2tools import call
 from blip2tools.call import CALLER, CLOSED
 from blip2tools.checkpoints.confidence import UNFAMILIAR, familiarity
+from blip2tools.engine.line import Admission
 from blip2tools.engine.protocol import Engine, Job
 from blip2tools.engine.requests import (
     AnswerRequest,
@@ -25,7 +26,6 @@ from blip2tools.engine.requests import (
     Extract,
     ExtractRequest,
     FeatureRequest,
-    Generation,
     MatchRequest,
     Question,
     Ranking,
@@ -45,6 +45,7 @@ from blip2tools.errors import (
     VisionError,
     forget_pictures,
 )
+from blip2tools.model.options import Generation
 from blip2tools.pictures.decoder import Decoder
 from blip2tools.pictures.lanes import Lane, Lanes
 from blip2tools.pictures.sources import Sources
@@ -70,7 +71,6 @@ from blip2tools.schemas import (
 )
 from blip2tools.settings import Settings
 from blip2tools.vision import results, together
-from blip2tools.vision.admission import Admission
 from blip2tools.vision.keywords import ImageInput
 from blip2tools.vision.looking import Looking, Seen
 from blip2tools.vision.loop import FORKED
@@ -81,8 +81,6 @@ T = TypeVar("T")
 LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
 
 LIST_AT_ONCE = 64  # pictures of one list in work: enough to fill batches, few enough to leave the queue to others
-
-GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
 
 
 class Verbs:
@@ -186,11 +184,11 @@ class Verbs:
         arguments = parse(CaptionArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
         request = CaptionRequest(
-            seen.sight, _generation(settings), arguments.prompt or style.prompt, arguments.num_captions
+            seen.sight, settings.generation, arguments.prompt or style.prompt, arguments.num_captions
         )
         told = await self._captions(request, deadline)
         if settings.best_of > 1 and results.doubted(told):
-            sampled = replace(request.generation, do_sample=True)
+            sampled = request.generation.model_copy(update={"do_sample": True})
             more = replace(request, generation=sampled, count=request.count * (settings.best_of - 1))
             told = results.best_first(told, await self._captions(more, deadline))[: request.count]
         plain = request.prompt is None and not settings.do_sample
@@ -212,11 +210,11 @@ class Verbs:
         settings = self._settings(options, "vqa_template")
         seen = await self._look(image, None, deadline)
         if question is None:
-            told: list[Utterance] = await self._ask_engine(CaptionRequest(seen.sight, _generation(settings)), deadline)
+            told: list[Utterance] = await self._ask_engine(CaptionRequest(seen.sight, settings.generation), deadline)
             return told[0]
         arguments = parse(AskArguments, {"image": "-", "question": question})
         asked = Question(arguments.question, (), settings.vqa_template)
-        answer: Utterance = await self._ask_engine(AnswerRequest(seen.sight, asked, _generation(settings)), deadline)
+        answer: Utterance = await self._ask_engine(AnswerRequest(seen.sight, asked, settings.generation), deadline)
         return answer
 
     async def ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
@@ -233,7 +231,7 @@ class Verbs:
         if len(choices) == 1:
             raise InvalidInputError("The argument 'choices' must have at least 2 different items.")
         if arguments.choices is None:
-            request = AnswerRequest(seen.sight, question, _generation(settings))
+            request = AnswerRequest(seen.sight, question, settings.generation)
             spoken: Utterance = await self._ask_engine(request, deadline)
             return results.answer(await self._doubting(seen, None, deadline), spoken, abstain_below=doubt)
         ranking: Ranking = await self._ask_engine(ChoiceRequest(seen.sight, question, choices), deadline)
@@ -285,7 +283,7 @@ class Verbs:
         return results.embeddings(None if seen is None else self._context(seen, matcher=True), found)
 
     async def survey(self, image: ImageInput, options: dict[str, Any], deadline: float) -> SurveyResult:
-        generation = _generation(self._settings(options))
+        generation = self._settings(options).generation
         arguments = parse(SurveyArguments, _plain_options(options))
         boxes = together.grid(arguments.rows, arguments.columns)
         seen = await self._look_at_parts(image, [None, *boxes], deadline)
@@ -295,7 +293,7 @@ class Verbs:
         return results.survey(context, overall, boxes, parts)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
-        generation = _generation(self._settings(options))
+        generation = self._settings(options).generation
         given = ["-" for _ in images] if isinstance(images, list | tuple) else images
         parse(CompareArguments, {"images": given, **options})
         seen = await together.together([self._look(one, None, deadline) for one in images])
@@ -355,7 +353,7 @@ class Verbs:
 
     def _settings(self, options: dict[str, Any], *more: str) -> Settings:
         """Take out of `options` what overrides settings: generation options and `more`; the settings with it."""
-        given = {name: options.pop(name) for name in (*GENERATION_OPTIONS, *more) if name in options}
+        given = {name: options.pop(name) for name in (*Generation.model_fields, *more) if name in options}
         return Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
 
     async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:
@@ -401,10 +399,6 @@ class Verbs:
                 return await work
         except TimeoutError as error:
             raise DeadlineError(f"The call took longer than {self.settings.deadline_s:g} s and was stopped.") from error
-
-
-def _generation(settings: Settings) -> Generation:
-    return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
 
 
 def _styled(options: dict[str, Any]) -> CaptionStyle:

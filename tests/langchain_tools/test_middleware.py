@@ -16,7 +16,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from blip2tools import Vision
 from blip2tools.langchain_tools import VisionMiddleware, aingest, ingest
 from blip2tools.langchain_tools.scripted import ScriptedChatModel, calls, says
-from blip2tools.pictures.images import handle_of
+from tests.conftest import handle_of
 
 
 def encoded(one):

@@ -17,11 +17,11 @@ from PIL import Image
 
 from blip2tools import Vision
 from blip2tools.call import CALLER, STOP, Stop
+from blip2tools.engine.line import Admission
 from blip2tools.errors import BusyError, CancelledError, DeadlineError, FetchFailedError, VisionError
 from blip2tools.pictures.decoder import AT_ONCE
 from blip2tools.pictures.fetch import fetch
 from blip2tools.pictures.lanes import Lane
-from blip2tools.vision.admission import Admission
 from tests.pictures.test_decoder import encoded
 from tests.pictures.test_fetch import SETTINGS as WEB
 from tests.pictures.test_fetch import Server
