@@ -16,7 +16,7 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError
 from blip2tools.pictures.decoder import Decoder
-from blip2tools.pictures.lanes import Lane, Lanes
+from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.sources import Sources, handle_in, no_picture_there, place_of
 from blip2tools.pictures.store import Store, handle_of
 from blip2tools.schemas import ImageInfo
@@ -61,15 +61,15 @@ class Looking:
         engine: prepares pixels for its model.
         store: keeps the encoded bytes behind the handles.
         decoder: decodes pictures that come from elsewhere.
-        lanes: whose threads wait for files, addresses and decoders.
+        pools: whose threads wait for files, addresses and decoders.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder, lanes: Lanes) -> None:
+    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder, pools: Pools) -> None:
         self._settings = settings
         self._engine = engine
         self._store = store
         self._decoder = decoder
-        self._lanes = lanes
+        self._pools = pools
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._lock = threading.Lock()
         self._room = _Room(HELD_BYTES)
@@ -93,13 +93,13 @@ class Looking:
         Raises:
             VisionError: it cannot be read, or is no picture that may be.
         """
-        pictures = self._lanes.pictures
+        pictures = self._pools.pictures
         handle = handle_in(image) if isinstance(image, str) else None
         digest = handle and self._store.digest(handle)
         if handle and digest and (seen := self._find(digest, regions)):
             return _from(handle, seen)  # nothing to read: it waits for no thread
         with self._room.place() as held:
-            found = await self._lane(image).run(lambda: self._known(sources, image, regions, held))
+            found = await self._pool_for(image).run(lambda: self._known(sources, image, regions, held))
             if isinstance(found, list):
                 return found
             again = self._again(sources, image, found)
@@ -114,7 +114,7 @@ class Looking:
             VisionError: as `see`.
         """
         with self._room.place() as held:
-            found = await self._lane(image).run(lambda: self._known(sources, image, [None], held))
+            found = await self._pool_for(image).run(lambda: self._known(sources, image, [None], held))
             if isinstance(found, list):
                 return found[0].info
             again = self._again(sources, image, found)
@@ -126,7 +126,7 @@ class Looking:
                 self._store.put(bytes(read.data), read.digest)
                 return info.model_copy(update={"source": read.label})
 
-            return await self._lanes.pictures.run(look)
+            return await self._pools.pictures.run(look)
 
     def _known(
         self,
@@ -145,7 +145,7 @@ class Looking:
         if self._find(read.digest, regions) or (read.ours and self._engine.targets()):
             return self._look(read, regions)
         if read.fetched and self._engine.targets():
-            return self._lanes.pictures.wait(lambda: self._look(read, regions))
+            return self._pools.pictures.wait(lambda: self._look(read, regions))
         return read if read.fetched or read.ours or held(len(read.data)) else None
 
     def _again(self, sources: Sources, image: ImageInput, read: Read | None) -> Callable[[], Read]:
@@ -157,15 +157,15 @@ class Looking:
         self._store.put(bytes(read.data), read.digest)
         return _from(read.label, seen)
 
-    def _lane(self, image: ImageInput) -> Lane:
+    def _pool_for(self, image: ImageInput) -> Pool:
         """Where an image is read."""
         if isinstance(image, str):
             # Where no address is fetched, one is refused at once.
-            addresses = self._lanes.addresses if self._settings.allow_urls else self._lanes.files
-            return {"file": self._lanes.files, "folder": self._lanes.folders, "address": addresses}[place_of(image)]
+            addresses = self._pools.addresses if self._settings.allow_urls else self._pools.files
+            return {"file": self._pools.files, "folder": self._pools.folders, "address": addresses}[place_of(image)]
         # A `PIL.Image` has to be encoded.
         is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
-        return self._lanes.files if is_encoded else self._lanes.pictures
+        return self._pools.files if is_encoded else self._pools.pictures
 
     def _is_small(self, read: Read, regions: Sequence[Sequence[float] | None]) -> bool:
         """Whether the regions together have few enough pixels to come from the decoder at full resolution."""

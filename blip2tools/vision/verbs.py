@@ -47,7 +47,7 @@ from blip2tools.errors import (
 )
 from blip2tools.model.options import Generation
 from blip2tools.pictures.decoder import Decoder
-from blip2tools.pictures.lanes import Lane, Lanes
+from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
@@ -91,7 +91,7 @@ class Verbs:
         engine: answers requests.
         sources: what references may lead to.
         store: keeps the encoded bytes behind the handles.
-        lanes: threads that wait for files, addresses and decoders.
+        pools: threads that wait for files, addresses and decoders.
         decoder: decodes pictures in processes that can be killed.
         closed: whether the owner has been closed.
     """
@@ -102,24 +102,24 @@ class Verbs:
         engine: Engine,
         sources: Sources,
         store: Store,
-        lanes: Lanes,
+        pools: Pools,
         decoder: Decoder,
         *,
         closed: Callable[[], bool],
     ) -> None:
         self.settings = settings
         self._engine = engine
-        self._sources = sources
+        self.sources = sources
         self._store = store
         self._closed = closed
         self._owner = os.getpid()
-        self._looking = Looking(settings, engine, store, decoder, lanes)
+        self._looking = Looking(settings, engine, store, decoder, pools)
         self._admission = Admission(settings.max_queue)
 
     def reading(self, sources: Sources) -> Self:
         """The same verbs, with the same queue, over other sources."""
         other = copy(self)
-        other._sources = sources
+        other.sources = sources
         return other
 
     async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
@@ -132,36 +132,37 @@ class Verbs:
 
         return await self.admitted(verb, None, {})
 
-    async def in_lane(self, lane: Lane, work: Callable[[], T]) -> T:
+    async def in_pool(self, pool: Pool, work: Callable[[], T]) -> T:
         """Run something that reads files, within one deadline."""
 
         async def verb(_: object, options: object, deadline: float) -> T:
-            return await self._within(deadline, lane.run(work))
+            return await self._within(deadline, pool.run(work))
 
         return await self.admitted(verb, None, {})
 
     async def each(
         self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
-    ) -> T | list[T] | list[T | BaseException]:
+    ) -> T | list[T | VisionError]:
         """Run a verb on one image, or on each of a list, within one deadline each."""
         return_errors = options.pop("return_errors", False)
         if not isinstance(image, list | tuple):
             return await self.admitted(verb, image, options)
         turn = CALLER.set(secrets.token_hex(8))  # a long list waits its turns beside single calls
-        gate = asyncio.Semaphore(max(1, min(LIST_AT_ONCE, self.settings.max_queue // 2)))
 
-        async def gated(one: Any) -> T:
-            async with gate:
+        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard at once.
+        async def outcome(one: Any) -> T | VisionError:
+            try:
                 return await self.admitted(verb, one, dict(options))
+            except VisionError as error:
+                return error
 
         try:
-            outcomes = await asyncio.gather(*map(gated, image), return_exceptions=True)
+            at_once = max(1, min(LIST_AT_ONCE, self.settings.max_queue // 2))
+            outcomes = await together.each(outcome, image, at_once=at_once)
         finally:
             CALLER.reset(turn)
-        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard.
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not (return_errors and isinstance(outcome, VisionError)):
-                raise outcome
+        if not return_errors and (failed := [one for one in outcomes if isinstance(one, VisionError)]):
+            raise failed[0]
         return outcomes
 
     async def admitted(
@@ -257,7 +258,7 @@ class Verbs:
         return seen, arguments.texts, self._matched(found)
 
     async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
-        info = await self._within(deadline, self._looking.keep(self._sources, image))
+        info = await self._within(deadline, self._looking.keep(self.sources, image))
         if self._store.get(info.handle) is None:
             raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
         return info
@@ -287,8 +288,9 @@ class Verbs:
         arguments = parse(SurveyArguments, _plain_options(options))
         boxes = together.grid(arguments.rows, arguments.columns)
         seen = await self._look_at_parts(image, [None, *boxes], deadline)
-        looks = [self._describe(one.sight, generation, deadline) for one in seen]
-        overall, *parts = await together.together(looks, "captions:")
+        overall, *parts = await together.each(
+            lambda one: self._describe(one.sight, generation, deadline), seen, what="captions:"
+        )
         context = await self._doubting(seen[0], None if generation.do_sample else overall, deadline)
         return results.survey(context, overall, boxes, parts)
 
@@ -296,15 +298,13 @@ class Verbs:
         generation = self._settings(options).generation
         given = ["-" for _ in images] if isinstance(images, list | tuple) else images
         parse(CompareArguments, {"images": given, **options})
-        seen = await together.together([self._look(one, None, deadline) for one in images])
-        captions = await together.together(
-            [self._describe(one.sight, generation, deadline) for one in seen], "captions:"
+        seen = await together.each(lambda one: self._look(one, None, deadline), images)
+        captions = await together.each(
+            lambda one: self._describe(one.sight, generation, deadline), seen, what="captions:"
         )
         own = [None if generation.do_sample else caption for caption in captions]
-        contexts = await together.together(
-            [self._doubting(one, caption, deadline) for one, caption in zip(seen, own, strict=True)]
-        )
-        found = await together.together([self._ask_engine(FeatureRequest(one.sight), deadline) for one in seen])
+        contexts = await together.each(lambda pair: self._doubting(*pair, deadline), zip(seen, own, strict=True))
+        found = await together.each(lambda one: self._ask_engine(FeatureRequest(one.sight), deadline), seen)
         if any(vectors is None for vectors in found):
             return results.compare(contexts, captions, None, None)
         alike = [[together.similarity(one, other) for other in found] for one in found]
@@ -312,7 +312,7 @@ class Verbs:
         texts = tuple(dict.fromkeys(caption.text for caption in captions if caption.text))
         cross: list[list[TextScore | None]] = [[None] * len(seen) for _ in seen]
         if texts:
-            fits = await together.together([self._ask_engine(MatchRequest(one.sight, texts), deadline) for one in seen])
+            fits = await together.each(lambda one: self._ask_engine(MatchRequest(one.sight, texts), deadline), seen)
             by_text = [dict(zip(texts, scores, strict=True)) for scores in fits]
             cross = [[scores.get(caption.text) for caption in captions] for scores in by_text]
         return results.compare(contexts, captions, alike, cross)
@@ -370,7 +370,7 @@ class Verbs:
 
         self._engine.expect(1)
         try:
-            return await self._within(deadline, self._looking.see(self._sources, image, regions, ready))
+            return await self._within(deadline, self._looking.see(self.sources, image, regions, ready))
         finally:
             self._engine.expect(-1)
 

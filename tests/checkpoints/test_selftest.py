@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from blip2tools import Vision, checkpoints
 from blip2tools.checkpoints import selftest
 from blip2tools.checkpoints.selftest import checks, remembered
-from blip2tools.checkpoints.selftest.pictures import PICTURES
+from blip2tools.checkpoints.selftest.samples import PICTURES
 from blip2tools.settings import Settings
 from tests.support import random_models as rm
 from tests.support.selftest_pictures import FOLDER, SCENES

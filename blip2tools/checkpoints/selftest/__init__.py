@@ -1,7 +1,7 @@
 """The self-test of a loaded model on bundled pictures: is it what it claims to be, on this machine?
 
 findings.py   what a check found
-pictures.py   the bundled pictures and what is true of them
+samples.py    the bundled pictures and what is true of them
 checks.py     the checks
 remembered.py verdicts kept on disk, per weights, versions, device and dtype
 compiling.py  recorded and compiled decoding steps against eager ones

@@ -5,7 +5,7 @@ environment.py  Python, packages, extras, settings
 machine.py      torch and the device, caches and disk, folders, the hub
 model.py        the model: where it is, whether it fits, loads and passes its self-test
 files.py        its files, one by one
-pictures.py     something else: every file of a folder, read as a picture
+scan.py         something else: every file of a folder, read as a picture
 
 It changes nothing and downloads nothing; what it finds out about a model it remembers for the next start.
 """
@@ -77,13 +77,13 @@ def run(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
         arguments: `json`, `network` and `scan`.
         given: settings that were given as options.
     """
-    from blip2tools.cli.doctor import pictures
+    from blip2tools.cli.doctor import scan
     from blip2tools.cli.doctor.environment import settings_in_effect
     from blip2tools.cli.doctor.model import absent
 
     settings = Settings.load(**given)
     if arguments.scan is not None:
-        return pictures.run(arguments.scan, settings, json=arguments.json)
+        return scan.run(arguments.scan, settings, json=arguments.json)
     voice = Voice(sys.stdout)
     sections = []
     with Bar("doctor") as bar:
