@@ -36,7 +36,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 
 
 class Settings(BaseModel):
-    """Every setting, its bounds and its default. The README's table is generated from these fields."""
+    """Every setting, its bounds and its default. The table in docs/settings.md is generated from these fields."""
 
     # A refused value may be a token: pydantic must not print it.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
