@@ -220,7 +220,7 @@ class _Running(BaseModel):
 
 
 class Settings(Generation, _Running):
-    """Every setting, its bounds and its default. The table in the documentation is generated from these fields."""
+    """Every setting, its bounds and its default. The table in docs/settings.md is generated from these fields."""
 
     best_of: int = Field(
         1,
