@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blip2tools.schemas.answers import AnswerResult, Choice, Premise
 from blip2tools.schemas.arguments import (
     MAX_TEXT,
     Arguments,
@@ -29,11 +30,9 @@ from blip2tools.schemas.plain import has_too_many_parts, plain
 from blip2tools.schemas.results import (
     MAX_OUTPUT,
     Alternative,
-    AnswerResult,
     BatchStatus,
     CacheStatus,
     CaptionResult,
-    Choice,
     CompareResult,
     ImageFile,
     ImageInfo,
@@ -79,6 +78,7 @@ __all__ = [
     "MatchArguments",
     "MatchResult",
     "MultimodalEmbeddings",
+    "Premise",
     "QueueStatus",
     "Result",
     "RetrievalResult",

@@ -27,9 +27,13 @@ from blip2tools.schemas import (
     Tile,
     plain,
 )
+from blip2tools.vision.doubts import Doubt
+from blip2tools.vision.premises.topic import NO_PICTURE
 from blip2tools.vision.styles import Score
 
 LOW = 0.5  # below this, a confidence or the caption's own match is worth a warning
+
+NONE_OF_THESE = "none of the choices seems to fit: the model itself would give none of these answers"
 
 NO_MATCHER = "there is no image-text matcher"
 
@@ -72,37 +76,60 @@ def caption(context: Context, captions: Sequence[Described], *, abstain_below: f
     )
 
 
-def answer(context: Context, spoken: Utterance, *, abstain_below: float) -> AnswerResult:
-    """An answer in the model's own words."""
+def answer(context: Context, spoken: Utterance, doubt: Doubt, *, abstain_below: float) -> AnswerResult:
+    """An answer in the model's own words, and what its question takes for granted."""
     text = clean(spoken.text)
-    abstained = spoken.confidence < abstain_below
+    confidence = spoken.confidence * doubt.factor
+    abstained = confidence < abstain_below
+    own = _doubts("answer", text, spoken, quiet=doubt.fails)
     return AnswerResult(
         image=context.image,
         region=context.region,
         model=context.model,
-        warnings=[*context.warnings, *_unsure(abstained, abstain_below), *_doubts("answer", text, spoken)],
+        warnings=[*_untrue(doubt), *context.warnings, *_unsure(abstained, abstain_below), *own],
         answer=text,
-        confidence=spoken.confidence,
+        confidence=confidence,
         choices=None,
+        premise=doubt.premise,
         abstained=abstained,
     )
 
 
-def choice(context: Context, texts: Sequence[str], ranking: Ranking, *, abstain_below: float) -> AnswerResult:
-    """The offered answers, best first."""
+def choice(
+    context: Context,
+    texts: Sequence[str],
+    ranking: Ranking,
+    doubt: Doubt,
+    misfit: float | None,
+    *,
+    abstain_below: float,
+) -> AnswerResult:
+    """The offered answers, best first.
+
+    Args:
+        context: what every result says.
+        texts: the answers.
+        ranking: of them.
+        doubt: what the question takes for granted.
+        misfit: what the confidence is lowered by because none of them fits; None where one does, or that is not known.
+        abstain_below: the confidence from which an answer counts.
+    """
     ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, ranking.shares)]
     best = ranked[0]
-    abstained = best.probability < abstain_below
+    confidence = best.probability * doubt.factor * (1.0 if misfit is None else misfit)
+    abstained = confidence < abstain_below
     doubts = _unsure(abstained, abstain_below)
+    doubts += [] if misfit is None else [NONE_OF_THESE]
     doubts += [_low("answer", best.probability)] if best.probability < LOW else []
     return AnswerResult(
         image=context.image,
         region=context.region,
         model=context.model,
-        warnings=[*context.warnings, *doubts, *([UNREAD] if ranking.unread else [])],
+        warnings=[*_untrue(doubt), *context.warnings, *doubts, *([UNREAD] if ranking.unread else [])],
         answer=best.text,
-        confidence=best.probability,
+        confidence=confidence,
         choices=ranked,
+        premise=doubt.premise,
         abstained=abstained,
     )
 
@@ -289,10 +316,21 @@ def _unmatched(warnings: Sequence[str]) -> list[str]:
     return [] if any(NO_MATCHER in warning for warning in warnings) else [f"{NO_MATCHER} to check captions"]
 
 
-def _doubts(what: str, text: str, spoken: Utterance) -> list[str]:
+def _untrue(doubt: Doubt) -> list[str]:
+    """A premise that fails, in words: the first of all warnings."""
+    premise = doubt.premise
+    if premise is None or premise.holds is not False:
+        return []
+    if premise.text == NO_PICTURE:
+        return ["the question does not seem to be about the picture: the answer is made up"]
+    odds = "" if premise.probability is None else f" (probability {premise.probability:.2f})"
+    return [f"the picture does not seem to show {premise.text}{odds}, which the question takes for granted"]
+
+
+def _doubts(what: str, text: str, spoken: Utterance, *, quiet: bool = False) -> list[str]:
     if not text:
         return [f"the model gave an empty {what}; rephrase, or look at a region"]
-    doubts = [_low(what, spoken.confidence)] if spoken.confidence < LOW else []
+    doubts = [_low(what, spoken.confidence)] if spoken.confidence < LOW and not quiet else []
     if spoken.unread:
         doubts.append(UNREAD)
     return [*doubts, f"the {what} was cut at the length limit"] if spoken.finish == "length" else doubts

@@ -21,14 +21,12 @@ from blip2tools.engine.protocol import Engine, Job
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
-    ChoiceRequest,
     Extract,
     ExtractRequest,
     FeatureRequest,
     Generation,
     MatchRequest,
     Question,
-    Ranking,
     Request,
     Sight,
     TextFeatureRequest,
@@ -71,6 +69,7 @@ from blip2tools.schemas import (
 from blip2tools.settings import Settings
 from blip2tools.vision import results, together
 from blip2tools.vision.admission import Admission
+from blip2tools.vision.asking import Asking, Query
 from blip2tools.vision.keywords import ImageInput
 from blip2tools.vision.looking import Looking, Seen
 from blip2tools.vision.loop import FORKED
@@ -117,6 +116,7 @@ class Verbs:
         self._owner = os.getpid()
         self._looking = Looking(settings, engine, store, decoder, lanes)
         self._admission = Admission(settings.max_queue)
+        self._asking = Asking(engine, self._ask_engine, self._doubting)
 
     def reading(self, sources: Sources) -> Self:
         """The same verbs, with the same queue, over other sources."""
@@ -228,16 +228,11 @@ class Verbs:
             history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
             template=settings.vqa_template,
         )
-        doubt = settings.abstain_below
         choices = tuple(dict.fromkeys(arguments.choices or ()))  # one that is there twice would share its probability
         if len(choices) == 1:
             raise InvalidInputError("The argument 'choices' must have at least 2 different items.")
-        if arguments.choices is None:
-            request = AnswerRequest(seen.sight, question, _generation(settings))
-            spoken: Utterance = await self._ask_engine(request, deadline)
-            return results.answer(await self._doubting(seen, None, deadline), spoken, abstain_below=doubt)
-        ranking: Ranking = await self._ask_engine(ChoiceRequest(seen.sight, question, choices), deadline)
-        return results.choice(await self._doubting(seen, None, deadline), choices, ranking, abstain_below=doubt)
+        query = Query(question, choices, _generation(settings), settings.abstain_below)
+        return await self._asking.answer(seen, query, deadline)
 
     async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
         by: Score = options.pop("score", "itm")

@@ -103,7 +103,20 @@ def _others(word: str) -> tuple[str, ...]:
     return _OTHERS.get(word, ())
 
 
-_COLORS: Final = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white", "black", "gray", "brown")
+_COLORS: Final = (
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "cyan",
+    "blue",
+    "purple",
+    "pink",
+    "white",
+    "black",
+    "gray",
+    "brown",
+)
 _SAME_COLOR: Final = {
     "grey": "gray",
     "violet": "purple",
