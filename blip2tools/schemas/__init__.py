@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from blip2tools.schemas.answers import AnswerResult, Choice, Premise
+from blip2tools.schemas.answers import (
+    AnswerResult,
+    AnswersResult,
+    Choice,
+    Failure,
+    PictureAnswer,
+    PictureFailure,
+    Premise,
+)
 from blip2tools.schemas.arguments import (
     MAX_TEXT,
     Arguments,
@@ -55,6 +63,7 @@ __all__ = [
     "MAX_TEXT",
     "Alternative",
     "AnswerResult",
+    "AnswersResult",
     "Arguments",
     "AskArguments",
     "BatchStatus",
@@ -64,6 +73,7 @@ __all__ = [
     "Choice",
     "CompareArguments",
     "CompareResult",
+    "Failure",
     "FeatureArguments",
     "Hit",
     "ImageEmbeddings",
@@ -78,6 +88,8 @@ __all__ = [
     "MatchArguments",
     "MatchResult",
     "MultimodalEmbeddings",
+    "PictureAnswer",
+    "PictureFailure",
     "Premise",
     "QueueStatus",
     "Result",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from blip2tools.schemas.results import CONFIDENCE, ImageResult, told
+from blip2tools.schemas.results import CONFIDENCE, ImageInfo, ImageResult, Result, told
 
 
 class Choice(BaseModel):
@@ -55,3 +55,57 @@ class AnswerResult(ImageResult):
         if self.choices is not None:
             lines.append("choices: " + "; ".join(f"{choice.text} {choice.probability:.2f}" for choice in self.choices))
         return "\n".join(lines + self._footer())
+
+
+class Failure(BaseModel):
+    """Why something could not be done: one of the closed set of codes, and a sentence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    code: str
+    message: str
+
+
+class PictureAnswer(BaseModel):
+    """The answer about one of several pictures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    image: ImageInfo
+    answer: str
+    confidence: float = Field(ge=0, le=1)
+    premise: Premise | None
+
+
+class PictureFailure(BaseModel):
+    """One of several pictures that could not be looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    error: Failure
+
+
+class AnswersResult(Result):
+    """Result of `ask_image` about several pictures."""
+
+    images: list[ImageInfo] = Field(description="The pictures that could be looked at, in order.")
+    region: list[float] | None = Field(description="The part of each that was looked at, or null for all of it.")
+    model: str = Field(description="The checkpoint that answered.")
+    warnings: list[str] = Field(description="Reasons to doubt these answers; empty when there are none.")
+    answers: list[PictureAnswer | PictureFailure] = Field(
+        description="For each picture, in order: its answer as for one picture, or why there is none."
+    )
+
+    def text_block(self) -> str:
+        lines = []
+        for number, one in enumerate(self.answers, start=1):
+            if isinstance(one, PictureFailure):
+                lines.append(f"picture {number}: {one.error.code}: {one.error.message}")
+                continue
+            doubt = f"; taken for granted: {one.premise.line()}" if one.premise and not one.premise.holds else ""
+            lines.append(
+                f"picture {number}: {one.answer} (confidence: {one.confidence:.2f}; {one.image.handle}, "
+                f"{one.image.source}{doubt})"
+            )
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])

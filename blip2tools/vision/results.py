@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.requests import Extract, Ranking, TextScore, Utterance
+from blip2tools.errors import VisionError
 from blip2tools.pictures.sources import Listing
 from blip2tools.schemas import (
     MAX_OUTPUT,
     Alternative,
     AnswerResult,
+    AnswersResult,
     CaptionResult,
     Choice,
     CompareResult,
+    Failure,
     ImageEmbeddings,
     ImageFile,
     ImageInfo,
@@ -21,6 +26,8 @@ from blip2tools.schemas import (
     Match,
     MatchResult,
     MultimodalEmbeddings,
+    PictureAnswer,
+    PictureFailure,
     SurveyResult,
     TextEmbeddings,
     TextMatch,
@@ -30,6 +37,11 @@ from blip2tools.schemas import (
 from blip2tools.vision.doubts import Doubt
 from blip2tools.vision.premises.topic import NO_PICTURE
 from blip2tools.vision.styles import Score
+from blip2tools.vision.surveying import Map, Part
+
+MAX_SOURCE = 300  # characters of a name in a list of failures: a data URI is longer than anybody reads
+
+NOTHING_WHOLE = "nothing that can be named"
 
 LOW = 0.5  # below this, a confidence or the caption's own match is worth a warning
 
@@ -134,6 +146,52 @@ def choice(
     )
 
 
+def answers(given: Sequence[object], outcomes: Sequence[AnswerResult | VisionError], model: str) -> AnswersResult:
+    """One question about several pictures.
+
+    Args:
+        given: what the caller called the pictures.
+        outcomes: an answer, or why there is none, for each of them.
+        model: which answered.
+
+    Raises:
+        VisionError: none was answered, all for the same reason: the first of them.
+    """
+    told = [one for one in outcomes if isinstance(one, AnswerResult)]
+    failed = [one for one in outcomes if isinstance(one, VisionError)]
+    if failed and not told and len({str(one) for one in failed}) == 1:
+        raise failed[0]
+    return AnswersResult(
+        images=[one.image for one in told],
+        region=told[0].region if told else None,
+        model=told[0].model if told else model,
+        warnings=_of_several([one.warnings if isinstance(one, AnswerResult) else None for one in outcomes]),
+        answers=[_of_one(name, one) for name, one in zip(given, outcomes, strict=True)],
+    )
+
+
+def _of_one(name: object, outcome: AnswerResult | VisionError) -> PictureAnswer | PictureFailure:
+    if isinstance(outcome, AnswerResult):
+        return PictureAnswer(
+            image=outcome.image, answer=outcome.answer, confidence=outcome.confidence, premise=outcome.premise
+        )
+    source = clean(name if isinstance(name, str) else os.fsdecode(name) if isinstance(name, os.PathLike) else "bytes")
+    return PictureFailure(source=source[:MAX_SOURCE], error=Failure(code=outcome.code, message=outcome.message))
+
+
+def _of_several(warnings: Sequence[Sequence[str] | None]) -> list[str]:
+    """What all results warn of, once, and then what each warns of; None for a picture without a result."""
+    told = [one for one in warnings if one is not None]
+    common = [one for one in told[0] if all(one in others for others in told)] if told else []
+    own = [
+        f"picture {number}: {warning}"
+        for number, one in enumerate(warnings, start=1)
+        for warning in one or ()
+        if warning not in common
+    ]
+    return list(dict.fromkeys(common)) + own
+
+
 def match(context: Context, texts: Sequence[str], scores: Sequence[TextScore], by: Score = "itm") -> MatchResult:
     """Every text with its scores, best fitting first, by what `Score` says."""
     cut = [text for text, score in zip(texts, scores, strict=True) if score.truncated]
@@ -183,15 +241,25 @@ def _fit(caption: Described) -> tuple[float, float]:
 
 
 def survey(
-    context: Context, overall: Described, boxes: Sequence[list[float]], parts: Sequence[Described]
+    context: Context,
+    overall: Described,
+    boxes: Sequence[list[float]],
+    parts: Sequence[Described],
+    found: Map,
+    rule: Premises,
 ) -> SurveyResult:
     """A map in words; doubts about tiles are told in one line for each kind."""
     warnings = [*context.warnings, *_doubts_of(context, overall)]
+    names = [str([round(edge, 3) for edge in box]) for box in boxes]
     kinds: dict[str, list[str]] = {}
-    for box, part in zip(boxes, parts, strict=True):
-        for kind in _kinds_of_doubt(part):
-            kinds.setdefault(kind, []).append(str([round(edge, 3) for edge in box]))
+    for name, part, checked in zip(names, parts, found.parts, strict=True):
+        for kind in _kinds_of_doubt(part, checked):
+            kinds.setdefault(kind, []).append(name)
     warnings += [f"{kind}: tiles {', '.join(tiles)}" for kind, tiles in kinds.items()]
+    warnings += [
+        f"{thing} lies across an edge: tiles {', '.join(names[number] for number in numbers)} show the same one"
+        for thing, numbers in found.cut
+    ]
     return SurveyResult(
         image=context.image,
         region=None,
@@ -200,10 +268,19 @@ def survey(
         overall=overall.text,
         confidence=overall.spoken.confidence,
         match=_match_or_none(overall.score),
-        tiles=[
-            Tile(box=box, caption=part.text, confidence=part.spoken.confidence, match=_match_or_none(part.score))
-            for box, part in zip(boxes, parts, strict=True)
-        ],
+        tiles=[_tile(box, part, checked, rule) for box, part, checked in zip(boxes, parts, found.parts, strict=True)],
+    )
+
+
+def _tile(box: list[float], part: Described, checked: Part, rule: Premises) -> Tile:
+    factor = 1.0 if checked.odds is None else rule.factor(checked.odds)
+    # What is surely not there is not named: what else is, or that there is nothing to name.
+    caption = (" and ".join(checked.shows) or NOTHING_WHOLE) if checked.replaced else part.text
+    return Tile(
+        box=box,
+        caption=caption,
+        confidence=part.spoken.confidence * factor,
+        match=None if checked.replaced else _match_or_none(part.score),
     )
 
 
@@ -215,14 +292,7 @@ def compare(
 ) -> CompareResult:
     """Pictures side by side; `cross[j][i]` is caption i on picture j, None for a caption without words."""
     # The same facts about the model come with every picture: once is enough.
-    common = [one for one in contexts[0].warnings if all(one in context.warnings for context in contexts)]
-    warnings = list(dict.fromkeys(common))
-    warnings += [
-        f"picture {number}: {warning}"
-        for number, context in enumerate(contexts, start=1)
-        for warning in context.warnings
-        if warning not in common
-    ]
+    warnings = _of_several([context.warnings for context in contexts])
     warnings += [
         f"picture {number}: {doubt}"
         for number, caption in enumerate(captions, start=1)
@@ -291,10 +361,14 @@ def _match_or_none(score: TextScore | None) -> Match | None:
     return None if score is None else _match(score)
 
 
-def _kinds_of_doubt(part: Described) -> list[str]:
+def _kinds_of_doubt(part: Described, checked: Part) -> list[str]:
     if not part.text:
         return ["the model gave an empty caption"]
+    if checked.replaced:
+        return ["what the model named there is not in the picture: it may be empty, or hold less than a whole thing"]
     kinds = []
+    if checked.odds is not None:
+        kinds.append("the matcher does not see what the caption names")
     if part.spoken.confidence < LOW:
         kinds.append("low confidence, treat as a guess")
     if part.score is not None and part.score.probability < LOW:

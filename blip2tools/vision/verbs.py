@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import fields, replace
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar, cast, get_args
 
 from blip2tools import call
 from blip2tools.call import CALLER, CLOSED
@@ -49,6 +49,7 @@ from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,
+    AnswersResult,
     AskArguments,
     CaptionArguments,
     CaptionResult,
@@ -67,7 +68,7 @@ from blip2tools.schemas import (
     parse,
 )
 from blip2tools.settings import Settings
-from blip2tools.vision import results, together
+from blip2tools.vision import results, surveying, together
 from blip2tools.vision.admission import Admission
 from blip2tools.vision.asking import Asking, Query
 from blip2tools.vision.keywords import ImageInput
@@ -234,6 +235,18 @@ class Verbs:
         query = Query(question, choices, _generation(settings), settings.abstain_below)
         return await self._asking.answer(seen, query, deadline)
 
+    async def ask_each(self, images: Sequence[ImageInput], question: str, options: dict[str, Any]) -> AnswersResult:
+        """See `Vision.ask_each`."""
+        listed = images if isinstance(images, str) else list(images)  # a string, a sequence of its letters, is refused
+        given = ["-" for _ in listed] if isinstance(listed, list) else listed
+        parse(
+            AskArguments, {**_plain_options(_of_tools(options)), "question": question, "image": None, "images": given}
+        )
+        outcomes = await self.each(self.ask, listed, {"question": question, **options, "return_errors": True})
+        return results.answers(
+            listed, cast("list[AnswerResult | VisionError]", outcomes), self._engine.status().model or ""
+        )
+
     async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
         by: Score = options.pop("score", "itm")
         if by not in get_args(Score):
@@ -287,7 +300,11 @@ class Verbs:
         looks = [self._describe(one.sight, generation, deadline) for one in seen]
         overall, *parts = await together.together(looks, "captions:")
         context = await self._doubting(seen[0], None if generation.do_sample else overall, deadline)
-        return results.survey(context, overall, boxes, parts)
+        rule, sights = self._engine.status().premises, [one.sight for one in seen]
+        found = await surveying.checked(
+            self._ask_engine, rule, sights, [one.text for one in (overall, *parts)], deadline
+        )
+        return results.survey(context, overall, boxes, parts, found, rule)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
         generation = _generation(self._settings(options))
@@ -422,3 +439,8 @@ def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
             for turn in plain["history"]
         ]
     return {"image": "-", **plain}
+
+
+def _of_tools(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options of a question that a tool takes too."""
+    return {name: options[name] for name in ("choices", "history", "region") if name in options}

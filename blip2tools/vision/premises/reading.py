@@ -43,6 +43,19 @@ def read(question: str) -> Reading:
     return _Question(units(bare(question))).reading()
 
 
+def named(caption: str, *, sized: bool = True) -> tuple[Statement, ...]:
+    """The things that a caption names, each once, with what it says of them that can be seen; without sizes if not `sized`."""
+    found: dict[str, Statement] = {}
+    for unit in units(caption):
+        if not isinstance(unit, Phrase) or not _is_thing(unit):
+            continue
+        if unit.start in ("a", "the", "number") or statements.is_plural(unit.head) or unit.head in words.MASS:
+            seen = tuple(word for word in statements.visible(unit) if sized or word not in words.SIZES)
+            one = statements.attribute(unit, seen) if seen else statements.thing(unit)
+            found.setdefault(one.plain, one)
+    return tuple(found.values())
+
+
 class _Question(Asked):
     """One question's phrases, and what each of them is there for."""
 
@@ -197,6 +210,8 @@ class _Question(Asked):
         ) and not (isinstance(rest[0], Token) and rest[0].tag in ("and", ",", "prep"))
         if self._wh is None:
             before = self._before(place)
+            if not self._yes_no and before is not None and before.text == "of":
+                return True  # "the size of the star above the ring"
             is_subject = place == 0 or (before is not None and before.tag in ("be", "do", "have", "modal"))
             return (goes_on and is_subject) or self._command
         if self._is_wh("where", "why", "when"):

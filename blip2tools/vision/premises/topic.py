@@ -12,6 +12,7 @@ import re
 from typing import Final
 
 from blip2tools.vision.premises import words
+from blip2tools.vision.premises.sentence import bare
 
 NO_PICTURE: Final = "the question is about the picture"
 # Of as many questions about photographs as quiz questions, this share of those that are called "about no picture" is about one:
@@ -188,7 +189,7 @@ def is_about_no_picture(question: str) -> bool:
 
 def knowledge(question: str) -> int:
     """How much a question asks for general knowledge rather than for something in view, in points; may be negative."""
-    spelt = _WORD.findall(question)
+    spelt = _WORD.findall(bare(question))
     lowered = [word.lower().replace("’", "'") for word in spelt]
     if not lowered:
         return 0

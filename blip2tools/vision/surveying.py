@@ -1,0 +1,96 @@
+"""A map in words: what each tile's caption names must be there, in the tile and in the whole picture."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blip2tools.checkpoints.confidence import Premises
+from blip2tools.engine.requests import Fit, FitRequest, Request, Sight
+from blip2tools.vision import together
+from blip2tools.vision.premises import Statement, judging, named
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a matcher makes of one tile.
+
+    Attributes:
+        odds: the lowest log-odds of what its caption names; None where nothing that it names is doubted.
+        shows: what the whole picture's caption names and this tile shows, in its words.
+        replaced: whether the model's world is small enough to be sure that the caption is wrong.
+    """
+
+    odds: float | None = None
+    shows: tuple[str, ...] = ()
+    replaced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """The parts of a survey, and the things that lie in several of them: each with the numbers of its tiles."""
+
+    parts: tuple[Part, ...]
+    cut: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+async def checked(
+    ask: Callable[[Request, float], Awaitable[Any]],
+    rule: Premises,
+    sights: Sequence[Sight],
+    captions: Sequence[str],
+    deadline: float,
+) -> Map:
+    """Look for what captions name: in their own tiles, and in the whole picture; and for the picture's things in the tiles.
+
+    Args:
+        ask: puts a request to an engine, within a deadline.
+        rule: how its scores are read.
+        sights: the whole picture, then its tiles.
+        captions: of each of them.
+        deadline: of the call.
+    """
+    whole, *tiles = [
+        named(caption, sized=False) for caption in captions
+    ]  # what is small in a picture is large in a tile
+    every = {one.plain: one for one in (*whole, *(one for tile in tiles for one in tile))}
+    plain = tuple(every) + tuple(other for other in rule.others if other not in every)
+    found = await together.together([_fits(ask, sight, plain, deadline) for sight in sights])
+    if any(one is None for one in found):
+        return Map(tuple(Part() for _ in tiles))
+    seen = [one for one in found if one is not None]
+    parts = [_part(tile, whole, seen[0], fits, rule) for tile, fits in zip(tiles, seen[1:], strict=True)]
+    places = {one.text: tuple(n for n, part in enumerate(parts) if one.text in part.shows) for one in whole}
+    once = [one for one in whole if captions[0].count(one.text.split(" ", 1)[-1]) == 1]
+    return Map(tuple(parts), tuple((one.text, places[one.text]) for one in once if len(places[one.text]) > 1))
+
+
+async def _fits(
+    ask: Callable[[Request, float], Awaitable[Any]], sight: Sight, plain: tuple[str, ...], deadline: float
+) -> dict[str, Fit] | None:
+    found = await ask(FitRequest(sight, plain), deadline)
+    return None if found is None else dict(zip(plain, found, strict=True))
+
+
+def _part(
+    tile: Sequence[Statement],
+    whole: Sequence[Statement],
+    in_whole: dict[str, Fit],
+    in_tile: dict[str, Fit],
+    rule: Premises,
+) -> Part:
+    shows = tuple(one.text for one in whole if judging.holds(in_tile[one.plain], rule))
+    doubted = [in_tile[one.plain].odds for one in tile if _fails(one, in_tile, rule)]
+    if rule.known:
+        # A picture of a small world shows all that its tiles do: no crop of it is finer than the whole.
+        doubted += [in_whole[one.plain].odds for one in tile if _fails(one, in_whole, rule)]
+    return Part(min(doubted, default=None), shows, bool(doubted) and rule.known)
+
+
+def _fails(one: Statement, fits: dict[str, Fit], rule: Premises) -> bool:
+    fit = fits[one.plain]
+    if rule.known:
+        return not judging.holds(fit, rule)
+    others = [fits[other] for other in rule.others if other != one.plain]
+    return judging.verdict(one, fit, others, rule) is False
