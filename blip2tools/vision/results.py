@@ -366,7 +366,7 @@ def _kinds_of_doubt(part: Described, checked: Part) -> list[str]:
         return ["the model gave an empty caption"]
     if checked.replaced:
         return ["what the model named there is not in the picture: it may be empty, or hold less than a whole thing"]
-    kinds = []
+    kinds = ["it does not look like the world that this model knows"] if checked.strange else []
     if checked.odds is not None:
         kinds.append("the matcher does not see what the caption names")
     if part.spoken.confidence < LOW:

@@ -20,11 +20,13 @@ class Part:
         odds: the lowest log-odds of what its caption names; None where nothing that it names is doubted.
         shows: what the whole picture's caption names and this tile shows, in its words.
         replaced: whether the model's world is small enough to be sure that the caption is wrong.
+        strange: whether the tile does not look like that world, in a picture that as a whole does not either.
     """
 
     odds: float | None = None
     shows: tuple[str, ...] = ()
     replaced: bool = False
+    strange: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ async def checked(
     rule: Premises,
     sights: Sequence[Sight],
     captions: Sequence[str],
+    strange: Sequence[bool],
     deadline: float,
 ) -> Map:
     """Look for what captions name: in their own tiles, and in the whole picture; and for the picture's things in the tiles.
@@ -49,6 +52,7 @@ async def checked(
         rule: how its scores are read.
         sights: the whole picture, then its tiles.
         captions: of each of them.
+        strange: whether each of them does not look like the world of a small model.
         deadline: of the call.
     """
     whole, *tiles = [
@@ -60,7 +64,13 @@ async def checked(
     if any(one is None for one in found):
         return Map(tuple(Part() for _ in tiles))
     seen = [one for one in found if one is not None]
-    parts = [_part(tile, whole, seen[0], fits, rule) for tile, fits in zip(tiles, seen[1:], strict=True)]
+    # A picture of a small world shows all that its tiles do; of one that is not of it, say of many such pictures, only a crop
+    # may be.
+    within = None if strange[0] else seen[0]
+    parts = [
+        _part(tile, whole, within, fits, rule, strange=odd)
+        for tile, fits, odd in zip(tiles, seen[1:], strange[1:], strict=True)
+    ]
     places = {one.text: tuple(n for n, part in enumerate(parts) if one.text in part.shows) for one in whole}
     once = [one for one in whole if captions[0].count(one.text.split(" ", 1)[-1]) == 1]
     return Map(tuple(parts), tuple((one.text, places[one.text]) for one in once if len(places[one.text]) > 1))
@@ -76,16 +86,17 @@ async def _fits(
 def _part(
     tile: Sequence[Statement],
     whole: Sequence[Statement],
-    in_whole: dict[str, Fit],
+    in_whole: dict[str, Fit] | None,
     in_tile: dict[str, Fit],
     rule: Premises,
+    *,
+    strange: bool,
 ) -> Part:
     shows = tuple(one.text for one in whole if judging.holds(in_tile[one.plain], rule))
     doubted = [in_tile[one.plain].odds for one in tile if _fails(one, in_tile, rule)]
-    if rule.known:
-        # A picture of a small world shows all that its tiles do: no crop of it is finer than the whole.
+    if rule.known and in_whole is not None:
         doubted += [in_whole[one.plain].odds for one in tile if _fails(one, in_whole, rule)]
-    return Part(min(doubted, default=None), shows, bool(doubted) and rule.known)
+    return Part(min(doubted, default=None), shows, bool(doubted) and rule.known, strange and in_whole is None)
 
 
 def _fails(one: Statement, fits: dict[str, Fit], rule: Premises) -> bool:

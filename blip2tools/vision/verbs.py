@@ -301,9 +301,9 @@ class Verbs:
         overall, *parts = await together.together(looks, "captions:")
         context = await self._doubting(seen[0], None if generation.do_sample else overall, deadline)
         rule, sights = self._engine.status().premises, [one.sight for one in seen]
-        found = await surveying.checked(
-            self._ask_engine, rule, sights, [one.text for one in (overall, *parts)], deadline
-        )
+        told = (overall, *parts)
+        strange = [self._is_strange(one) for one in told]
+        found = await surveying.checked(self._ask_engine, rule, sights, [one.text for one in told], strange, deadline)
         return results.survey(context, overall, boxes, parts, found, rule)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
@@ -357,13 +357,18 @@ class Verbs:
             own: the model's plain caption of it where there is one; else it is asked for.
             deadline: of the call.
         """
-        context, threshold = self._context(seen), self._engine.status().familiar
-        if threshold is None:
+        context = self._context(seen)
+        if self._engine.status().familiar is None:
             return context
         own = own or await self._describe(seen.sight, Generation(num_beams=1), deadline)
-        if own.score is None or familiarity(own.spoken.logprob, own.score.probability) >= threshold:
-            return context
-        return replace(context, warnings=(*context.warnings, UNFAMILIAR))
+        return replace(context, warnings=(*context.warnings, UNFAMILIAR)) if self._is_strange(own) else context
+
+    def _is_strange(self, own: results.Described) -> bool:
+        """Whether a picture with this plain caption does not look like the world of a small model; never of a large one."""
+        threshold = self._engine.status().familiar
+        if threshold is None or own.score is None:
+            return False
+        return familiarity(own.spoken.logprob, own.score.probability) < threshold
 
     def _settings(self, options: dict[str, Any], *more: str) -> Settings:
         """Take out of `options` what overrides settings: generation options and `more`; the settings with it."""
