@@ -141,7 +141,7 @@ TOOLS: tuple[ToolSpec, ...] = (
         description=(
             "Ask one short English question about what can be seen in a picture, or in each of 2 to 16 images. Returns a "
             "short answer, a confidence from 0 to 1, warnings, and as premise what the question takes for granted and "
-            "whether it is there: where it is not, drop the answer. Ask about one detail at a time, with choices whenever "
+            "whether it is there: where it is not, drop the answer. Use it for one detail at a time, with choices whenever "
             "you know the possible answers: exactly those are then scored. A region zooms in, and history holds earlier "
             "turns for follow-ups such as 'And its color?'. Not for facts outside the picture or for checking many "
             "statements (use match_image_text); weak at counting above three or four and at reading text. Words that come "

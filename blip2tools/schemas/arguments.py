@@ -91,7 +91,12 @@ class CaptionArguments(Arguments):
 class AskArguments(Arguments):
     """Arguments of `ask_image`: one picture, or several."""
 
-    image: ImageReference | None = None
+    image: Annotated[
+        Reference | None,
+        Field(
+            description="Which picture, named as for the other tools: a path, a handle or 'latest'. Example: holiday.jpg"
+        ),
+    ] = None
     question: Words = Field(
         description=(
             "One short question in English about what can be seen, e.g. 'What color is the car?'; at most 512 characters."
@@ -113,7 +118,7 @@ class AskArguments(Arguments):
     )
     region: Region = None
     images: Annotated[list[Reference], Field(min_length=2, max_length=16)] | None = Field(
-        None, description="Instead of image: 2 to 16 pictures, each asked the same question; e.g. ['a.jpg', 'b.jpg']."
+        None, description="2 to 16 pictures that are asked the same, instead of image; e.g. ['a.jpg', 'b.jpg']."
     )
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ Bounds on the numbers are part of the schema, so that a program may rely on them
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,14 +18,14 @@ CONFIDENCE = (
 )
 
 
-class Result(BaseModel):
+class Result(BaseModel, ABC):
     """Base of all results; `text_block()` is what a text-only model reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @abstractmethod
     def text_block(self) -> str:
         """The result in a few short lines."""
-        raise NotImplementedError
 
 
 class ImageInfo(BaseModel):
@@ -123,6 +124,9 @@ class Tile(BaseModel):
     match: Match | None = Field(
         description="How well the matcher finds the caption to fit this part; null without one."
     )
+    abstained: bool = Field(
+        False, description="Whether the caption names what is not there: an empty part, or a cut thing."
+    )
 
 
 class SurveyResult(ImageResult):
@@ -136,7 +140,7 @@ class SurveyResult(ImageResult):
     def text_block(self) -> str:
         lines = [f"overall: {self.overall}", _confidence_line(self.confidence, self.match)]
         lines += [
-            f"{[round(edge, 3) for edge in tile.box]}: {tile.caption} ({_confidence_line(tile.confidence, tile.match)})"
+            f"{[round(edge, 3) for edge in tile.box]}: {told(tile.caption, tile.abstained)} ({_confidence_line(tile.confidence, tile.match)})"
             for tile in self.tiles
         ]
         return "\n".join(lines + self._footer())

@@ -10,13 +10,13 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import (
     AnswerRequest,
     ChoiceRequest,
-    Generation,
     Question,
     Ranking,
     Request,
     Sight,
     Utterance,
 )
+from blip2tools.model.options import Generation
 from blip2tools.schemas import AnswerResult
 from blip2tools.vision import results
 from blip2tools.vision.doubts import Asked, Doubt, Doubts

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.requests import Extract, Ranking, TextScore, Utterance
 from blip2tools.errors import VisionError
 from blip2tools.pictures.sources import Listing
@@ -41,11 +40,11 @@ from blip2tools.vision.surveying import Map, Part
 
 MAX_SOURCE = 300  # characters of a name in a list of failures: a data URI is longer than anybody reads
 
-NOTHING_WHOLE = "nothing that can be named"
-
 LOW = 0.5  # below this, a confidence or the caption's own match is worth a warning
 
 NONE_OF_THESE = "none of the choices seems to fit: the model itself would give none of these answers"
+
+NAMELESS = "what the caption names is not there, the part may be empty or hold less than a whole thing"
 
 NO_MATCHER = "there is no image-text matcher"
 
@@ -246,7 +245,6 @@ def survey(
     boxes: Sequence[list[float]],
     parts: Sequence[Described],
     found: Map,
-    rule: Premises,
 ) -> SurveyResult:
     """A map in words; doubts about tiles are told in one line for each kind."""
     warnings = [*context.warnings, *_doubts_of(context, overall)]
@@ -268,19 +266,16 @@ def survey(
         overall=overall.text,
         confidence=overall.spoken.confidence,
         match=_match_or_none(overall.score),
-        tiles=[_tile(box, part, checked, rule) for box, part, checked in zip(boxes, parts, found.parts, strict=True)],
-    )
-
-
-def _tile(box: list[float], part: Described, checked: Part, rule: Premises) -> Tile:
-    factor = 1.0 if checked.odds is None else rule.factor(checked.odds)
-    # What is surely not there is not named: what else is, or that there is nothing to name.
-    caption = (" and ".join(checked.shows) or NOTHING_WHOLE) if checked.replaced else part.text
-    return Tile(
-        box=box,
-        caption=caption,
-        confidence=part.spoken.confidence * factor,
-        match=None if checked.replaced else _match_or_none(part.score),
+        tiles=[
+            Tile(
+                box=box,
+                caption=part.text,
+                confidence=part.spoken.confidence,
+                match=_match_or_none(part.score),
+                abstained=checked.nameless,
+            )
+            for box, part, checked in zip(boxes, parts, found.parts, strict=True)
+        ],
     )
 
 
@@ -364,11 +359,9 @@ def _match_or_none(score: TextScore | None) -> Match | None:
 def _kinds_of_doubt(part: Described, checked: Part) -> list[str]:
     if not part.text:
         return ["the model gave an empty caption"]
-    if checked.replaced:
-        return ["what the model named there is not in the picture: it may be empty, or hold less than a whole thing"]
-    kinds = ["it does not look like the world that this model knows"] if checked.strange else []
-    if checked.odds is not None:
-        kinds.append("the matcher does not see what the caption names")
+    kinds = [NAMELESS] if checked.nameless else []
+    if checked.strange:
+        kinds.append("it does not look like the world that this model knows")
     if part.spoken.confidence < LOW:
         kinds.append("low confidence, treat as a guess")
     if part.score is not None and part.score.probability < LOW:

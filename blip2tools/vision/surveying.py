@@ -17,15 +17,13 @@ class Part:
     """What a matcher makes of one tile.
 
     Attributes:
-        odds: the lowest log-odds of what its caption names; None where nothing that it names is doubted.
+        nameless: whether something that its caption names is not there.
         shows: what the whole picture's caption names and this tile shows, in its words.
-        replaced: whether the model's world is small enough to be sure that the caption is wrong.
         strange: whether the tile does not look like that world, in a picture that as a whole does not either.
     """
 
-    odds: float | None = None
+    nameless: bool = False
     shows: tuple[str, ...] = ()
-    replaced: bool = False
     strange: bool = False
 
 
@@ -60,7 +58,7 @@ async def checked(
     ]  # what is small in a picture is large in a tile
     every = {one.plain: one for one in (*whole, *(one for tile in tiles for one in tile))}
     plain = tuple(every) + tuple(other for other in rule.others if other not in every)
-    found = await together.together([_fits(ask, sight, plain, deadline) for sight in sights])
+    found = await together.each(lambda sight: _fits(ask, sight, plain, deadline), sights)
     if any(one is None for one in found):
         return Map(tuple(Part() for _ in tiles))
     seen = [one for one in found if one is not None]
@@ -93,10 +91,10 @@ def _part(
     strange: bool,
 ) -> Part:
     shows = tuple(one.text for one in whole if judging.holds(in_tile[one.plain], rule))
-    doubted = [in_tile[one.plain].odds for one in tile if _fails(one, in_tile, rule)]
+    nameless = any(_fails(one, in_tile, rule) for one in tile)
     if rule.known and in_whole is not None:
-        doubted += [in_whole[one.plain].odds for one in tile if _fails(one, in_whole, rule)]
-    return Part(min(doubted, default=None), shows, bool(doubted) and rule.known, strange and in_whole is None)
+        nameless = nameless or any(_fails(one, in_whole, rule) for one in tile)
+    return Part(nameless, shows, strange and in_whole is None)
 
 
 def _fails(one: Statement, fits: dict[str, Fit], rule: Premises) -> bool:
