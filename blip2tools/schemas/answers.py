@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from blip2tools.schemas.results import CONFIDENCE, ImageInfo, ImageResult, Result, told
 
@@ -86,15 +88,20 @@ class PictureFailure(BaseModel):
     error: Failure
 
 
+_LISTED = WithJsonSchema(
+    {"type": "array", "items": {"type": "object"}}
+)  # in short: every word of a schema costs an agent
+
+
 class AnswersResult(Result):
     """Result of `ask_image` about several pictures."""
 
-    images: list[ImageInfo] = Field(description="The pictures that could be looked at, in order.")
+    images: Annotated[list[ImageInfo], _LISTED] = Field(description="The pictures that could be looked at, in order.")
     region: list[float] | None = Field(description="The part of each that was looked at, or null for all of it.")
     model: str = Field(description="The checkpoint that answered.")
     warnings: list[str] = Field(description="Reasons to doubt these answers; empty when there are none.")
-    answers: list[PictureAnswer | PictureFailure] = Field(
-        description="For each picture, in order: its answer as for one picture, or why there is none."
+    answers: Annotated[list[PictureAnswer | PictureFailure], _LISTED] = Field(
+        description="For each picture, in order: {image, answer, confidence, premise}, or {source, error: {code, message}}."
     )
 
     def text_block(self) -> str:

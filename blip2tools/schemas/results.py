@@ -140,7 +140,8 @@ class SurveyResult(ImageResult):
     def text_block(self) -> str:
         lines = [f"overall: {self.overall}", _confidence_line(self.confidence, self.match)]
         lines += [
-            f"{[round(edge, 3) for edge in tile.box]}: {told(tile.caption, tile.abstained)} ({_confidence_line(tile.confidence, tile.match)})"
+            f"{[round(edge, 3) for edge in tile.box]}: {told(tile.caption, tile.abstained)} "
+            f"({_confidence_line(tile.confidence, tile.match)})"
             for tile in self.tiles
         ]
         return "\n".join(lines + self._footer())

@@ -359,9 +359,9 @@ def _match_or_none(score: TextScore | None) -> Match | None:
 def _kinds_of_doubt(part: Described, checked: Part) -> list[str]:
     if not part.text:
         return ["the model gave an empty caption"]
-    kinds = [NAMELESS] if checked.nameless else []
-    if checked.strange:
-        kinds.append("it does not look like the world that this model knows")
+    kinds = []
+    if checked.nameless or checked.strange:
+        kinds.append(NAMELESS if checked.nameless else "it does not look like the world that this model knows")
     if part.spoken.confidence < LOW:
         kinds.append("low confidence, treat as a guess")
     if part.score is not None and part.score.probability < LOW:

@@ -71,6 +71,8 @@ async def checked(
     ]
     places = {one.text: tuple(n for n, part in enumerate(parts) if one.text in part.shows) for one in whole}
     once = [one for one in whole if captions[0].count(one.text.split(" ", 1)[-1]) == 1]
+    if strange[0]:
+        once = []
     return Map(tuple(parts), tuple((one.text, places[one.text]) for one in once if len(places[one.text]) > 1))
 
 
