@@ -20,6 +20,7 @@ from blip2tools.engine.requests import (
     ChoiceRequest,
     ExtractRequest,
     FeatureRequest,
+    FitRequest,
     MatchRequest,
     Request,
     TextFeatureRequest,
@@ -180,6 +181,8 @@ def group(request: Request) -> Hashable:
             return "choose"
         case MatchRequest() | FeatureRequest():
             return "match"
+        case FitRequest():
+            return "fit"
         case TextFeatureRequest():
             return "words"
         case ExtractRequest():
@@ -199,6 +202,8 @@ def rows(request: Request) -> int:
             return len(choices)
         case MatchRequest(texts=texts) | TextFeatureRequest(texts=texts):
             return len(texts)
+        case FitRequest(statements=statements):
+            return len(statements)
         case _:
             return 1
 

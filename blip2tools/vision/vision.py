@@ -22,6 +22,7 @@ from blip2tools.pictures.sources import Facts, Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,
+    AnswersResult,
     CaptionResult,
     CompareResult,
     ImageInfo,
@@ -214,6 +215,24 @@ class Vision(FeatureVerbs):
             VisionError: with one of the codes of `blip2tools.errors`.
         """
         return self.run(self.aask(image, question, **options))
+
+    async def aask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
+        """See `ask_each`."""
+        return await self._verbs.ask_each(images, question, dict(options))
+
+    def ask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
+        """Ask one question about 2 to 16 pictures; what cannot be looked at says why, in its place.
+
+        `ask` with a list gives the same answers in full, as a list of results.
+
+        Args:
+            images: the pictures.
+            question, **options: as in `ask`.
+
+        Raises:
+            VisionError: the question or an option is refused, or so are all pictures, for the same reason.
+        """
+        return self.run(self.aask_each(images, question, **options))
 
     @overload
     async def amatch(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
