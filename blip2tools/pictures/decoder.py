@@ -110,7 +110,8 @@ class Decoder:
         def receive(process: _Process) -> Decoded:
             facts = process.receive()
             parts = tuple(process.receive_image() for _ in range(wanted))
-            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts)
+            said = tuple(str(warning) for warning in facts["warnings"])
+            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts, said)
 
         with self._decodes:
             return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive, self._seconds)

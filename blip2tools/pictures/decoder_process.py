@@ -71,7 +71,8 @@ def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: ima
         return
     images.check_regions(request["regions"])
     picture = images.decode(data, limits)
-    _send(replies, {"width": picture.width, "height": picture.height, "animated": picture.animated})
+    facts = {"width": picture.width, "height": picture.height, "animated": picture.animated}
+    _send(replies, {**facts, "warnings": picture.warnings})
     for part in images.parts(picture, request["regions"], request["targets"]):
         _send(replies, {"size": part.size})
         for top, bottom in rgb.bands(part.size):

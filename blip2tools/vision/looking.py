@@ -183,7 +183,6 @@ class Looking:
             else:
                 decoded = self._decoder.decode(read.data, regions, targets)
         info = ImageInfo(handle=images.handle(read.digest), width=decoded.width, height=decoded.height, source="")
-        warnings = ("this is the first frame of an animation",) if decoded.animated else ()
         seen = []
         for number, region in enumerate(regions):
             key = f"{read.digest}:{_where(region)}"
@@ -196,7 +195,7 @@ class Looking:
                 self._engine.prepare(sight),
                 info,
                 None if region is None else [float(edge) for edge in region],
-                warnings,
+                decoded.warnings,
             )
             self._keep(read.digest, one)
             seen.append(one)

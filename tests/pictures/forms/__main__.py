@@ -1,0 +1,36 @@
+"""Build all forms, draw each in Chromium, decode each here, and tell where the two differ."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+
+from tests.pictures.forms import build, chromium, compare
+
+
+def main() -> None:
+    """Write the forms that differ, and how many of each container agree."""
+    write = sys.stdout.write
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="only forms whose names begin so")
+    chosen = tuple(parser.parse_args().names)
+    forms = {name: data for name, data in build.forms().items() if not chosen or name.startswith(chosen)}
+    with chromium.launched() as browser:
+        drawn = chromium.drawn(
+            browser, {**forms, **{name: data for name, data in build.whole().items() if name in forms}}
+        )
+    verdicts = {name: compare.judged(name, data, drawn[name]) for name, data in forms.items()}
+    for name, verdict in verdicts.items():
+        if not verdict.agrees:
+            write(f"{name:44} {verdict.text}\n")
+    count = Counter((name.partition("_")[0], verdict.group) for name, verdict in verdicts.items())
+    for (container, group), number in sorted(count.items()):
+        write(f"{container:6} {group:16} {number:4}\n")
+    both = [verdict for verdict in verdicts.values() if verdict.group in ("agrees", "differs")]
+    share = sum(verdict.agrees for verdict in both) / max(1, len(both))
+    write(f"{len(both)} forms that both show, {share:.1%} within {compare.TOLERANCE} levels with the same sides\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""All forms by name."""
+
+from __future__ import annotations
+
+from tests.pictures.forms import jpeg, others, png
+
+
+def forms() -> dict[str, bytes]:
+    """Every form."""
+    return {**jpeg.forms(), **png.forms(), **others.forms()}
+
+
+def whole() -> dict[str, bytes]:
+    """Of forms that lack something which Chromium needs: the file with it, whose drawing they are held against."""
+    return jpeg.ends()[1]
