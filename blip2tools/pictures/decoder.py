@@ -110,7 +110,7 @@ class Decoder:
         def receive(process: _Process) -> Decoded:
             facts = process.receive()
             parts = tuple(process.receive_image() for _ in range(wanted))
-            said = tuple(str(warning) for warning in facts["warnings"])
+            said = tuple(str(warning) for warning in facts.get("warnings", ()))
             return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts, said)
 
         with self._decodes:

@@ -72,7 +72,7 @@ def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: ima
     images.check_regions(request["regions"])
     picture = images.decode(data, limits)
     facts = {"width": picture.width, "height": picture.height, "animated": picture.animated}
-    _send(replies, {**facts, "warnings": picture.warnings})
+    _send(replies, {**facts, "warnings": picture.warnings} if picture.warnings else facts)
     for part in images.parts(picture, request["regions"], request["targets"]):
         _send(replies, {"size": part.size})
         for top, bottom in rgb.bands(part.size):

@@ -6,6 +6,7 @@ looked at is put into a plain file of its own instead.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
@@ -19,7 +20,7 @@ from blip2tools.pictures.metadata import png_chunks, webp_chunks
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_END = b"\xff\xd9"
-# Bits that a decoder would go on with, were more of them needed: alternating, all ones, and without pattern.
+# Bits that a decoder would go on with, were more of them needed: none, alternating, all ones, and without pattern.
 _TAILS = (b"\x55\xaa" * 64, b"\xff\0" * 64, bytes(n * 73 % 251 for n in range(128)))
 _ANIMATED, _ALPHA = 0x02, 0x10  # flags of a WebP (RFC 9649, 2.7)
 _EDGE = 64  # pixels at the bottom right, where the last of a JPEG's data shows
@@ -40,13 +41,19 @@ class First(NamedTuple):
     """Whether transparency, if there is any, is not shown."""
 
 
-def first(kind: str, data: bytes) -> First:
-    """The first picture of a file that `formats.is_sane`."""
+def first(kind: str, data: bytes, room: int) -> First:
+    """The first picture of a file.
+
+    Args:
+        kind: format, under Pillow's name.
+        data: bytes that `formats.is_sane`.
+        room: bytes of memory that may be gone when damage shows.
+    """
     match kind:
         case "PNG":
             return _of_png(data)
         case "JPEG":
-            return First(_whole_jpeg(data))
+            return First(_whole_jpeg(data, room))
         case "GIF":
             return _of_gif(data)
         case "WEBP":
@@ -178,49 +185,51 @@ def _with_alpha(data: bytes) -> bytes:
     return data[:30] + b"\3\0\0\0" + data[34:54] + _MASKS + data[70:]
 
 
-def _whole_jpeg(data: bytes) -> bytes:
+def _whole_jpeg(data: bytes, room: int) -> bytes:
     """A JPEG that lacks nothing but the two bytes at its end, with them; any other as it is."""
-    scans, last = [], 0
-    components: dict[int, int] = {}
-    progressive = False
+    scans: list[bytes] = []
+    frame, last, progressive = b"", 0, False
     for code, position in formats.jpeg_markers(data):
         last = code
-        if code in formats.JPEG_FRAMES and not components:
-            segment = data[position : position + int.from_bytes(data[position : position + 2], "big")]
-            components = dict.fromkeys(segment[8::3], 0)
-            progressive = code & 3 == 2
+        segment = data[position : position + int.from_bytes(data[position : position + 2], "big")]
+        if code in formats.JPEG_FRAMES and not frame:
+            frame, progressive = segment, code & 3 == 2
         if code == 0xDA:
-            scans.append(data[position : position + int.from_bytes(data[position : position + 2], "big")])
-    if last == 0xD9 or not scans or not components or not _covers(scans, components, progressive):
+            scans.append(segment)
+    if last == 0xD9 or len(frame) < 9 or not _covers(scans, frame[8::3], progressive):
+        return data
+    several = progressive or len(scans) > 1
+    height, width = struct.unpack(">HH", frame[3:7])
+    # The coefficients of several scans wait in memory until the last is there.
+    if several and width * height * (formats.cost_of("JPEG", data) - 3) > room:
         return data
     ended = data[:-1] if data.endswith(b"\xff") else data
-    return ended + _JPEG_END if _needs_no_more(ended) else data
+    return ended + _JPEG_END if _needs_no_more(ended, 2 if several else 8) else data
 
 
-def _covers(scans: list[bytes], components: dict[int, int], progressive: bool) -> bool:
+def _covers(scans: list[bytes], components: bytes, progressive: bool) -> bool:
     """Whether the scans together hold every coefficient to its last bit (ITU-T T.81, G.1.1.1)."""
     done = dict.fromkeys(components, 0)
     for scan in scans:
         if len(scan) < 3 or len(scan) < 6 + 2 * scan[2]:
             return False
-        begin, end, bits = scan[3 + 2 * scan[2] : 6 + 2 * scan[2]]
-        if not progressive:
-            begin, end, bits = 0, 63, 0
+        begin, end, bits = scan[3 + 2 * scan[2] : 6 + 2 * scan[2]] if progressive else (0, 63, 0)
         for identity in scan[3 : 3 + 2 * scan[2] : 2]:
             if identity in done and bits & 15 == 0:
                 done[identity] |= (1 << (end + 1)) - (1 << begin)
-    return all(coefficients == 2**64 - 1 for coefficients in done.values())
+    return bool(done) and all(coefficients == 2**64 - 1 for coefficients in done.values())
 
 
-def _needs_no_more(data: bytes) -> bool:
-    """Whether what follows the data changes nothing: whether all of the pixels are in it."""
+def _needs_no_more(data: bytes, scale: int) -> bool:
+    """Whether what follows the data changes nothing: whether all of the pixels are in it. Looked at in a fraction of its size."""
     seen = set()
-    for tail in (b"", *_TAILS):
+    for tail in _TAILS:
         with Image.open(io.BytesIO(data + tail + _JPEG_END), formats=("JPEG",)) as image:
-            width, height = image.size
+            image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
             try:
-                corner = image.crop((max(0, width - _EDGE), max(0, height - _EDGE), width, height)).tobytes()
+                seen.add(hashlib.sha256(image.tobytes()).digest())
             except (OSError, SyntaxError, ValueError):
                 return False
-        seen.add(corner)
-    return len(seen) == 1
+        if len(seen) > 1:
+            return False
+    return True

@@ -136,7 +136,7 @@ def decode(data: bytes, settings: Limits) -> Picture:
     with _guarded():
         opened = _open(data, settings)
         kind = str(formats.kind_of(data))
-        first = frames.first(kind, data)
+        first = frames.first(kind, data, settings.max_damage_mb * 2**20 - 2 * len(data))
         if first.data is not data:
             opened = _open(first.data, settings)
         cost = opened.width * opened.height * formats.cost_of(kind, first.data)
@@ -275,9 +275,12 @@ def encode(image: Image.Image, limit: int) -> bytes:
 
 
 def profile_of(image: Image.Image) -> bytes | None:
-    """The colour profile that came with an image which a Python caller holds, if it is one that may be read."""
+    """The colour profile that came with an image which a Python caller holds, if it is usable."""
     profile = image.info.get("icc_profile")
-    return profile if isinstance(profile, bytes) and 0 < len(profile) <= icc.MAX_BYTES else None
+    try:
+        return profile if isinstance(profile, bytes) and icc.parse(profile) else None
+    except icc.UnusableError:
+        return None
 
 
 def handle_of(data: bytes) -> str:

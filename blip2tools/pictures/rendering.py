@@ -22,7 +22,9 @@ UPRIGHT = {
 }
 """How stored pixels are turned before a person sees them, by the EXIF orientation (CIPA DC-008, tag 0x0112)."""
 
+_KEYED = frozenset({"1", "L", "I;16", "RGB"})  # with one transparent colour, which is mostly the ground of a drawing
 ON_BLACK = "it is drawn in white or nearly white on transparency, and so it is shown on black"
+ON_WHITE = "it is drawn in white or nearly white on a transparent colour, and so next to nothing shows on white"
 NOTHING = "it is wholly transparent: there is nothing to see"
 
 
@@ -45,11 +47,11 @@ def render(image: Image.Image, first: First, said: Metadata) -> tuple[Image.Imag
     if (first.canvas or image.has_transparency_data) and rgb.is_lost_on(seen, rgb.WHITE):
         del seen
         seen = _on(image, first, convert, BLACK)
-        if rgb.is_lost_on(seen, BLACK):
-            seen.paste(rgb.WHITE, (0, 0, *seen.size))
-            notes.append(NOTHING)
-        else:
-            notes.append(ON_BLACK)
+        is_nothing = rgb.is_lost_on(seen, BLACK)
+        if is_nothing or image.mode in _KEYED:
+            del seen
+            seen = _on(image, first, convert, rgb.WHITE)
+        notes.append(NOTHING if is_nothing else ON_WHITE if image.mode in _KEYED else ON_BLACK)
     turn = UPRIGHT.get(said.orientation)
     return (seen if turn is None else seen.transpose(turn)), notes
 
