@@ -372,8 +372,9 @@ def _group() -> dict[str, Any]:
 
 
 def _places() -> list[str]:
-    """Folders in which this package and Pillow are found."""
-    package = Path(__file__).parents[2]
-    pillow = importlib.util.find_spec("PIL")
-    places = [package, *(Path(place).parent for place in (pillow and pillow.submodule_search_locations) or ())]
+    """Folders in which this package, Pillow and its plugin are found."""
+    places = [Path(__file__).parents[2]]
+    for name in ("PIL", "pillow_heif"):
+        found = importlib.util.find_spec(name)
+        places += [Path(place).parent for place in (found and found.submodule_search_locations) or ()]
     return list(dict.fromkeys(str(place.resolve()) for place in places))

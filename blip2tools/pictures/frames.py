@@ -187,6 +187,8 @@ def _with_alpha(data: bytes) -> bytes:
 
 def _whole_jpeg(data: bytes, room: int) -> bytes:
     """A JPEG that lacks nothing but the two bytes at its end, with them; any other as it is."""
+    if data.endswith(_JPEG_END):
+        return data
     scans: list[bytes] = []
     frame, last, progressive = b"", 0, False
     for code, position in formats.jpeg_markers(data):

@@ -356,10 +356,11 @@ def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
         _check_size(size, settings)
         _check_cost(kind, data, size, settings)
         _check_late_damage(kind, data, size, 4, settings)
-    image = Image.open(io.BytesIO(data), formats=(kind,))
+    name = kinds.prepare(kind)
+    image = Image.open(io.BytesIO(data), formats=(name,))
     # A JPEG with more JPEGs behind it (3D, gain maps) opens as "MPO". Its first one is the photo; the others are never
     # sought: later frames have their own sizes, which no header check has seen (CVE-2026-96636).
-    if image.format != kind and (kind, image.format) != ("JPEG", "MPO"):
+    if image.format != name and (name, image.format) != ("JPEG", "MPO"):
         raise UnsupportedImageError(_unsupported(image.format, settings))
     _check_size(image.size, settings)
     _check_cost(kind, data, image.size, settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from blip2tools.pictures import formats, tiff
 
 _LOSSLESS = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})  # and hierarchical (ITU-T T.81, table B.1)
@@ -25,7 +27,20 @@ def refused(kind: str, data: bytes) -> str | None:
             return _of_jpeg(data)
         case "TIFF":
             return _of_tiff(data)
+        case "HEIC" if importlib.util.find_spec("pillow_heif") is None:
+            return f"This is a HEIC photo, which is read after: pip install 'blip2tools[photos]'. Or: {_SAVE}"
     return None
+
+
+def prepare(kind: str) -> str:
+    """Pillow's name of a format, after whatever reads it has been loaded."""
+    if kind != "HEIC":
+        return kind
+    import pillow_heif
+
+    # Nothing but the picture itself, and no threads, whose stacks count as memory.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    return "HEIF"
 
 
 def _of_jpeg(data: bytes) -> str | None:

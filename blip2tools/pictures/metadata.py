@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from blip2tools.pictures import formats, icc
+from blip2tools.pictures import boxes, formats, icc
 from blip2tools.pictures.colours import CodePoints, Description, Gamma
 
 _BROKEN = "is broken"
@@ -26,7 +26,7 @@ _TURNS = {
     (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7,
     (0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5,
 }  # fmt: skip
-_MAX_BOXES = 2_000
+_MAX_CHUNKS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ def _joined(parts: list[bytes]) -> bytes | None:
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Name, and beginning and end of the content of the first chunks of a WebP (RFC 9649, 2.3)."""
     position = 12
-    for _ in range(_MAX_BOXES):
+    for _ in range(_MAX_CHUNKS):
         if position + 8 > len(data):
             return
         length = int.from_bytes(data[position + 4 : position + 8], "little")
@@ -241,28 +241,9 @@ def _bmp_profile(data: bytes) -> bytes | None:
     return data[14 + begin : 14 + begin + length] or None
 
 
-def boxes(data: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, and beginning and end of the content of boxes one after another (ISO/IEC 14496-12, 4.2)."""
-    for _ in range(_MAX_BOXES):
-        if begin + 8 > end:
-            return
-        length, name, head = int.from_bytes(data[begin : begin + 4], "big"), data[begin + 4 : begin + 8], 8
-        if length == 1:
-            length, head = int.from_bytes(data[begin + 8 : begin + 16], "big"), 16
-        stop = end if length == 0 else begin + length
-        if stop < begin + head or stop > end:
-            return
-        yield name, begin + head, stop
-        begin = stop
-
-
-def _inside(data: bytes, name: bytes, begin: int, end: int) -> tuple[int, int] | None:
-    return next(((first, last) for found, first, last in boxes(data, begin, end) if found == name), None)
-
-
 def _of_boxes(data: bytes, *, turns: bool) -> Metadata:
     """An AVIF or HEIC: a profile first, else code points; and how the container turns its primary item."""
-    properties = _primary_properties(data)
+    properties = boxes.primary_properties(data)
     angle, axis, profile, points, peak = 0, None, None, None, None
     for name, begin, end in properties:
         content = data[begin:end]
@@ -291,44 +272,3 @@ def _of_boxes(data: bytes, *, turns: bool) -> Metadata:
             peak,
         )
     return Metadata(described, orientation=orientation)
-
-
-def _primary_properties(data: bytes) -> list[tuple[bytes, int, int]]:
-    """Name, and beginning and end of the content of each property of the primary item (ISO/IEC 23008-12, 9.3)."""
-    meta = _inside(data, b"meta", 0, len(data))
-    if meta is None:
-        return []
-    begin, end = meta[0] + 4, meta[1]
-    primary, iprp = _inside(data, b"pitm", begin, end), _inside(data, b"iprp", begin, end)
-    if primary is None or iprp is None:
-        return []
-    wide = data[primary[0]] > 0
-    item = int.from_bytes(data[primary[0] + 4 : primary[0] + (8 if wide else 6)], "big")
-    container = _inside(data, b"ipco", *iprp)
-    every = list(boxes(data, *container)) if container else []
-    found = []
-    for name, first, last in boxes(data, *iprp):
-        if name == b"ipma":
-            found += [every[number - 1] for number in _associated(data, first, last, item) if 0 < number <= len(every)]
-    return found
-
-
-def _associated(data: bytes, begin: int, end: int, item: int) -> list[int]:
-    """Numbers of the properties that an `ipma` box gives an item."""
-    version, large = data[begin], data[begin + 3] & 1
-    count, position = int.from_bytes(data[begin + 4 : begin + 8], "big"), begin + 8
-    for _ in range(min(count, 20 * _MAX_BOXES)):
-        if position + 3 > end:
-            break
-        size = 4 if version else 2
-        own, number = int.from_bytes(data[position : position + size], "big"), data[position + size]
-        position += size + 1
-        width = 2 if large else 1
-        if own == item:
-            mask = 0x7FFF if large else 0x7F
-            return [
-                int.from_bytes(data[at : at + width], "big") & mask
-                for at in range(position, min(position + width * number, end), width)
-            ]
-        position += width * number
-    return []
