@@ -6,8 +6,6 @@ looked at is put into a plain file of its own instead.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,15 +13,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from blip2tools.pictures import formats, tiff
+from blip2tools.pictures import ends, tiff
 from blip2tools.pictures.metadata import png_chunks, webp_chunks
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_END = b"\xff\xd9"
-# Bits that a decoder would go on with, were more of them needed: none, alternating, all ones, and without pattern.
-_TAILS = (b"\x55\xaa" * 64, b"\xff\0" * 64, bytes(n * 73 % 251 for n in range(128)))
 _ANIMATED, _ALPHA = 0x02, 0x10  # flags of a WebP (RFC 9649, 2.7)
-_EDGE = 64  # pixels at the bottom right, where the last of a JPEG's data shows
 _MASKS = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
@@ -53,7 +47,7 @@ def first(kind: str, data: bytes, room: int) -> First:
         case "PNG":
             return _of_png(data)
         case "JPEG":
-            return First(_whole_jpeg(data, room))
+            return First(ends.whole_jpeg(data, room))
         case "GIF":
             return _of_gif(data)
         case "WEBP":
@@ -183,55 +177,3 @@ def _with_alpha(data: bytes) -> bytes:
     ):
         return data
     return data[:30] + b"\3\0\0\0" + data[34:54] + _MASKS + data[70:]
-
-
-def _whole_jpeg(data: bytes, room: int) -> bytes:
-    """A JPEG that lacks nothing but the two bytes at its end, with them; any other as it is."""
-    if data.endswith(_JPEG_END):
-        return data
-    scans: list[bytes] = []
-    frame, last, progressive = b"", 0, False
-    for code, position in formats.jpeg_markers(data):
-        last = code
-        segment = data[position : position + int.from_bytes(data[position : position + 2], "big")]
-        if code in formats.JPEG_FRAMES and not frame:
-            frame, progressive = segment, code & 3 == 2
-        if code == 0xDA:
-            scans.append(segment)
-    if last == 0xD9 or len(frame) < 9 or not _covers(scans, frame[8::3], progressive):
-        return data
-    several = progressive or len(scans) > 1
-    height, width = struct.unpack(">HH", frame[3:7])
-    # The coefficients of several scans wait in memory until the last is there.
-    if several and width * height * (formats.cost_of("JPEG", data) - 3) > room:
-        return data
-    ended = data[:-1] if data.endswith(b"\xff") else data
-    return ended + _JPEG_END if _needs_no_more(ended, 2 if several else 8) else data
-
-
-def _covers(scans: list[bytes], components: bytes, progressive: bool) -> bool:
-    """Whether the scans together hold every coefficient to its last bit (ITU-T T.81, G.1.1.1)."""
-    done = dict.fromkeys(components, 0)
-    for scan in scans:
-        if len(scan) < 3 or len(scan) < 6 + 2 * scan[2]:
-            return False
-        begin, end, bits = scan[3 + 2 * scan[2] : 6 + 2 * scan[2]] if progressive else (0, 63, 0)
-        for identity in scan[3 : 3 + 2 * scan[2] : 2]:
-            if identity in done and bits & 15 == 0:
-                done[identity] |= (1 << (end + 1)) - (1 << begin)
-    return bool(done) and all(coefficients == 2**64 - 1 for coefficients in done.values())
-
-
-def _needs_no_more(data: bytes, scale: int) -> bool:
-    """Whether what follows the data changes nothing: whether all of the pixels are in it. Looked at in a fraction of its size."""
-    seen = set()
-    for tail in _TAILS:
-        with Image.open(io.BytesIO(data + tail + _JPEG_END), formats=("JPEG",)) as image:
-            image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
-            try:
-                seen.add(hashlib.sha256(image.tobytes()).digest())
-            except (OSError, SyntaxError, ValueError):
-                return False
-        if len(seen) > 1:
-            return False
-    return True

@@ -46,8 +46,10 @@ class Read:
     """SHA-256 of the data, 64 hex digits."""
     label: str
     """How the result may call where it comes from."""
+    encoded: bool = False
+    """Whether it had to be encoded."""
     ours: bool = False
-    """Whether the encoder was ours."""
+    """Whether nothing of a stranger is in it: it was encoded, and no colour profile came with it."""
     fetched: bool = False
     """Whether it came from an address."""
 
@@ -134,11 +136,11 @@ class Looking:
         once. While the model loads, the bytes of both are given back.
         """
         read = _read(sources, image, self._settings.max_image_bytes)
-        if self._find(read.digest, regions) or (read.ours and self._engine.targets()):
+        if self._find(read.digest, regions) or (read.encoded and self._engine.targets()):
             return self._look(read, regions)
         if read.fetched and self._engine.targets():
             return self._lanes.pictures.wait(lambda: self._look(read, regions))
-        return read if read.fetched or read.ours else None
+        return read if read.fetched or read.encoded else None
 
     def _again(self, sources: Sources, image: ImageInput, read: Read | None) -> Callable[[], Read]:
         limit = self._settings.max_image_bytes
@@ -232,7 +234,7 @@ class Looking:
 
 def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
     """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
-    ours = fetched = False
+    encoded = ours = fetched = False
     data: bytes | memoryview
     if isinstance(image, str):
         source = sources.read(image)
@@ -245,8 +247,9 @@ def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
     else:
         from blip2tools.pictures import images
 
-        data, label, ours = images.encode(image, limit), "PIL.Image", True
-    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched)
+        data, label, encoded = images.encode(image, limit), "PIL.Image", True
+        ours = images.profile_of(image) is None
+    return Read(data, hashlib.sha256(data).hexdigest(), label, encoded, ours, fetched)
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:
