@@ -27,6 +27,11 @@ def _inside(data: bytes, name: bytes, begin: int, end: int) -> tuple[int, int] |
     return next(((first, last) for found, first, last in walk(data, begin, end) if found == name), None)
 
 
+def has_items(data: bytes) -> bool:
+    """Whether there is anything but tracks, which are films."""
+    return _inside(data, b"meta", 0, len(data)) is not None
+
+
 def primary_properties(data: bytes) -> list[tuple[bytes, int, int]]:
     """Name, and beginning and end of the content of each property of the primary item (ISO/IEC 23008-12, 9.3)."""
     meta = _inside(data, b"meta", 0, len(data))
@@ -73,6 +78,9 @@ def is_cut_off(data: bytes) -> bool:
 
     libheif shows a photo of tiles all the same, with the missing ones black.
     """
+    end = max((last for _, _, last in walk(data, 0, len(data))), default=0)
+    if data[end + 4 : end + 8] in (b"meta", b"mdat"):
+        return True  # the box that would come next is longer than the rest
     meta = _inside(data, b"meta", 0, len(data))
     place = _inside(data, b"iloc", meta[0] + 4, meta[1]) if meta else None
     if place is None:

@@ -176,6 +176,7 @@ def warm() -> None:
     """Load Pillow's readers, which otherwise come with the first pictures."""
     Image.preinit()
     Image.init()
+    kinds.register()
 
 
 def size_of(data: bytes, settings: Limits) -> tuple[int, int]:
@@ -356,11 +357,12 @@ def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
         _check_size(size, settings)
         _check_cost(kind, data, size, settings)
         _check_late_damage(kind, data, size, 4, settings)
-    name = kinds.prepare(kind)
-    image = Image.open(io.BytesIO(data), formats=(name,))
+    if kind == "HEIC":
+        kinds.register()
+    image = Image.open(io.BytesIO(data), formats=(kind,))
     # A JPEG with more JPEGs behind it (3D, gain maps) opens as "MPO". Its first one is the photo; the others are never
     # sought: later frames have their own sizes, which no header check has seen (CVE-2026-96636).
-    if image.format != name and (name, image.format) != ("JPEG", "MPO"):
+    if image.format != kind and (kind, image.format) != ("JPEG", "MPO"):
         raise UnsupportedImageError(_unsupported(image.format, settings))
     _check_size(image.size, settings)
     _check_cost(kind, data, image.size, settings)
@@ -434,7 +436,7 @@ def _counted(kind: str, number: int) -> tuple[str, ...]:
             return (f"this is page 1 of {number}",)
         case "HEIC":
             return (f"this is the main one of {number} pictures in the file",)
-    return (f"this is the first frame of an animation of {number} frames",)
+    return ("this is the first frame of an animation", f"the animation has {number} frames")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import IO, Any, cast
 
-from blip2tools.pictures import formats, tiff
+from PIL import Image, ImageFile
+
+from blip2tools.pictures import boxes, formats, tiff
 
 _LOSSLESS = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})  # and hierarchical (ITU-T T.81, table B.1)
 _JPEG_LS = 0xF7
@@ -27,20 +30,24 @@ def refused(kind: str, data: bytes) -> str | None:
             return _of_jpeg(data)
         case "TIFF":
             return _of_tiff(data)
-        case "HEIC" if importlib.util.find_spec("pillow_heif") is None:
-            return f"This is a HEIC photo, which is read after: pip install 'blip2tools[photos]'. Or: {_SAVE}"
+        case "HEIC":
+            return _of_heic(data)
     return None
 
 
-def prepare(kind: str) -> str:
-    """Pillow's name of a format, after whatever reads it has been loaded."""
-    if kind != "HEIC":
-        return kind
+def register() -> None:
+    """Let Pillow know a reader of HEIC, which is loaded with the first such photo. May be called again."""
+    Image.register_open("HEIC", _open_heic, lambda start: formats.kind_of(start) == "HEIC")
+
+
+def _open_heic(file: IO[bytes], name: str | bytes) -> ImageFile.ImageFile:
     import pillow_heif
 
     # Nothing but the picture itself, and no threads, whose stacks count as memory.
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
-    return "HEIF"
+    opened: Any = cast("Any", pillow_heif).HeifImageFile(file, name)
+    opened.format = "HEIC"
+    return cast("ImageFile.ImageFile", opened)
 
 
 def _of_jpeg(data: bytes) -> str | None:
@@ -62,3 +69,9 @@ def _of_tiff(data: bytes) -> str | None:
     if tiff.is_reduced(first):
         return "The first page of this TIFF is but a small preview, as in cameras' raw files. Export the photo as JPEG first."
     return None
+
+
+def _of_heic(data: bytes) -> str | None:
+    if importlib.util.find_spec("pillow_heif") is None:
+        return f"This is a HEIC photo, which is read after: pip install 'blip2tools[photos]'. Without it: {_SAVE}"
+    return None if boxes.has_items(data) else f"This HEIC file has no still picture in it. {_SAVE}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tests.pictures.forms import jpeg, others, png
 
 
@@ -10,6 +12,6 @@ def forms() -> dict[str, bytes]:
     return {**jpeg.forms(), **png.forms(), **others.forms()}
 
 
-def whole() -> dict[str, bytes]:
+def whole(names: Collection[str]) -> dict[str, bytes]:
     """Of forms that lack something which Chromium needs: the file with it, whose drawing they are held against."""
-    return jpeg.ends()[1]
+    return {name: data for name, data in jpeg.ends()[1].items() if name in names}

@@ -288,11 +288,11 @@ def _lzw(indices: bytes) -> bytes:
 def bmp() -> Forms:
     base = c.saved(grid(), "BMP")
     raw = grid().transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    bgr = b"".join(bytes(reversed(pixel)) for pixel in raw.getdata())
+    bgr = b"".join(bytes(reversed(pixel)) for pixel in raw.get_flattened_data())
     alpha = _alpha(grid()).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    bgra = b"".join(bytes((blue, green, red, opaque)) for red, green, blue, opaque in alpha.getdata())
-    opaque = b"".join(bytes((*reversed(pixel), 255)) for pixel in raw.getdata())
-    unused = b"".join(bytes((*reversed(pixel), 0)) for pixel in raw.getdata())
+    bgra = b"".join(bytes((blue, green, red, opaque)) for red, green, blue, opaque in alpha.get_flattened_data())
+    opaque = b"".join(bytes((*reversed(pixel), 255)) for pixel in raw.get_flattened_data())
+    unused = b"".join(bytes((*reversed(pixel), 0)) for pixel in raw.get_flattened_data())
 
     def made(
         pixels: bytes,
@@ -336,8 +336,8 @@ def bmp() -> Forms:
         for row in zip(*p.to_d50(p.SWAPPED), strict=True)
     )
     gammas = struct.pack("<3I", *[round(1.0 * 65536)] * 3)
-    five = b"".join(struct.pack("<H", (r >> 3) << 10 | (g >> 3) << 5 | b >> 3) for r, g, b in raw.getdata())
-    six = b"".join(struct.pack("<H", (r >> 3) << 11 | (g >> 2) << 5 | b >> 3) for r, g, b in raw.getdata())
+    five = b"".join(struct.pack("<H", (r >> 3) << 10 | (g >> 3) << 5 | b >> 3) for r, g, b in raw.get_flattened_data())
+    six = b"".join(struct.pack("<H", (r >> 3) << 11 | (g >> 2) << 5 | b >> 3) for r, g, b in raw.get_flattened_data())
     palette = b"".join(bytes((*reversed(colour), 0)) for colour in COLOURS)
     indices = Image.new("L", (8, 4))
     indices.putdata(list(range(32)))
@@ -377,7 +377,7 @@ def bmp() -> Forms:
         "bmp_8": made(eight, 8, version=3, palette=palette, colours=32),
         "bmp_8_rle": made(rle, 8, version=3, compression=1, palette=palette, colours=32),
         "bmp_top_down": made(
-            b"".join(bytes(reversed(pixel)) for pixel in grid().getdata()), 24, version=3, height=-SIZE[1]
+            b"".join(bytes(reversed(pixel)) for pixel in grid().get_flattened_data()), 24, version=3, height=-SIZE[1]
         ),
     }
 

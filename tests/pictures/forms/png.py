@@ -41,7 +41,7 @@ def spread(values: list[int]) -> list[int]:
     """One value a patch to one value a pixel."""
     image = Image.new("I", (8, 4))
     image.putdata(values)
-    return list(image.resize(SIZE, Image.Resampling.NEAREST).getdata())
+    return list(image.resize(SIZE, Image.Resampling.NEAREST).get_flattened_data())
 
 
 PALETTE = c.chunk(b"PLTE", b"".join(bytes(colour) for colour in COLOURS))
@@ -57,7 +57,9 @@ def grey(depth: int, before: bytes = b"") -> bytes:
 
 
 def deep_rgb(before: bytes = b"", low: int = 0x80) -> bytes:
-    samples = [[(value << 8 | (low if 0 < value < 255 else value)) for value in pixel] for pixel in grid().getdata()]
+    samples = [
+        [(value << 8 | (low if 0 < value < 255 else value)) for value in pixel] for pixel in grid().get_flattened_data()
+    ]
     flat = [value for pixel in samples for value in pixel]
     return c.png(SIZE, 16, 2, packed(flat, 64 * 3, 16), before=before)
 
@@ -87,7 +89,7 @@ def with_alpha(depth: int = 8, before: bytes = b"") -> bytes:
     image.putalpha(alpha.resize(SIZE, Image.Resampling.NEAREST))
     if depth == 8:
         return c.png(SIZE, 8, 6, rows(image), before=before)
-    flat = [value << 8 | value for pixel in image.getdata() for value in pixel]
+    flat = [value << 8 | value for pixel in image.get_flattened_data() for value in pixel]
     return c.png(SIZE, 16, 6, packed(flat, 64 * 4, 16), before=before)
 
 
