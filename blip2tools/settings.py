@@ -18,8 +18,9 @@ PREFIX = "BLIP2TOOLS_"
 
 # Picture formats by content. Everything else that Pillow could open (EPS starts Ghostscript, JPEG 2000 and PSD had overflows)
 # stays out of reach, whatever a file is called.
-DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-OPTIONAL_FORMATS = ("TIFF", "AVIF")
+DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIC")
+# No browser shows TIFF, and its library has had more flaws than all of the others: only who needs it should have it.
+OPTIONAL_FORMATS = ("TIFF",)
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Quantize = Literal["none", "8bit", "4bit"]
@@ -89,7 +90,9 @@ class _Running(BaseModel):
         (), max_length=256, description="if given, the only hosts that may be fetched from"
     )
     formats: tuple[str, ...] = Field(
-        DEFAULT_FORMATS, min_length=1, description="picture formats by content; TIFF and AVIF may be added"
+        DEFAULT_FORMATS,
+        min_length=1,
+        description="picture formats by content; TIFF may be added, and HEIC needs the extra `photos`",
     )
     max_image_bytes: int = Field(20 * 2**20, ge=1024, le=2**30, description="largest encoded picture, bytes")
     max_data_bytes: int = Field(

@@ -110,7 +110,8 @@ class Decoder:
         def receive(process: _Process) -> Decoded:
             facts = process.receive()
             parts = tuple(process.receive_image() for _ in range(wanted))
-            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts)
+            said = tuple(str(warning) for warning in facts.get("warnings", ()))
+            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts, said)
 
         with self._decodes:
             return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive, self._seconds)
@@ -370,8 +371,9 @@ def _group() -> dict[str, Any]:
 
 
 def _places() -> list[str]:
-    """Folders in which this package and Pillow are found."""
-    package = Path(__file__).parents[2]
-    pillow = importlib.util.find_spec("PIL")
-    places = [package, *(Path(place).parent for place in (pillow and pillow.submodule_search_locations) or ())]
+    """Folders in which this package, Pillow and its plugin are found."""
+    places = [Path(__file__).parents[2]]
+    for name in ("PIL", "pillow_heif"):
+        found = importlib.util.find_spec(name)
+        places += [Path(place).parent for place in (found and found.submodule_search_locations) or ()]
     return list(dict.fromkeys(str(place.resolve()) for place in places))
