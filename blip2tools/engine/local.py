@@ -31,11 +31,12 @@ from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Line, Work
 from blip2tools.engine.metrics import Metrics
-from blip2tools.engine.protocol import EngineStatus, Job
+from blip2tools.engine.protocol import EngineStatus
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ExtractRequest,
+    Job,
     Request,
     Sight,
     TextFeatureRequest,

@@ -14,12 +14,12 @@ from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Work
 from blip2tools.engine.local import LocalEngine, _second_tier
 from blip2tools.engine.metrics import Metrics
-from blip2tools.engine.protocol import Job
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
     FeatureRequest,
+    Job,
     MatchRequest,
     Question,
     Sight,
