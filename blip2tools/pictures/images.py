@@ -1,11 +1,10 @@
-"""Encoded bytes become one safe RGB picture with its content digest.
+"""Encoded bytes become one safe RGB picture.
 
 Settings are not imported here: a process that only decodes starts without them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import threading
@@ -68,17 +67,10 @@ class Picture:
     """One decoded picture as a person would see it: RGB, upright, transparency on white."""
 
     image: Image.Image
-    digest: str
-    """SHA-256 of the encoded bytes, 64 hex digits."""
     animated: bool
     """Whether this is the first frame of several."""
     warnings: tuple[str, ...] = ()
     """What should be said of it: which of several pages it is, a profile that does not fit."""
-
-    @property
-    def handle(self) -> str:
-        """The short name by which later calls can refer to these bytes."""
-        return handle(self.digest)
 
     @property
     def width(self) -> int:
@@ -89,38 +81,6 @@ class Picture:
     def height(self) -> int:
         """Pixels from top to bottom."""
         return self.image.height
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a request needs of a picture.
-
-    Attributes:
-        width, height: pixels of the whole upright picture.
-        animated: whether this is the first frame of several.
-        warnings: what should be said of it.
-        parts: for each region one RGB image for each target in turn; without targets each region at full resolution.
-    """
-
-    width: int
-    height: int
-    animated: bool
-    parts: tuple[Image.Image, ...]
-    warnings: tuple[str, ...] = ()
-
-
-def look(
-    data: bytes, settings: Limits, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
-) -> Decoded:
-    """Decode a picture of our own making here; a foreign one is for `decoder`.
-
-    Raises:
-        VisionError: as `decode` and `crop`.
-    """
-    check_regions(regions)
-    picture = decode(data, settings)
-    found = tuple(parts(picture, regions, targets))
-    return Decoded(picture.width, picture.height, picture.animated, found, picture.warnings)
 
 
 def decode(data: bytes, settings: Limits) -> Picture:
@@ -150,7 +110,7 @@ def decode(data: bytes, settings: Limits) -> Picture:
         del opened  # two of a large picture are in memory at most
         _check_size(image.size, settings)
     image.info = {}  # comments, profiles and EXIF are a stranger's text
-    return Picture(image, hashlib.sha256(data).hexdigest(), number > 1, (*_counted(kind, number), *notes))
+    return Picture(image, number > 1, (*_counted(kind, number), *notes))
 
 
 def parts(
@@ -188,36 +148,12 @@ def size_of(data: bytes, settings: Limits) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def check_regions(regions: Sequence[Sequence[float] | None]) -> None:
-    """Judge regions before there is a picture to cut them out of.
-
-    Raises:
-        InvalidInputError: one is not four numbers with 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
-    """
-    for region in regions:
-        if region is None:
-            continue
-        if len(region) != 4 or not all(isinstance(value, (int, float)) for value in region):
-            raise InvalidInputError(
-                "A region is four numbers: [left, top, right, bottom], as fractions of the picture."
-            )
-        left, top, right, bottom = region
-        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise InvalidInputError(
-                "A region is [left, top, right, bottom] with 0 <= left < right <= 1 and 0 <= top < bottom <= 1; "
-                "the right half of a picture is [0.5, 0, 1, 1]."
-            )
-
-
 def crop(image: Image.Image, region: Sequence[float]) -> Image.Image:
     """Cut `region` out of the picture at full resolution.
 
-    Edges round outward, so that nothing asked for is lost, and a region thinner than two pixels grows to two.
-
-    Raises:
-        InvalidInputError: as `check_regions`.
+    Edges round outward, so that nothing asked for is lost, and a region thinner than two pixels grows to two. Its bounds were
+    judged with the other arguments (`schemas.arguments.Region`).
     """
-    check_regions([region])
     left, top, right, bottom = region
     x0, x1 = _span(left, right, image.width)
     y0, y1 = _span(top, bottom, image.height)
@@ -282,16 +218,6 @@ def profile_of(image: Image.Image) -> bytes | None:
         return profile if isinstance(profile, bytes) and icc.parse(profile) else None
     except icc.UnusableError:
         return None
-
-
-def handle_of(data: bytes) -> str:
-    """`img_` and 16 hex digits of the SHA-256 of the encoded bytes."""
-    return handle(hashlib.sha256(data).hexdigest())
-
-
-def handle(digest: str) -> str:
-    """`img_` and the first 16 hex digits of a SHA-256."""
-    return "img_" + digest[:16]
 
 
 class _Silence:
