@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import json
 import os
 import queue
@@ -52,6 +53,11 @@ def one_thread():
     # Each model that is closed collects garbage: half a second among all that the collected test modules have imported.
     gc.collect()
     gc.freeze()
+
+
+def handle_of(data: bytes) -> str:
+    """The handle of a picture's encoded bytes."""
+    return f"img_{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)

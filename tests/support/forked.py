@@ -33,6 +33,7 @@ LATE = {
     "PATH",
     "TERM",
     "COLUMNS",
+    "LINES",
     "NO_COLOR",
     "http_proxy",
     "ALL_PROXY",
