@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
-def code(text, **options):
-    return forked.start([sys.executable, "-W", "error", "-c", text], **PIPES, **options)
+def code(program, **options):
+    return forked.start([sys.executable, "-W", "error", "-c", program], **PIPES, **options)
 
 
 def usual(**more):

@@ -127,7 +127,11 @@ def noise(path):
         (("caption", "x.png", "--vqa-template", "{question}"), 2, "unrecognized"),
         (("caption", "x.png", "--num-captions", "9", *DEMO), 2, "'num_captions'"),
         (("caption", "x.png", "--device", "tpu"), 2, "'device'"),
-        (("caption", "x.png", "--model", "opt-2.7b", "--offline"), 3, "blip2tools pull opt-2.7b"),
+        (
+            ("caption", "x.png", "--model", "opt-2.7b", "--dtype", "bfloat16", "--offline"),
+            3,
+            "blip2tools pull opt-2.7b",
+        ),
         (("caption", "x.png", "--model", "none of these"), 3, "no captioner named"),
         (("caption", "x.png", "--allow-dir", "/proc", *DEMO), 2, "/proc"),
         (("pull", "demo"), 3, "nothing to download"),
@@ -143,7 +147,7 @@ def test_wrong_usage(words, status, sentence, tmp_path):
 
 def test_the_causes_of_a_failure_are_for_who_asks():
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-    words = ("pull", "opt-2.7b")
+    words = ("pull", "opt-2.7b", "--anyway")  # whatever memory is free
     quiet = run_cli(*words, env=environment)
     assert quiet.returncode == 3
     assert quiet.stderr.startswith("model_unavailable: The download of opt-2.7b failed")
