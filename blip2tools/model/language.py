@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blip2tools.model import kernels
 from blip2tools.model.recorded import PLACES, Recorded
 
 MASKED = float("-inf")
 OPT_NAMES, T5_NAMES = ("q_proj", "k_proj", "v_proj"), ("q", "k", "v")
 # Devices on which query, key and value are one product instead of three: on an H100 4 of 55 ms of a compiled caption.
 JOINED = ("cuda",)
-PROMPTS = 4  # that are read together when that is recorded: each place of a large model's is a third of a megabyte
+PROMPTS = 16  # that are read together when that is recorded: each place of a large model's is a third of a megabyte
 
 Prompt: TypeAlias = tuple[Tensor, Tensor] | None  # keys and values of a layer's prompts, and their mask
 Layer: TypeAlias = Callable[..., Tensor]  # `LanguageModel.layer`, or the same compiled
@@ -188,6 +189,10 @@ class LanguageModel(ABC):
         Keys and values of all of them go to the places `at` of `own`.
         """
 
+    def quick(self) -> Layer | None:
+        """A layer as `layer`, of kernels of our own, for steps of one token in blocks; None where that cannot be."""
+        return None
+
     @abstractmethod
     def between(self, places: int) -> Tensor:
         """`Rows.bias` for so many new tokens."""
@@ -223,8 +228,8 @@ class Opt(LanguageModel):
         self._places = decoder.embed_positions
         attention = decoder.layers[0].self_attn
         self._heads, self._size, self._scaling = attention.num_heads, attention.head_dim, attention.scaling
-        self._pictures = Recorded(self._pictures_read, gives=(2, 0))
-        self._texts = Recorded(self._texts_read, given=(2, 0, 0), gives=(2, 0))
+        self._pictures = Recorded(self._pictures_read, gives=(2, 0), pieces=2)
+        self._texts = Recorded(self._texts_read, given=(2, 0, 0), gives=(2, 0), pieces=2)
         self._widths: tuple[int, ...] = ()  # of recorded texts
         self.recordings = (self._pictures, self._texts)
 
@@ -348,6 +353,27 @@ class Opt(LanguageModel):
             seen = _attend_both(query, *prompt, own, bias)
         hidden = hidden + attention.out_proj(seen.transpose(1, 2).flatten(2))
         return hidden + cast(Tensor, part.fc2(part.activation_fn(part.fc1(part.final_layer_norm(hidden)))))
+
+    def quick(self) -> Layer | None:
+        whole = all(
+            hasattr(part.self_attn, "joined_weight")
+            and isinstance(part.activation_fn, nn.ReLU)
+            and all(
+                type(one) is nn.Linear and one.bias is not None for one in (part.self_attn.out_proj, part.fc1, part.fc2)
+            )
+            for part in self._layers
+        )
+        return self._quick_layer if whole and kernels.available(self._layers[0].fc1.weight) else None
+
+    def _quick_layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
+        if prompt is None:
+            raise ValueError("there is no prompt to look at")
+        attention, states = part.self_attn, hidden[:, 0]
+        parts = kernels.linear(states, attention.joined_weight, attention.joined_bias, norm=part.self_attn_layer_norm)
+        seen = kernels.attend(parts, *prompt, own, at, bias, self._scaling)
+        states = kernels.linear(seen, attention.out_proj.weight, attention.out_proj.bias, plus=states)
+        inner = kernels.linear(states, part.fc1.weight, part.fc1.bias, norm=part.final_layer_norm, relu=True)
+        return kernels.linear(inner, part.fc2.weight, part.fc2.bias, plus=states)[:, None]
 
 
 class T5(LanguageModel):

@@ -26,6 +26,9 @@ from torch import Tensor
 # Above that a GPU has enough to do with each operation while the next one is started: on an H100 a tower of 39 layers takes
 # 9 ms to start and as long to do for eight pictures.
 ROWS = (1, 2, 4, 8)
+# What has less to do for each row, a Q-Former or a prompt of a few words, is recorded for more of them.
+MORE = 32
+COUNTS = (*ROWS, 16, MORE)
 PLACES = 64  # of a usual prompt in front of a language model, image tokens included
 
 Work = Callable[..., tuple[Tensor, ...]]
@@ -48,25 +51,43 @@ class Recorded:
             the device.
         given: which dimension of each tensor that it gets counts the rows.
         gives: likewise of those that it gives.
+        pieces: into how many parts rows may be cut that no recording holds together.
 
     Attributes:
         used: whether recordings are, where there are any.
     """
 
-    def __init__(self, work: Work, given: Sequence[int] = (0,), gives: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self, work: Work, given: Sequence[int] = (0,), gives: Sequence[int] = (0,), *, pieces: int = 1
+    ) -> None:
         # The owner's own method must not keep the owner: a model that nobody holds any more gives its memory back at once.
         self._work = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work
-        self._given, self._gives = tuple(given), tuple(gives)
+        self._given, self._gives, self._pieces = tuple(given), tuple(gives), pieces
         self._recordings: list[_Recording] = []
         self.used = True
 
     def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
         """What the work gives for these."""
         count = rows[0].shape[self._given[0]]
-        fitting = (one for one in self._recordings if one.rows >= count and self._alike(one.blocks, rows))
-        held = next(fitting, None) if self.used else None
-        if held is None:
+        fitting = [one for one in self._recordings if self._alike(one.blocks, rows)] if self.used else []
+        most = fitting[-1].rows if fitting else 0
+        if count > most * self._pieces:
             return self._done(*rows)
+        parts = [
+            self._replayed(
+                fitting,
+                [one.narrow(dim, first, min(most, count - first)) for dim, one in zip(self._given, rows, strict=True)],
+            )
+            for first in range(0, count, most)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(torch.cat(same, dim) for dim, same in zip(self._gives, zip(*parts, strict=True), strict=True))
+
+    def _replayed(self, fitting: Sequence[_Recording], rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the smallest recording that holds the rows gives for them."""
+        count = rows[0].shape[self._given[0]]
+        held = next(one for one in fitting if one.rows >= count)
         for block, dim, given in zip(held.blocks, self._given, rows, strict=True):
             block.narrow(dim, 0, count).copy_(given, non_blocking=True)
         # Copies: the next replay writes over the results of this one.
@@ -74,14 +95,14 @@ class Recorded:
 
     @torch.inference_mode()
     def record(self, blocks: Sequence[Tensor], pool: Any) -> None:
-        """Record it for tensors like these, for every number of rows in `ROWS` that they hold.
+        """Record it for tensors like these, for every number of rows in `COUNTS` that they hold.
 
         Args:
             blocks: where rows are put from now on; they may lie in one memory with those of other recordings.
             pool: of CUDA graphs; None, on a CPU, only puts the work behind the blocks.
         """
         most = blocks[0].shape[self._given[0]]
-        for rows in (rows for rows in ROWS if rows <= most):
+        for rows in (rows for rows in COUNTS if rows <= most):
             views = tuple(block.narrow(dim, 0, rows) for dim, block in zip(self._given, blocks, strict=True))
 
             def run(views: tuple[Tensor, ...] = views) -> tuple[Tensor, ...]:
@@ -94,7 +115,7 @@ class Recorded:
 
     def holds(self, rows: int) -> bool:
         """Whether so many rows are replayed."""
-        return self.used and any(one.rows >= rows for one in self._recordings)
+        return self.used and any(one.rows * self._pieces >= rows for one in self._recordings)
 
     def drop(self) -> None:
         """Give the memory back; from now on the work is done as it is."""

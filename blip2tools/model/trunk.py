@@ -67,7 +67,7 @@ class Trunk:
         self.image_size = int(tower.config.image_size)
         self.states_shape = (int(tower.embeddings.num_positions), int(tower.config.hidden_size))
         freeze(self.embeddings, self.encoder)
-        self._see = Recorded(self._states)
+        self._see = Recorded(self._states, pieces=2)
         self._fingerprint: str | None = None
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor
 from blip2tools.checkpoints import Loaded, Progress
 from blip2tools.checkpoints.memory import free_memory
 from blip2tools.model.compiled import Way, shapes
-from blip2tools.model.recorded import PLACES, ROWS, Recorded
+from blip2tools.model.recorded import COUNTS, PLACES, Recorded
 from blip2tools.options import GenerationOptions, Spoken
 from blip2tools.selftest.checks import GREEDY, HALF_PRECISION_GAP, TOKENS, Trial
 from blip2tools.settings import Settings
@@ -129,7 +129,7 @@ def _shown(loaded: Loaded, searches: set[GenerationOptions]) -> _Shown:
     trial = Trial(loaded, None)
     captioner, matcher = trial.captioner, loaded.matcher
     features = []
-    for count in ROWS:
+    for count in COUNTS:
         some = [row % len(trial.pixels) for row in range(count)]
         states = captioner.trunk.see(trial.pixels[some])
         tokens = captioner.query(states)
