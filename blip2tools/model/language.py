@@ -359,7 +359,8 @@ class Opt(LanguageModel):
             hasattr(part.self_attn, "joined_weight")
             and isinstance(part.activation_fn, nn.ReLU)
             and all(
-                type(one) is nn.Linear and one.bias is not None for one in (part.self_attn.out_proj, part.fc1, part.fc2)
+                type(one) is nn.Linear and one.bias is not None and one.weight.is_contiguous()
+                for one in (part.self_attn.out_proj, part.fc1, part.fc2)
             )
             for part in self._layers
         )
