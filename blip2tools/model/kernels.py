@@ -1,16 +1,17 @@
 """A decoding step's operations as kernels of our own, for the few rows that a step has.
 
-Behind every product with a weight come a bias, an activation or a sum, and around attention a dozen small operations. For one
-row each of them takes a GPU longer to begin than to do; here they are part of the product, and attention is one kernel:
+Around each product with a weight stand a norm, a bias, an activation and a sum, and around attention a dozen small operations.
+For one row each of them takes a GPU longer to begin than to do. Here they are part of their neighbours:
 
-    norm, product, bias ─► attention to prompt and own tokens ─► product, bias, sum
-        ─► norm, product, bias, ReLU ─► product, bias, sum
+    one row:     norm, product, bias ─► attention ─► product, bias, sum ─► norm, product, bias, ReLU ─► product, bias, sum
+    more rows:   the library's products, between them attention, and sum and norm as one
 
-They are written in Triton, which comes with torch where torch has CUDA; where it is not there, `available` says so.
+The kernels are written in Triton, which comes with torch where torch has CUDA; where it is not there, `available` says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -22,106 +23,135 @@ try:
 except ImportError:  # torch without CUDA comes without Triton
     code = cast(Any, None)
 
-WIDEST = 16384  # numbers of one row that are normalized in a program's registers
-FEW = 64  # rows up to which a product waits for its weights alone
-BLOCK = 32  # places that are looked at together
+DEVICES = ("cuda",)
 KINDS = (torch.float16, torch.bfloat16)
-# Outputs of a program, and how much of a row it multiplies at once: (outputs, numbers, warps, stages).
-ONE, SEVERAL = (4, 4096, 8, 1), (16, 256, 4, 4)
+WIDEST = 4096  # numbers of a row that a program normalizes or multiplies in one piece
+BLOCK, FEW = 64, 32  # places of a prompt, and of new tokens, that are looked at together
 
 
-def available(weight: Tensor) -> bool:
-    """Whether products with weights like this one can be done here."""
-    return code is not None and weight.is_cuda and weight.dtype in KINDS
+def available(layers: Iterable[Any]) -> bool:
+    """Whether a step through these can be done here: all are the library's own, whole and in one piece of memory."""
+    return code is not None and all(
+        type(layer) is nn.Linear
+        and layer.weight.device.type in DEVICES
+        and layer.weight.dtype in KINDS
+        and layer.weight.is_contiguous()
+        and not hasattr(layer, "_hf_hook")
+        for layer in layers
+    )
 
 
-def linear(
+def multiplied(
     states: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     *,
-    norm: nn.LayerNorm | None = None,
+    norm: Any = None,
     relu: bool = False,
     plus: Tensor | None = None,
 ) -> Tensor:
     """States (R, K) times a weight (N, K), plus a bias (N,): (R, N).
 
     Args:
-        norm: applied to the states before.
+        norm: applied to the states before: a LayerNorm, or T5's, which has no mean and no bias.
         relu: whether negative results become 0.
         plus: (R, N), added at last.
     """
+    if len(states) == 1 and (norm is None or states.shape[1] <= WIDEST):
+        return _product(states, weight, bias, norm, relu, plus)
+    states = states if norm is None else normed(states, norm)[1]
+    result = functional.linear(states, weight, bias)
+    result = result.relu_() if relu else result
+    return result if plus is None else result.add_(plus)
+
+
+def normed(states: Tensor, norm: Any, plus: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The sum of states (R, K) and `plus`, and its norm."""
     rows, width = states.shape
-    if rows > FEW:
-        result = functional.linear(states if norm is None else norm(states), weight, bias)
-        result = result.relu_() if relu else result
-        return result if plus is None else result + plus
-    if rows == 1 and width <= WIDEST:
-        return _one(states, weight, bias, norm, relu, plus)
-    return _several(states if norm is None else norm(states), weight, bias, relu, plus)
+    result = torch.empty_like(states)
+    total = states if plus is None else torch.empty_like(states)
+    scale, shift, eps = _parts(norm, states)
+    code.norm_kernel[(rows,)](
+        states,
+        states if plus is None else plus,
+        scale,
+        shift,
+        total,
+        result,
+        width,
+        eps,
+        WIDTH=_power_of_two(width),
+        CENTERED=shift is not states,
+        PLUS=plus is not None,
+        num_warps=8 if width > WIDEST // 2 else 4,
+    )
+    return total, result
 
 
-def attend(
-    query: Tensor, prompt: Tensor, mask: Tensor, own: Tensor, at: Tensor, bias: Tensor, scaling: float
+def attended(
+    query: Tensor,
+    heads: int,
+    scaling: float,
+    *,
+    prompt: tuple[Tensor, Tensor] | None = None,
+    own: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Attention of each sequence's newest token to its row's prompt and its own tokens: (R, heads * size).
-
-    The token's keys and values are put at their place of `own`.
+    """Attention of each sequence's newest token to its row's prompt, to its own tokens, or to both: (R, heads * size).
 
     Args:
-        query: query, keys and values of the newest tokens side by side, (R, 3 * heads * size).
-        prompt: keys and values of B rows, (2, B, heads, places, size); R is a multiple of B.
-        mask: (B, 1, 1, places), added to the scores.
-        own: keys and values of each sequence's tokens, (2, R, heads, room, size).
-        at: (1,) the newest token's place.
-        bias: (1 or R, 1 or heads, 1, room), added to the scores.
+        query: of the newest tokens, (R, heads * size); with `own` their keys and values behind, (R, 3 * heads * size).
+        heads: of attention.
         scaling: of the query.
+        prompt: keys and values (2, B, heads, places, size), where R is a multiple of B, and a mask (B, 1, 1, places), which
+            is added to the scores.
+        own: keys and values (2, R, heads, room, size) of each sequence's tokens, where those of the newest are put at the
+            place (1,), and what is added to the scores, (1 or R, 1 or heads, 1, room).
     """
-    _, sequences, heads, room, size = own.shape
-    seen = query.new_empty(sequences, heads * size)
-    bias = bias.expand(sequences, heads, 1, room)
-    code.attend_kernel[(sequences, heads)](
+    rows = len(query)
+    size = query.shape[1] // (heads if own is None else 3 * heads)
+    seen = query.new_empty(rows, heads * size)
+    told, mask = prompt or (query, query)
+    kept, at, bias = own or (query, query, query)
+    places, room = told.shape[3] if prompt else 0, kept.shape[3] if own else 0
+    bias = bias.expand(rows, heads, 1, room) if own else bias
+    code.attention_kernel[(rows, heads)](
         query,
-        prompt,
+        told,
         mask,
-        own,
+        kept,
         at,
         bias,
         seen,
         scaling,
-        sequences // prompt.shape[1],
+        rows // told.shape[1] if prompt else 1,
         heads,
-        prompt.shape[3],
-        room,
-        *prompt.stride()[:4],
-        *own.stride()[:4],
+        places,
+        query.stride(0),
+        *(told.stride()[:4] if prompt else (0, 0, 0, 0)),
         mask.stride(0),
-        *bias.stride()[:2],
-        bias.stride(3),
+        *(kept.stride()[:4] if own else (0, 0, 0, 0)),
+        *((bias.stride(0), bias.stride(1), bias.stride(3)) if own else (0, 0, 0)),
         SIZE=size,
         WIDTH=_power_of_two(size),
         BLOCK=BLOCK,
-        PROMPT=_whole(prompt.shape[3]),
-        OWN=_whole(room),
+        PROMPT=_whole(places, BLOCK),
+        FEW=FEW,
+        OWN=_whole(room, FEW),
         num_warps=4,
     )
     return seen
 
 
-def _one(
-    states: Tensor, weight: Tensor, bias: Tensor, norm: nn.LayerNorm | None, relu: bool, plus: Tensor | None
-) -> Tensor:
+def _product(states: Tensor, weight: Tensor, bias: Tensor | None, norm: Any, relu: bool, plus: Tensor | None) -> Tensor:
     count, width = weight.shape
-    outputs, numbers, warps, _ = ONE
-    whole = min(numbers, _power_of_two(width))
-    if norm is not None:
-        whole = _power_of_two(width)
     result = states.new_empty(1, count)
-    scale, shift, eps = (norm.weight, norm.bias, norm.eps) if norm is not None else (states, states, 0.0)
-    code.one_kernel[(-(-count // outputs),)](
+    scale, shift, eps = (states, states, 0.0) if norm is None else _parts(norm, states)
+    # Measured on an H100: what keeps enough of the weights on their way.
+    outputs, numbers, warps = (4, WIDEST // 2, 4) if width > WIDEST else (8 if count >= 3 * width else 4, WIDEST, 8)
+    code.product_kernel[(-(-count // outputs),)](
         states,
         weight,
-        bias,
+        states if bias is None else bias,
         states if plus is None else plus,
         scale,
         shift,
@@ -130,38 +160,22 @@ def _one(
         eps,
         WIDTH=width,
         OUTPUTS=outputs,
-        NUMBERS=whole,
-        NORM=norm is not None,
-        RELU=relu,
-        PLUS=plus is not None,
-        num_warps=warps,
-    )
-    return result
-
-
-def _several(states: Tensor, weight: Tensor, bias: Tensor, relu: bool, plus: Tensor | None) -> Tensor:
-    rows, width = states.shape
-    count = len(weight)
-    outputs, numbers, warps, stages = SEVERAL
-    result = states.new_empty(rows, count)
-    code.several_kernel[(-(-count // outputs),)](
-        states,
-        weight,
-        bias,
-        states if plus is None else plus,
-        result,
-        rows,
-        count,
-        WIDTH=width,
-        ROWS=max(16, _power_of_two(rows)),
-        OUTPUTS=outputs,
         NUMBERS=min(numbers, _power_of_two(width)),
+        BIAS=bias is not None,
+        NORM=norm is not None,
+        CENTERED=shift is not states,
         RELU=relu,
         PLUS=plus is not None,
         num_warps=warps,
-        num_stages=stages,
     )
     return result
+
+
+def _parts(norm: Any, states: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weight, bias and epsilon of a norm; the states in the place of a bias where there is none, nor a mean."""
+    if isinstance(norm, nn.LayerNorm):
+        return norm.weight, norm.bias, norm.eps
+    return norm.weight, states, norm.variance_epsilon
 
 
 def _power_of_two(number: int) -> int:
@@ -169,6 +183,6 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _whole(places: int) -> int:
+def _whole(places: int, block: int) -> int:
     """Places in whole blocks."""
-    return -(-places // BLOCK) * BLOCK
+    return -(-places // block) * block

@@ -240,16 +240,17 @@ class Opt(LanguageModel):
         owners = sent(pictures, device)
         prefix, last = self._read_pictures(image_tokens, prompts[0][0])
         first = prefix.shape[4]
-        prompt, last = prefix.index_select(2, owners), last.index_select(0, owners)
+        prompt, last = _picked(prefix, 2, pictures), last.index_select(0, owners)
         mask = last.new_zeros(len(prompts), 1, 1, first)
         lengths = sent([len(prompt) - 1 for prompt in prompts], device)
         if longer := [row for row, prompt in enumerate(prompts) if len(prompt) > 1]:
             index = sent(longer, device)
             texts = [prompts[row][1:] for row in longer]
-            text, hidden = self._read_texts(prompt.index_select(2, index), texts)
+            text, hidden = self._read_texts(_picked(prompt, 2, longer), texts)
             width = text.shape[4]
-            whole = self.block(len(prompts), width)
-            prompt = torch.cat([prompt, whole.index_copy_(2, index, text)], 4)
+            if len(longer) < len(prompts):
+                text = self.block(len(prompts), width).index_copy_(2, index, text)
+            prompt = torch.cat([prompt, text], 4)
             last = last.index_copy(0, index, hidden)
             padded = torch.arange(width, device=device) < width - lengths[:, None]
             mask = torch.cat(
@@ -355,26 +356,26 @@ class Opt(LanguageModel):
         return hidden + cast(Tensor, part.fc2(part.activation_fn(part.fc1(part.final_layer_norm(hidden)))))
 
     def quick(self) -> Layer | None:
-        whole = all(
-            hasattr(part.self_attn, "joined_weight")
-            and isinstance(part.activation_fn, nn.ReLU)
-            and all(
-                type(one) is nn.Linear and one.bias is not None and one.weight.is_contiguous()
-                for one in (part.self_attn.out_proj, part.fc1, part.fc2)
-            )
-            for part in self._layers
+        layers = [one for part in self._layers for one in (part.self_attn.out_proj, part.fc1, part.fc2)]
+        fits = all(hasattr(part.self_attn, "joined_weight") for part in self._layers) and all(
+            isinstance(part.activation_fn, nn.ReLU) for part in self._layers
         )
-        return self._quick_layer if whole and kernels.available(self._layers[0].fc1.weight) else None
+        return self._quick_layer if fits and kernels.available(layers) else None
 
     def _quick_layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
-        if prompt is None:
-            raise ValueError("there is no prompt to look at")
-        attention, states = part.self_attn, hidden[:, 0]
-        parts = kernels.linear(states, attention.joined_weight, attention.joined_bias, norm=part.self_attn_layer_norm)
-        seen = kernels.attend(parts, *prompt, own, at, bias, self._scaling)
-        states = kernels.linear(seen, attention.out_proj.weight, attention.out_proj.bias, plus=states)
-        inner = kernels.linear(states, part.fc1.weight, part.fc1.bias, norm=part.final_layer_norm, relu=True)
-        return kernels.linear(inner, part.fc2.weight, part.fc2.bias, plus=states)[:, None]
+        attention, states, last = part.self_attn, hidden[:, 0], part.final_layer_norm
+        parts = kernels.multiplied(
+            states, attention.joined_weight, attention.joined_bias, norm=part.self_attn_layer_norm
+        )
+        seen = kernels.attended(parts, self._heads, self._scaling, prompt=prompt, own=(own, at, bias))
+        output, inner, outer = attention.out_proj, part.fc1, part.fc2
+        if len(states) == 1:
+            states = kernels.multiplied(seen, output.weight, output.bias, plus=states)
+            middle = kernels.multiplied(states, inner.weight, inner.bias, norm=last, relu=True)
+        else:
+            states, ready = kernels.normed(states, last, plus=functional.linear(seen, output.weight, output.bias))
+            middle = kernels.multiplied(ready, inner.weight, inner.bias, relu=True)
+        return kernels.multiplied(middle, outer.weight, outer.bias, plus=states)[:, None]
 
 
 class T5(LanguageModel):
@@ -436,6 +437,31 @@ class T5(LanguageModel):
         seen = _unfolded(seen, len(hidden))
         return cast(Tensor, feed_forward(hidden + attention.o(seen.transpose(1, 2).flatten(2))))
 
+    def quick(self) -> Layer | None:
+        layers: list[Any] = []
+        for part in self._layers:
+            itself, cross, forward = part.layer
+            dense = forward.DenseReluDense
+            if not hasattr(itself.SelfAttention, "joined_weight") or not hasattr(dense, "wi_1"):
+                return None
+            layers += [itself.SelfAttention.o, cross.EncDecAttention.q, cross.EncDecAttention.o]
+            layers += [dense.wi_0, dense.wi_1, dense.wo]
+        return self._quick_layer if kernels.available(layers) else None
+
+    def _quick_layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
+        (itself, cross, forward), states = part.layer, hidden[:, 0]
+        attention, dense = itself.SelfAttention, forward.DenseReluDense
+        parts = kernels.multiplied(states, attention.joined_weight, None, norm=itself.layer_norm)
+        seen = kernels.attended(parts, self._heads, 1.0, own=(own, at, bias))
+        states = kernels.multiplied(seen, attention.o.weight, None, plus=states)
+        attention = cross.EncDecAttention
+        query = kernels.multiplied(states, attention.q.weight, None, norm=cross.layer_norm)
+        seen = kernels.attended(query, self._heads, 1.0, prompt=prompt)
+        states, ready = kernels.normed(states, forward.layer_norm, plus=functional.linear(seen, attention.o.weight))
+        gate = dense.act(kernels.multiplied(ready, dense.wi_0.weight, None))
+        middle = gate * kernels.multiplied(ready, dense.wi_1.weight, None)
+        return kernels.multiplied(middle, dense.wo.weight, None, plus=states)[:, None]
+
     def _readers(self) -> list[tuple[Any, Any]]:
         """Each decoder layer's projections of the encoded rows to keys and values."""
         return [(block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v) for block in self._layers]
@@ -473,6 +499,13 @@ def _join(attention: Any, names: tuple[str, str, str]) -> None:
 def sent(values: Sequence[Any], device: torch.device) -> Tensor:
     """A tensor on the device, without waiting for what the device has still to do."""
     return torch.tensor(values).to(device, non_blocking=True)  # pageable memory has been read when this returns
+
+
+def _picked(states: Tensor, dim: int, numbers: Sequence[int]) -> Tensor:
+    """`index_select`; the states themselves where that would copy all of them, as prompts of many rows are large."""
+    if list(numbers) == list(range(states.shape[dim])):
+        return states
+    return states.index_select(dim, sent(numbers, states.device))
 
 
 def _causal(places: int, like: Tensor) -> Tensor:

@@ -133,6 +133,21 @@ class TestSameTokens:
         same(*said)
         assert set(captioner.steps.count) == {"compiled"}
 
+    @pytest.fixture
+    def hasty(self, captioner, monkeypatch):
+        """As on a GPU, whose next step begins before it is known what the last one said."""
+        monkeypatch.setattr(captioner.steps, "hasty", True)
+
+    def test_steps_that_begin_before_the_last_is_read(self, captioner, options, hasty):
+        same(*both_ways(captioner, options)[:2])
+        same(*both_ways(captioner, options, (3,) * 6, (2, 2, 2, 2, 14, 16))[:2])
+
+    def test_such_steps_with_rows_that_leave_and_rows_that_are_stopped(self, captioner, options, hasty):
+        self.test_rows_that_leave_and_rows_that_are_stopped(captioner, options)
+
+    def test_such_steps_with_rows_that_join(self, captioner, options, hasty):
+        self.test_rows_that_join(captioner, options)
+
     def test_one_wait_for_the_device_a_token(self, captioner, options, monkeypatch):
         waits = []
 
@@ -161,6 +176,42 @@ class TestSameTokens:
             both_ways(captioner, options, said=broken)
         same(*both_ways(captioner, options)[:2])
         same(*both_ways(captioner, options, (0, 2), (5, 9))[:2])
+
+
+def test_the_step_after_the_last_token_is_not_begun(captioner, monkeypatch):
+    monkeypatch.setattr(captioner.steps, "hasty", True)
+    eager, fast, steps = both_ways(captioner, TO_THE_END, (3, 5), (9, 6))
+    same(eager, fast)
+    assert steps == {"compiled": 8}
+
+
+def test_rows_that_join_when_all_others_have_just_ended(captioner, monkeypatch):
+    """The step that was begun for them is for nothing, and what it says is nobody's."""
+    prompts = rows(captioner.family, (3, 7, 2))
+    tokens = captioner.query(captioner.trunk.see(rm.pixels(3)))
+    said = []
+    for way in (False, True):
+        captioner.steps.recorded = way
+        monkeypatch.setattr(captioner.steps, "hasty", way)
+        steps = count()
+
+        def more(steps=steps):
+            return Asked(tokens[1:], prompts[1:], [6, 9]) if next(steps) == 1 else None
+
+        # It is told to stop at its third token, which is known no sooner than the others have joined.
+        left = iter([False, False, True])
+        said.append(
+            captioner.speak(
+                tokens[:1],
+                prompts[:1],
+                TO_THE_END,
+                max_new_tokens=[14],
+                more=more,
+                stop=lambda row, left=left: row == 0 and next(left),
+            )
+        )
+    assert [row[0].tokens for row in said[1]] == [3, 6, 9]
+    same(*said)
 
 
 class TestShapes:

@@ -6,9 +6,11 @@ import os
 
 import pytest
 import torch
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from blip2tools.model import Captioner, GenerationOptions, kernels, language
 from blip2tools.model.compiled import Shape
+from tests.model.test_model import rows
 from tests.support import random_models as rm
 
 pytest.importorskip("triton")
@@ -26,86 +28,123 @@ def distance(found, right):
     return float((found.double() - right).norm() / right.norm())
 
 
+def made_norm(kind, width, dtype):
+    norm = torch.nn.LayerNorm(width) if kind == "opt" else T5LayerNorm(width, eps=1e-3)
+    for part in norm.parameters():
+        part.data = torch.randn(width)
+    return norm.to(dtype)
+
+
 @pytest.mark.parametrize("dtype", NEAR)
-@pytest.mark.parametrize("rows", [1, 5, 17, kernels.FEW + 1])
-@pytest.mark.parametrize(("width", "count"), [(96, 200), (640, 130)])
-@pytest.mark.parametrize("options", ["", "norm", "relu", "plus", "norm relu", "relu plus"])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("width", "count"), [(40, 121), (4200, 5)])
+@pytest.mark.parametrize("options", ["", "bias plus", "opt bias relu", "t5 plus"])
 @torch.inference_mode()
 def test_products(dtype, rows, width, count, options):
     states, weight, bias, more = (
         torch.randn(shape).to(dtype) for shape in ((rows, width), (count, width), (count,), (rows, count))
     )
-    norm = torch.nn.LayerNorm(width)
-    norm.weight.data, norm.bias.data = torch.randn(width), torch.randn(width)
-    norm = norm.to(dtype) if "norm" in options else None
-    found = kernels.linear(
-        states, weight, bias, norm=norm, relu="relu" in options, plus=more if "plus" in options else None
+    norm = next((made_norm(kind, width, dtype) for kind in ("opt", "t5") if kind in options), None)
+    found = kernels.multiplied(
+        states,
+        weight,
+        bias if "bias" in options else None,
+        norm=norm,
+        relu="relu" in options,
+        plus=more if "plus" in options else None,
     )
-    right = (states if norm is None else norm(states)).double() @ weight.double().t() + bias.double()
+    right = (states if norm is None else norm(states)).double() @ weight.double().t()
+    right = right + bias.double() if "bias" in options else right
     right = right.relu() if "relu" in options else right
     assert distance(found, right + more.double() if "plus" in options else right) < NEAR[dtype]
 
 
 @pytest.mark.parametrize("dtype", NEAR)
-@pytest.mark.parametrize(("rows", "sequences"), [(1, 1), (1, 5), (3, 2)])
-@pytest.mark.parametrize(("places", "room", "at"), [(37, 16, 0), (70, 40, 33), (200, 64, 63)])
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+@torch.inference_mode()
+def test_sum_and_norm(dtype, kind):
+    states, more = (torch.randn(3, 40).to(dtype) for _ in range(2))
+    norm = made_norm(kind, 40, dtype)
+    total, found = kernels.normed(states, norm, plus=more)
+    assert torch.equal(total, states + more)
+    assert distance(found, norm(total).double()) < NEAR[dtype]
+    assert kernels.normed(states, norm)[0] is states
+
+
+@pytest.mark.parametrize("dtype", NEAR)
+@pytest.mark.parametrize(("rows", "sequences"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("places", "room", "at"), [(37, 16, 0), (200, 64, 33), (64, 32, 31), (40, 0, 0), (0, 40, 20)])
 @torch.inference_mode()
 def test_attention(dtype, rows, sequences, places, room, at):
-    every, heads, size = rows * sequences, 3, 20
-    prompt, own = torch.randn(2, rows, heads, places, size), torch.randn(2, every, heads, room, size)
-    query, prompt, own = torch.randn(every, 3 * heads * size).to(dtype), prompt.to(dtype), own.to(dtype)
-    mask = torch.zeros(rows, 1, 1, places, dtype=dtype)
-    mask[-1, ..., 33:36] = float("-inf")
-    bias = torch.zeros(every, 1, 1, room, dtype=dtype)
-    bias[..., at + 1 :] = float("-inf")
-    bias[-1, ..., : at // 2] = float("-inf")
-    asked, key, value = query.view(every, 3, heads, size).unbind(1)
-    kept = own.clone()
-    kept[0][:, :, at], kept[1][:, :, at] = key, value
-    keys, values = (torch.cat([prompt[n].repeat_interleave(sequences, 0), kept[n]], 2).double() for n in (0, 1))
-    added = torch.cat([mask.repeat_interleave(sequences, 0), bias], 3).double()
-    right = ((asked[:, :, None].double() * 0.3) @ keys.transpose(2, 3) + added).softmax(-1) @ values
-    own[:, :, :, at] = float("nan")  # what lies where the token's own keys come must not count
-    found = kernels.attend(query, prompt, mask, own, torch.tensor([at]), bias, 0.3)
+    every, heads, size = rows * sequences, 2, 20
+    kinds = 3 if room else 1
+    query = torch.randn(every, kinds * heads * size).to(dtype)
+    asked, *new = query.view(every, kinds, heads, size).unbind(1)
+    scores, values, given, kept = [], [], {}, None
+    if places:
+        prompt, mask = torch.randn(2, rows, heads, places, size).to(dtype), torch.zeros(rows, 1, 1, places).to(dtype)
+        mask[-1, ..., 33:36] = float("-inf")
+        each = prompt.clone().repeat_interleave(sequences, 1).double()
+        scores.append(asked[:, :, None].double() @ each[0].transpose(2, 3) * 0.3 + mask.repeat_interleave(sequences, 0))
+        values.append(each[1])
+        prompt[:, -1, :, 33:36] = float("nan")  # what is masked is not even looked at
+        given["prompt"] = prompt, mask
+    if room:
+        own, bias = torch.randn(2, every, heads, room, size).to(dtype), torch.randn(every, heads, 1, room).to(dtype)
+        bias[..., at + 1 :] = float("-inf")
+        bias[-1, ..., : at // 2] = float("-inf")
+        kept = own.clone()
+        kept[0][:, :, at], kept[1][:, :, at] = new
+        scores.append(asked[:, :, None].double() @ kept[0].double().transpose(2, 3) * 0.3 + bias)
+        values.append(kept[1].double())
+        own[:, :, :, at] = float("nan")
+        given["own"] = own, torch.tensor([at]), bias
+    right = torch.cat(scores, 3).softmax(-1) @ torch.cat(values, 2)
+    found = kernels.attended(query, heads, 0.3, **given)
     assert distance(found, right[:, :, 0].flatten(1)) < NEAR[dtype]
-    assert torch.equal(own, kept)
+    assert not room or torch.equal(own, kept)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        GenerationOptions(num_beams=1),
-        GenerationOptions(num_beams=3, length_penalty=0.0),
-        GenerationOptions(num_beams=1, do_sample=True, num_return_sequences=3, seed=7),
-    ],
-    ids=["greedy", "beams", "samples"],
-)
-@pytest.mark.parametrize("hasty", [False, True])
-def test_steps_say_the_same(options, hasty, monkeypatch):
-    """Rows of all lengths, of which some end before the others, with layers of these kernels in blocks."""
+@pytest.mark.parametrize("family", ["opt", "t5"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_steps_say_the_same(family, count, beams, monkeypatch):
+    """Of which one ends before the others, with layers of these kernels in blocks."""
     monkeypatch.setattr(language, "JOINED", ("cpu", "cuda"))
-    monkeypatch.setattr(kernels, "available", lambda weight: True)
-    captioner = Captioner(rm.make_opt())
+    monkeypatch.setattr(kernels, "DEVICES", ("cpu", "cuda"))
+    monkeypatch.setattr(kernels, "KINDS", (torch.float32,))
+    captioner = Captioner(rm.make_opt() if family == "opt" else rm.make_t5())
+    assert captioner._words.quick() is None  # here weights lie column by column
     for part in captioner._words._layers.modules():
         if isinstance(part, torch.nn.Linear):  # as on a GPU
             part.weight.data = part.weight.data.contiguous()
-    bos, lengths = captioner.bos, (0, 3, 7)
-    prompts = [[bos, *range(5, 5 + length)] for length in lengths]
-    tokens = captioner.query(captioner.trunk.see(rm.pixels(len(prompts))))
-    eager = captioner.speak(tokens, prompts, options, max_new_tokens=[9, 4, 12])
+    prompts, caps = rows(family, (7, 0)[:count]), [4, 2][:count]
+    options = GenerationOptions(num_beams=beams, min_new_tokens=9)
+    tokens = captioner.query(captioner.trunk.see(rm.pixels(count)))
+    eager = captioner.speak(tokens, prompts, options, max_new_tokens=caps)
     made = []
     quick = captioner._words._quick_layer
     monkeypatch.setattr(captioner._words, "_quick_layer", lambda *given: made.append(1) or quick(*given))
-    wanted = [Shape(4, width, 24, 16) for width in (1, 3)]
-    captioner.steps.record(wanted, None, lambda done, of: None, compiler=False)
-    captioner.steps.recorded, captioner.steps.hasty = True, hasty
-    captioner.steps.count.clear()
+    captioner.steps.record([Shape(count, beams, 24, 8)], None, lambda done, of: None, compiler=False)
+    captioner.steps.recorded = True
     made.clear()
-    fast = captioner.speak(tokens, prompts, options, max_new_tokens=[9, 4, 12])
-    assert len(made) == 2 * captioner.steps.count["recorded"] > 0
-    assert captioner.steps.count["eager"] == 0
-    assert [[(text.ids, text.finish) for text in row] for row in fast] == [
-        [(text.ids, text.finish) for text in row] for row in eager
-    ]
+    captioner.steps.count.clear()
+    fast = captioner.speak(tokens, prompts, options, max_new_tokens=caps)
+    assert captioner.steps.count == {"recorded": 3}
+    assert len(made) == 3 * len(captioner._words._layers)
+    assert [[text.ids for text in row] for row in fast] == [[text.ids for text in row] for row in eager]
     for mine, theirs in zip(fast, eager, strict=True):
         assert [text.logprob for text in mine] == pytest.approx([text.logprob for text in theirs], abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_trunk_sees_the_same(count, monkeypatch):
+    monkeypatch.setattr(kernels, "DEVICES", ("cpu", "cuda"))
+    monkeypatch.setattr(kernels, "KINDS", (torch.float32,))
+    trunk = Captioner(rm.make_opt()).trunk
+    states = trunk.see(rm.pixels(count))
+    calls, norm = [], kernels.normed
+    monkeypatch.setattr(kernels, "normed", lambda *given, **more: calls.append(1) or norm(*given, **more))
+    trunk.record(None)
+    torch.testing.assert_close(trunk.see(rm.pixels(count)), states, atol=1e-5, rtol=1e-4)
+    assert len(calls) == 2 * len(trunk.encoder.layers)
