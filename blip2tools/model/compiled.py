@@ -82,7 +82,6 @@ class Steps:
     Attributes:
         recorded: whether the blocks are used; false until it is set.
         way: "compiled" or "recorded", what steps in blocks are.
-        quick: whether recorded steps use kernels of our own, where they can.
         hasty: whether recorded steps begin before it is known what the last one said: a GPU then waits for nobody.
         count: steps so far, "compiled", "recorded" and "eager".
     """
@@ -94,7 +93,6 @@ class Steps:
         self._held: Rows | None = None  # those that lie in the blocks of `_graph`
         self.recorded = False
         self.way: Way = "recorded"
-        self.quick = True
         self.hasty = False
         self.count: Counter[str] = Counter()
 
@@ -159,8 +157,8 @@ class Steps:
             return
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"torch\b")  # its advice to itself
-            quick = self._model.quick() if self.quick else None
-            self._build(fitting, self._compiled(fitting) if compiler else quick or self._model.layer, progress)
+            layer = self._compiled(fitting) if compiler else self._model.quick() or self._model.layer
+            self._build(fitting, layer, progress)
         self.hasty = self._model.block(1, 1).is_cuda
 
     def _compiled(self, wanted: Sequence[Shape]) -> Layer:

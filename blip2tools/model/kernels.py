@@ -11,7 +11,9 @@ The kernels are written in Triton, which comes with torch where torch has CUDA; 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -23,6 +25,9 @@ try:
 except ImportError:  # torch without CUDA comes without Triton
     code = cast(Any, None)
 
+logger = logging.getLogger(__name__)
+
+trusted = True  # until they fail a test
 DEVICES = ("cuda",)
 KINDS = (torch.float16, torch.bfloat16)
 WIDEST = 4096  # numbers of a row that a program normalizes or multiplies in one piece
@@ -31,14 +36,36 @@ BLOCK, FEW = 64, 32  # places of a prompt, and of new tokens, that are looked at
 
 def available(layers: Iterable[Any]) -> bool:
     """Whether a step through these can be done here: all are the library's own, whole and in one piece of memory."""
-    return code is not None and all(
+    layers = list(layers)
+    return trusted and all(
         type(layer) is nn.Linear
         and layer.weight.device.type in DEVICES
         and layer.weight.dtype in KINDS
         and layer.weight.is_contiguous()
         and not hasattr(layer, "_hf_hook")
+        and _runs(layer.weight.device)
         for layer in layers
     )
+
+
+def distrust() -> bool:
+    """Do without these kernels from now on, as what they computed was not right; whether that changes anything here."""
+    global trusted
+    before, trusted = trusted, False
+    return before and code is not None and torch.cuda.is_available()
+
+
+@cache
+def _runs(device: torch.device) -> bool:
+    """Whether a kernel can be made and run there: that takes a compiler for C, and a card that Triton knows."""
+    if code is None:
+        return False
+    states, weight = (torch.ones(rows, 16, device=device) for rows in (1, 4))
+    try:
+        return torch.equal(_product(states, weight, None, None, False, None), torch.full_like(states[:, :4], 16.0))
+    except Exception as error:  # noqa: BLE001 - of a compiler, a driver or Triton: the library's own way is always there
+        logger.warning("decoding steps do without kernels of our own (%s)", type(error).__name__)
+        return False
 
 
 def multiplied(

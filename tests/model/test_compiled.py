@@ -17,9 +17,10 @@ import torch
 from blip2tools import Vision, checkpoints
 from blip2tools.checkpoints.selftest import compiling
 from blip2tools.checkpoints.selftest.pictures import PICTURES
-from blip2tools.model import Asked, Captioner, GenerationOptions, compiled
+from blip2tools.model import Asked, Captioner, GenerationOptions, compiled, kernels
 from blip2tools.model.compiled import Shape, shapes
 from blip2tools.model.language import Rows
+from blip2tools.model.recorded import COUNTS, ROWS
 from blip2tools.server.http import metrics
 from blip2tools.server.http.metrics import render
 from blip2tools.settings import Settings
@@ -393,6 +394,23 @@ class TestAtTheStart:
         monkeypatch.setattr(compiled._Graph, "step", lambda self, ids, place: wrong(right(self, ids, place)))
         self.stays_eager(options | {"dtype": dtype}, "they do not say what the eager ones say", caplog)
 
+    def test_kernels_of_our_own_that_are_wrong_are_given_up_first(self, options, monkeypatch, caplog):
+        """As on a GPU; the second try does without them."""
+        right, trusted = compiled._Graph.step, [True]
+
+        def step(graph, ids, place):
+            logits = right(graph, ids, place)
+            return logits.roll(1, -1) if trusted else logits
+
+        monkeypatch.setattr(compiled._Graph, "step", step)
+        monkeypatch.setattr(kernels, "distrust", lambda: bool(trusted and trusted.pop()))
+        with Vision.load(**options) as vision:
+            assert "red circle" in vision.caption(PICTURES[0].open()).text
+            assert vision.status().compiled
+        assert [record.message for record in caplog.records if "kernels" in record.message] == [
+            "decoding steps do without kernels of our own: they do not say what the eager ones say"
+        ]
+
     def test_beams_that_are_not_put_in_order_are_found(self, options, monkeypatch, caplog):
         right = Rows.reorder
 
@@ -448,8 +466,9 @@ class TestAtTheStart:
 
     @pytest.mark.parametrize(
         ("part", "rows"),
-        [(part, rows) for part in ("_see", "_query", "_look") for rows in (1, 2, 4, 8)]
-        + [(part, rows) for part in ("_pictures", "_texts") for rows in (1, 2, 4)],
+        [(part, rows) for part in ("_see", "_look") for rows in ROWS]
+        + [("_query", rows) for rows in COUNTS]
+        + [(part, rows) for part in ("_pictures", "_texts") for rows in (*ROWS, 16)],
     )
     def test_a_wrong_recording_is_found(self, options, part, rows, monkeypatch):
         """Each by itself: every number of rows is a graph of its own."""

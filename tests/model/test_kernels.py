@@ -148,3 +148,28 @@ def test_a_trunk_sees_the_same(count, monkeypatch):
     trunk.record(None)
     torch.testing.assert_close(trunk.see(rm.pixels(count)), states, atol=1e-5, rtol=1e-4)
     assert len(calls) == 2 * len(trunk.encoder.layers)
+
+
+def test_without_a_compiler_for_c_or_once_found_wrong_they_are_not_used(monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "DEVICES", ("cpu",))
+    monkeypatch.setattr(kernels, "KINDS", (torch.float32,))
+    layer = torch.nn.Linear(4, 4)
+    assert kernels.available([layer])
+    assert not kernels.available([layer, torch.nn.LayerNorm(4)])
+    assert not kernels.available([torch.nn.Linear(4, 4, dtype=torch.float64)])
+
+    def failing(*given):
+        raise RuntimeError("Failed to find C compiler")
+
+    kernels._runs.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(kernels, "_product", failing)
+        assert not kernels.available([layer])
+    assert [record.message for record in caplog.records] == [
+        "decoding steps do without kernels of our own (RuntimeError)"
+    ]
+    kernels._runs.cache_clear()
+    assert kernels.available([layer])
+    monkeypatch.setattr(kernels, "trusted", True)
+    kernels.distrust()
+    assert not kernels.available([layer])

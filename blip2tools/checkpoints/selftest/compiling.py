@@ -15,6 +15,7 @@ from torch import Tensor
 from blip2tools.checkpoints import Loaded, Progress
 from blip2tools.checkpoints.memory import free_memory
 from blip2tools.checkpoints.selftest.checks import GREEDY, HALF_PRECISION_GAP, TOKENS, Trial
+from blip2tools.model import kernels
 from blip2tools.model.compiled import Way, shapes
 from blip2tools.model.options import GenerationOptions, Spoken
 from blip2tools.model.recorded import COUNTS, PLACES, Recorded
@@ -54,13 +55,15 @@ def switch_on(loaded: Loaded, settings: Settings, progress: Progress | None = No
     ways = [way for way, asked in wanted.items() if asked]
     reasons: list[str] = []
     for way in ways:
-        try:
-            reason = _switched(loaded, settings, way, progress or (lambda what, share: None)) if whole else NOT_WHOLE
-        except Exception as error:  # of a compiler, a driver or a library: the eager way is always there
-            logger.warning("what was to be %s broke off", way, exc_info=error)
-            reason = f"they cannot be {way} here ({type(error).__name__})"
+        reason = _tried(loaded, settings, way, progress) if whole else NOT_WHOLE
+        if reason is not None and whole and kernels.distrust():
+            logger.warning("decoding steps do without kernels of our own: %s", reason)
+            drop(loaded)
+            reason = _tried(loaded, settings, way, progress)
         if reason is None:
             loaded.captioner.steps.count.clear()
+            if cuda:
+                torch.cuda.empty_cache()  # the test needed more than anybody will
             break
         drop(loaded)
         logger.warning("decoding steps are not %s: %s", way, reason)
@@ -74,6 +77,15 @@ def switch_on(loaded: Loaded, settings: Settings, progress: Progress | None = No
         recorded=cuda and settings.cuda_graphs,
         uncompiled="; ".join(reasons) or None,
     )
+
+
+def _tried(loaded: Loaded, settings: Settings, way: Way, progress: Progress | None) -> str | None:
+    """As `_switched`, whatever goes wrong."""
+    try:
+        return _switched(loaded, settings, way, progress or (lambda what, share: None))
+    except Exception as error:  # of a compiler, a driver or a library: the eager way is always there
+        logger.warning("what was to be %s broke off", way, exc_info=error)
+        return f"they cannot be {way} here ({type(error).__name__})"
 
 
 def _switched(loaded: Loaded, settings: Settings, way: Way, progress: Progress) -> str | None:
