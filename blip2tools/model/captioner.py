@@ -180,7 +180,8 @@ class Captioner:
         self.trunk.record(pool)
         shape = (MORE, *self.trunk.states_shape)
         self._query.record([torch.zeros(shape, dtype=self.trunk.dtype, device=self.device)], pool)
-        self._words.record(self.num_queries, pool, limit)
+        with _any_shape(self.device):  # for prompts of 33 places cuDNN's is no faster either, but slower
+            self._words.record(self.num_queries, pool, limit)
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:

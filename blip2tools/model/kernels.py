@@ -31,7 +31,7 @@ trusted = True  # until they fail a test
 DEVICES = ("cuda",)
 KINDS = (torch.float16, torch.bfloat16)
 WIDEST = 4096  # numbers of a row that a program normalizes or multiplies in one piece
-BLOCK, FEW = 64, 32  # places of a prompt, and of new tokens, that are looked at together
+BLOCK, WARPS = 64, 4  # places of a prompt that are looked at together, and by how many warps
 
 
 def available(layers: Iterable[Any]) -> bool:
@@ -161,10 +161,9 @@ def attended(
         SIZE=size,
         WIDTH=_power_of_two(size),
         BLOCK=BLOCK,
-        PROMPT=_whole(places, BLOCK),
-        FEW=FEW,
-        OWN=_whole(room, FEW),
-        num_warps=4,
+        PROMPT=-(-places // BLOCK) * BLOCK,
+        OWN=max(16, _power_of_two(room)) if own else 0,
+        num_warps=WARPS,
     )
     return seen
 
@@ -208,8 +207,3 @@ def _parts(norm: Any, states: Tensor) -> tuple[Tensor, Tensor, float]:
 def _power_of_two(number: int) -> int:
     """The next one, at least the number itself."""
     return 1 << (number - 1).bit_length()
-
-
-def _whole(places: int, block: int) -> int:
-    """Places in whole blocks."""
-    return -(-places // block) * block

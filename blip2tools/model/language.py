@@ -117,7 +117,10 @@ class LanguageModel(ABC):
         if hasattr(attention, "joined_weight"):
             parts = functional.linear(states, attention.joined_weight, attention.joined_bias)
             parts = parts.view(*states.shape[:2], 3, self._heads, self._size).permute(2, 0, 3, 1, 4)
-            own.index_copy_(3, at, parts[1:])
+            if len(at) == own.shape[3]:  # all there are: a copy in order takes half as long
+                own.copy_(parts[1:])
+            else:
+                own.index_copy_(3, at, parts[1:])
             return parts[0]
         query, keys, values = (self._split(getattr(attention, name)(states)) for name in names)
         own[0].index_copy_(2, at, keys)
