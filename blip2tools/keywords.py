@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from blip2tools.options import Score, Style
+from blip2tools.options import BeamRule, Score, Style
 
 
 class GenerationKeywords(TypedDict, total=False):
@@ -21,6 +21,7 @@ class GenerationKeywords(TypedDict, total=False):
     temperature: float
     top_p: float
     seed: int | None
+    beam_rule: BeamRule
 
 
 class CaptionOptions(GenerationKeywords, total=False):

@@ -8,6 +8,13 @@ from typing import Any, Literal
 
 Finish = Literal["eos", "length", "stopped"]
 
+# How a beam search ends and what a text's length is, to which its score is put in proportion.
+# transformers  the library of today: new tokens, the end included; the search goes on while the best text that has not ended beats
+#               the worst of those that have
+# lavis         the reference (LAVIS 506965b with transformers 4.33.2, its pin): the start token counts too for a text that did not
+#               end by itself; the search goes on while the best next token of all, an end included, does
+BeamRule = Literal["transformers", "lavis"]
+
 # What orders the texts of a match: ITM's probability (the cosine where that is saturated), ITC's cosine, or both as the
 # reference ranks what it retrieves: ITM's logit of a match plus the cosine (LAVIS, `blip2_image_text_matching`, `blip2_qformer`).
 Score = Literal["itm", "itc", "both"]
@@ -75,6 +82,7 @@ class GenerationOptions:
     top_p: float = 0.9  # sampling only
     num_return_sequences: int = 1
     seed: int | None = None  # sampling only; None draws a fresh one for every row
+    beam_rule: BeamRule = "transformers"
 
     def __post_init__(self) -> None:
         if (

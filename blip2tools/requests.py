@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from blip2tools import calibration
 from blip2tools.cache import CacheUse
 from blip2tools.errors import CancelledError, VisionError
+from blip2tools.options import BeamRule
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,6 +52,7 @@ class Generation:
     temperature: float = 1.0
     top_p: float = 0.9
     seed: int | None = None
+    beam_rule: BeamRule = "transformers"
 
     @property
     def repeatable(self) -> bool:

@@ -192,6 +192,11 @@ class Settings(BaseModel):
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="seed of the sampling; default: a fresh one for every call"
     )
+    beam_rule: Literal["transformers", "lavis"] = Field(
+        "transformers",
+        description="how a beam search ends and what a length counts: as transformers does today, or as the reference did "
+        "(`lavis`)",
+    )
 
     best_of: int = Field(
         1,

@@ -175,6 +175,7 @@ class Stages:
             top_p=generation.top_p,
             num_return_sequences=count,
             seed=generation.seed,
+            beam_rule=generation.beam_rule,
         )
 
     def _length_penalty(self, request: CaptionRequest | AnswerRequest) -> float:

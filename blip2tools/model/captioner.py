@@ -209,7 +209,8 @@ class Captioner:
             asked = more() if more is not None else None
             return None if asked is None else begun(asked)
 
-        chooser = Chooser(options, self._decoder_start, self.eos)
+        start = [self.bos] if self.bos is not None and options.beam_rule == "lavis" else self._decoder_start
+        chooser = Chooser(options, start, self.eos)
         with _any_shape(self.device):
             first = begun(Asked(image_tokens, prompts, max_new_tokens, pictures))
             return decode(self.steps, first, chooser, said, joining)
