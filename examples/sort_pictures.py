@@ -11,9 +11,9 @@ from pathlib import Path
 
 from blip2tools import Vision
 from blip2tools.demo.draw import draw
-from blip2tools.demo.scripted import ScriptedChatModel, says
 from blip2tools.demo.world import sample_scene
 from blip2tools.langchain_tools import Blip2Toolkit
+from blip2tools.langchain_tools.scripted import ScriptedChatModel, says
 
 PICTURES = 24
 

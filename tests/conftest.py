@@ -178,7 +178,7 @@ class StdioServer:
 @pytest.fixture(scope="session")
 def jail(tmp_path_factory, picture) -> Path:
     """An allowed folder with one good picture, and beside it things that must stay out of reach."""
-    from tests.face import build_jail
+    from tests.support.face import build_jail
 
     return build_jail(tmp_path_factory.mktemp("world"), picture.path)
 
@@ -186,7 +186,7 @@ def jail(tmp_path_factory, picture) -> Path:
 @pytest.fixture(scope="session")
 def face(jail, picture) -> Iterator[Any]:
     """One real stdio server over the jail, for every case that only needs some server."""
-    from tests.face import Face
+    from tests.support.face import Face
 
     server = StdioServer(
         *("--model", "demo", "--allow-dir", str(jail), "--threads", "1", "--preload"),

@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,63 +17,45 @@ PACKAGE = Path(blip2tools.__file__).parent
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["doctor", "evaluate"],
-    ["cli_setup", "cli_pictures", "cli_settings"],
-    ["bench"],
-    ["demo"],
-    ["clients", "jsonfile"],
-    ["http_server"],
-    ["http_app"],
-    ["mcp_server", "langchain_tools"],
-    ["mcp_resources", "mcp_wire"],
-    ["mcp_prompts"],
-    ["toolset", "http_guard", "exposition"],
-    ["page", "http_wire", "http_rate", "http_connections", "http_sessions"],
+    ["server", "langchain_tools"],
+    ["toolset"],
     ["vision"],
-    ["feature_verbs"],
-    ["retrieval"],
-    ["verbs", "engine"],
-    ["results", "composed", "looking", "keywords"],
-    ["lanes"],
-    ["decoder", "concurrency"],
-    ["stages", "selftest"],
-    ["line", "metrics"],
-    ["requests"],
-    ["checkpoints", "sources"],
-    ["model", "hub", "cache", "text", "fetch", "store", "paths"],
-    ["decoder_process"],
-    ["images", "family", "calibration"],
-    ["rgb", "damage"],
-    ["schemas", "options", "formats", "published"],
-    ["settings"],
-    ["stopping"],
-    ["errors", "progress", "commands", "familiarity"],
+    ["engine"],
+    ["checkpoints", "pictures"],
+    ["schemas"],
+    ["settings", "model", "demo"],
+    ["call"],
+    ["errors", "__version__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Foreign packages, and the only rooms that may import them anywhere but under TYPE_CHECKING.
 OWNERS = {
-    "torch": {"doctor", "selftest", "model", "checkpoints", "engine", "stages", "demo", "bench"},
-    "transformers": {"doctor", "model", "checkpoints", "demo", "bench"},
-    "PIL": {"selftest", "images", "rgb", "damage", "decoder", "model", "demo", "bench"},
-    "mcp": {"mcp_server", "mcp_prompts", "mcp_resources", "mcp_wire", "demo", "http_app"},
-    "mcp_types": {"http_sessions"},
-    "starlette": {"http_app", "http_guard", "http_sessions", "http_wire"},
-    "uvicorn": {"http_server", "http_connections"},
-    "langchain": {"langchain_tools", "demo"},
-    "langchain_core": {"langchain_tools", "demo"},
+    "torch": {"cli/doctor", "cli/bench", "checkpoints", "model", "engine"},
+    "transformers": {"cli/doctor", "cli/bench", "checkpoints", "model"},
+    "PIL": {"cli/bench", "cli/evaluate", "checkpoints/selftest", "pictures", "model", "demo"},
+    "mcp": {"cli/demo", "server"},
+    "mcp_types": {"server/http"},
+    "starlette": {"server/http"},
+    "uvicorn": {"server/http"},
+    "langchain": {"langchain_tools"},
+    "langchain_core": {"langchain_tools"},
     "langgraph": {"langchain_tools"},
-    "numpy": {"langchain_tools", "retrieval", "evaluate", "demo"},
-    "httpx2": {"fetch"},
-    "httpcore2": {"fetch"},
-    "huggingface_hub": {"hub", "doctor"},
+    "numpy": {"langchain_tools", "vision", "cli/evaluate", "demo"},
+    "httpx2": {"pictures"},
+    "httpcore2": {"pictures"},
+    "huggingface_hub": {"checkpoints", "cli/doctor"},
 }
 
 
 def modules():
     for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        yield pytest.param(path, parts[0], id="/".join(parts))
+        room = "/".join(parts(path)[1:])
+        yield pytest.param(path, room, id=room)
+
+
+def parts(path):
+    return (PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imports(path):
@@ -92,27 +75,47 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in {path}"
             yield node.module
-            if node.module == "blip2tools":
-                yield from (f"blip2tools.{alias.name}" for alias in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize(("path", "room"), list(modules()))
 def test_imports_run_one_way(path, room):
+    room = room.split("/")[0]
     if room == "__init__":
         return
     assert room in FLOOR, f"{room} has no floor: draw it into the plan"
     for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "blip2tools" or len(parts) == 1 or parts[1] not in FLOOR or parts[1] == room:
-            continue
-        assert FLOOR[parts[1]] > FLOOR[room], f"{room} imports {parts[1]}"
+        package, _, inner = name.partition(".")
+        other = inner.split(".")[0]
+        if package == "blip2tools" and other in FLOOR and other != room:
+            assert FLOOR[other] > FLOOR[room], f"{room} imports {other}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    names = {path: ".".join(part for part in parts(path) if part != "__init__") for path in PACKAGE.rglob("*.py")}
+    graph = {}
+    for path, name in names.items():
+        found = {found for found in imports(path) if found in names.values()}
+        # `from package import module` is an arrow to the module; whoever imports a package's own name, to the package.
+        packages = {one for one in found if any(other.startswith(f"{one}.") for other in found)}
+        graph[name] = found - packages - {name}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize(("path", "room"), list(modules()))
 def test_foreign_packages_have_their_owners(path, room):
     for name in imports(path):
         owners = OWNERS.get(name.split(".")[0])
-        assert owners is None or room in owners, f"{room} imports {name}"
+        assert owners is None or any(f"{room}/".startswith(f"{owner}/") for owner in owners), f"{room} imports {name}"
+
+
+def test_the_top_level_is_small():
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__"} == set(FLOOR)
+    assert len(FLOOR) <= 16
 
 
 def test_only_the_settings_read_the_environment():
@@ -143,7 +146,7 @@ HEAVY = {"torch", "transformers", "PIL", "mcp", "langchain", "langchain_core", "
         ("import blip2tools.toolset", set()),
         ("import blip2tools.engine", set()),
         ("from blip2tools import Vision", set()),
-        ("import blip2tools.mcp_server", {"mcp", "httpx2"}),
+        ("import blip2tools.server.mcp", {"mcp", "httpx2"}),
         ("import blip2tools.langchain_tools", {"langchain_core", "httpx2"}),
     ],
 )
@@ -155,7 +158,7 @@ def test_the_tensor_side_needs_no_adapter():
     code = (
         "import sys\n"
         "for name in ('mcp', 'langchain', 'langchain_core'): sys.modules[name] = None\n"
-        "import blip2tools.model, blip2tools.engine, blip2tools.vision, blip2tools.bench.gpu"
+        "import blip2tools.model, blip2tools.engine, blip2tools.vision, blip2tools.cli.bench.gpu"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
 

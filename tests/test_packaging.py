@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import pytest
 
 import blip2tools
-from blip2tools.cli import _parser
+from blip2tools.cli.command_line import build_parser
 from blip2tools.settings import Settings, variable
 from blip2tools.toolset import TOOLS
 from tests.conftest import REPOSITORY
@@ -118,11 +118,11 @@ def test_the_image_runs_as_nobody_in_particular():
 def test_the_image_starts_our_server_over_the_mounted_pictures():
     _, _, final = dockerfile()
     assert steps(final, "ENTRYPOINT")[0].value == ["blip2tools"]
-    parsed = _parser().parse_args(steps(final, "CMD")[0].value)
+    parsed = build_parser().parse_args(steps(final, "CMD")[0].value)
     assert parsed.allowed_dirs == ["/pictures"]
     assert parsed.http is False
     assert steps(final, "WORKDIR")[0].rest == "/pictures"
-    from blip2tools.http_server import DEFAULT_PORT
+    from blip2tools.server.http.serve import DEFAULT_PORT
 
     assert steps(final, "EXPOSE")[0].rest == str(DEFAULT_PORT)
 
@@ -130,14 +130,14 @@ def test_the_image_starts_our_server_over_the_mounted_pictures():
 def test_the_readmes_container_commands_fit_the_image():
     _, _, final = dockerfile()
     cache = steps(final, "VOLUME")[0].rest
-    allowed = _parser().parse_args(steps(final, "CMD")[0].value).allowed_dirs
+    allowed = build_parser().parse_args(steps(final, "CMD")[0].value).allowed_dirs
     lines = re.findall(r"^docker run (.*)$", README.replace("\\\n", ""), flags=re.M)
     assert len(lines) == 2
     for line in lines:
         words = shlex.split(line, comments=True)
         at = words.index("blip2tools")
         assert f"blip2tools-models:{cache}" in words[:at]
-        parsed = _parser().parse_args(words[at + 1 :] or steps(final, "CMD")[0].value)
+        parsed = build_parser().parse_args(words[at + 1 :] or steps(final, "CMD")[0].value)
         assert parsed.allowed_dirs == allowed
         (pictures,) = [word for word in words[:at] if word.endswith(":ro")]
         assert pictures.split(":")[1:-1] == allowed
@@ -242,7 +242,7 @@ def test_the_registry_entry_starts_our_server(tmp_path):
         word["value"] if word["type"] == "positional" else f"{word['name']}={tmp_path}"
         for word in package["packageArguments"]
     ]
-    assert _parser().parse_args(words).allowed_dirs == [str(tmp_path)]
+    assert build_parser().parse_args(words).allowed_dirs == [str(tmp_path)]
 
 
 # ---- the bundle ----

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from blip2tools.cli import _parser
+from blip2tools.cli.command_line import build_parser
 from blip2tools.toolset import TOOLS
 from tests.conftest import REPOSITORY
-from tests.readme import PAGES, README, filled
+from tests.support.readme import PAGES, README, filled
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -59,7 +59,7 @@ def test_the_configurations_start_a_server():
         if server["command"] == "uvx":
             assert words[:3] == ["--from", "blip2tools[mcp]", "blip2tools"]
             words = words[3:]
-        assert _parser().parse_args(words).allowed_dirs
+        assert build_parser().parse_args(words).allowed_dirs
 
 
 def test_the_tables_are_those_of_the_code():

@@ -6,9 +6,9 @@ import re
 import pytest
 from mcp import Client
 
-from blip2tools.mcp_server import build_server
+from blip2tools.server.mcp import build_server
 from blip2tools.toolset import INSTRUCTIONS, TOOLS
-from tests.tool_snapshot import SNAPSHOT, catalogue, text
+from tests.support.tool_snapshot import SNAPSHOT, catalogue, text
 
 # What a tool's description must say, and how it says it here.
 CHECKLIST = {
@@ -94,7 +94,9 @@ def test_the_instructions_name_real_tools_and_come_to_the_point():
 
 
 def test_the_catalogue_is_the_committed_one():
-    assert SNAPSHOT.read_text(encoding="utf-8") == text(), "run `python -m tests.tool_snapshot` and review what changes"
+    assert SNAPSHOT.read_text(encoding="utf-8") == text(), (
+        "run `python -m tests.support.tool_snapshot` and review what changes"
+    )
 
 
 async def test_mcp_shows_the_catalogue(vision):

@@ -12,9 +12,9 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
+from blip2tools.checkpoints.hub import Progress
 from blip2tools.checkpoints.plan import DEMO_WARNING, Choice, Loaded, Located, Plan, is_cached, locate, pull, shown_name
 from blip2tools.errors import ModelUnavailableError, VisionError
-from blip2tools.hub import Progress
 from blip2tools.settings import Settings
 
 if TYPE_CHECKING:

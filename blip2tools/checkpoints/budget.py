@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from blip2tools.checkpoints.family import CAPTIONERS, Kind, Member, memory_bytes
 from blip2tools.checkpoints.memory import free_memory
+from blip2tools.checkpoints.published import Weights
 from blip2tools.errors import ModelUnavailableError
-from blip2tools.family import CAPTIONERS, Kind, Member, memory_bytes
-from blip2tools.published import Weights
 from blip2tools.settings import Quantize, Settings
 
 _HEADROOM = 1.15  # weights, and what a few pictures need beside them

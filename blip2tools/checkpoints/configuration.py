@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, Blip2Config
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from blip2tools import hub
+from blip2tools.checkpoints import hub
 from blip2tools.checkpoints.plan import Located
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.model import Pixels

@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 
 from blip2tools.checkpoints.budget import EVERYWHERE, Budget
+from blip2tools.checkpoints.family import DEMO_CAPTIONER, memory_bytes
 from blip2tools.checkpoints.memory import free_memory
+from blip2tools.checkpoints.published import Weights
 from blip2tools.errors import ModelUnavailableError
-from blip2tools.family import DEMO_CAPTIONER, memory_bytes
-from blip2tools.published import Weights
 from blip2tools.settings import Settings
 
 _BLOCK = re.compile(r"(language_model\.(?:model\.)?(?:encoder|decoder)\.(?:layers|block)\.\d+)\.")

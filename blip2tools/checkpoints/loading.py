@@ -14,20 +14,19 @@ import torch
 from transformers import Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
 from transformers.utils import logging as library_logging
 
-from blip2tools import calibration, hub
-from blip2tools.checkpoints import configuration
+from blip2tools.checkpoints import confidence, configuration, hub
 from blip2tools.checkpoints.adapters import merged
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.configuration import unfit
 from blip2tools.checkpoints.devices import bring_back, budget_of, choose_device, dtype_for, placement, quantization
+from blip2tools.checkpoints.family import DEMO_CAPTIONER
+from blip2tools.checkpoints.hub import Progress
 from blip2tools.checkpoints.memory import is_out_of_memory
 from blip2tools.checkpoints.plan import Loaded, Located, Plan, check_memory, locate, pull
+from blip2tools.checkpoints.prompts import CANDIDATE_TOKENS, VQA_TEMPLATE, CaptionerText, MatcherText
 from blip2tools.errors import ModelUnavailableError, VisionError
-from blip2tools.family import DEMO_CAPTIONER
-from blip2tools.hub import Progress
 from blip2tools.model import Captioner, Matcher, Pixels, Trunk
 from blip2tools.settings import Settings
-from blip2tools.text import CANDIDATE_TOKENS, VQA_TEMPLATE, CaptionerText, MatcherText
 
 PROMPT_TOKENS = 512  # the longest prompt, image tokens not counted; what FLAN-T5 was trained with
 _PULLS = 3  # a model, what it is based on, and a matcher
@@ -93,8 +92,8 @@ def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
         device=str(device),
         dtype=str(captioner.dtype).removeprefix("torch."),
         notes=tuple(notes),
-        calibration=calibration.find(settings.calibration, plan.captioner.adapter or cast(Path, plan.captioner.folder)),
-        familiar=calibration.familiarity_threshold(plan.captioner.adapter or cast(Path, plan.captioner.folder)),
+        calibration=confidence.find(settings.calibration, plan.captioner.adapter or cast(Path, plan.captioner.folder)),
+        familiar=confidence.familiarity_threshold(plan.captioner.adapter or cast(Path, plan.captioner.folder)),
         revision=plan.captioner.revision,
         matcher_revision=plan.matcher.revision if plan.matcher is not None and matcher is not None else None,
         quantize=settings.quantize,

@@ -9,19 +9,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2tools import hub
-from blip2tools.calibration import Calibration
+from blip2tools.checkpoints import hub
 from blip2tools.checkpoints.budget import Budget, admit, likely_budget
+from blip2tools.checkpoints.confidence import Calibration
+from blip2tools.checkpoints.family import (
+    CAPTIONERS,
+    DEMO_CAPTIONER,
+    FAMILY,
+    SUGGESTED,
+    Kind,
+    Member,
+    demo_folder,
+    find,
+    partner,
+)
+from blip2tools.checkpoints.hub import Progress
+from blip2tools.checkpoints.published import Weights
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.errors import ModelUnavailableError
-from blip2tools.family import CAPTIONERS, DEMO_CAPTIONER, FAMILY, SUGGESTED, Kind, Member, demo_folder, find, partner
-from blip2tools.hub import Progress
-from blip2tools.published import Weights
 from blip2tools.settings import Settings
 
 if TYPE_CHECKING:
+    from blip2tools.checkpoints.prompts import CaptionerText, MatcherText
     from blip2tools.model import Captioner, Matcher, Pixels
-    from blip2tools.text import CaptionerText, MatcherText
 
 DEMO_WARNING = (
     "this is the built-in demo model, which only knows drawn shapes; "

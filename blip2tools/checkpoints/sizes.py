@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from blip2tools import hub
-from blip2tools.published import Weights
+from blip2tools.checkpoints import hub
+from blip2tools.checkpoints.published import Weights
 
 _LONGEST_HEADER = 100 * 2**20  # the format's own bound
 _OUTPUT = "language_model.lm_head.weight"

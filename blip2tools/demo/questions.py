@@ -29,17 +29,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 from blip2tools.demo.words import DIRECTION_WORDS, NUMBERS, PLURALS, phrase
-from blip2tools.demo.world import (
-    COLORS,
-    DIRECTIONS,
-    OPPOSITE,
-    Color,
-    Direction,
-    Scene,
-    Shape,
-    Thing,
-    World,
-)
+from blip2tools.demo.world import COLORS, DIRECTIONS, OPPOSITE, Color, Direction, Scene, Shape, Thing, World
 
 QuestionKind = Literal[
     "count",

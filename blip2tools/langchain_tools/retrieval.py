@@ -17,10 +17,10 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from blip2tools.errors import InvalidInputError, NotFoundError, VisionError
 from blip2tools.langchain_tools.pictures import PASSING, placeholder
-from blip2tools.looking import ImageInput
-from blip2tools.retrieval import each
 from blip2tools.schemas import MAX_TEXT, Hit, ImageInfo, plain
 from blip2tools.vision import Vision
+from blip2tools.vision.keywords import ImageInput
+from blip2tools.vision.search import each
 
 if TYPE_CHECKING:
     import numpy as np

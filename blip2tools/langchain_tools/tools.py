@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from langchain_core.tools import BaseTool, BaseToolkit, InjectedToolArg, StructuredTool, ToolException
 from pydantic import ConfigDict, PrivateAttr, ValidationError, create_model
 
+from blip2tools.call import Listener, heard_by
 from blip2tools.errors import InvalidInputError, VisionError
-from blip2tools.progress import Listener, heard_by
 from blip2tools.schemas import Arguments, explain
 from blip2tools.toolset import TOOLS, ToolSpec, call
 from blip2tools.vision import Vision

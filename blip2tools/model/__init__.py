@@ -9,7 +9,9 @@ All methods run without gradients, on the device of the weights. Tensors that co
 
 from blip2tools.model.captioner import Asked, Captioner
 from blip2tools.model.matcher import Matcher, cosine
-from blip2tools.model.trunk import Pixels, Trunk, fingerprint
-from blip2tools.options import GenerationOptions, Spoken
+from blip2tools.model.options import GenerationOptions, Spoken
+from blip2tools.model.pixels import Pixels
+from blip2tools.model.trunk import Trunk
+from blip2tools.model.weights import fingerprint
 
 __all__ = ["Asked", "Captioner", "GenerationOptions", "Matcher", "Pixels", "Spoken", "Trunk", "cosine", "fingerprint"]

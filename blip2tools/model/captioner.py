@@ -17,9 +17,10 @@ from transformers import Blip2ForConditionalGeneration
 from blip2tools.model.compiled import Steps
 from blip2tools.model.decoding import Beams, Begun, Chooser, Row, Samples, decode
 from blip2tools.model.language import T5, LanguageModel, Opt, Rows
+from blip2tools.model.options import GenerationOptions, Spoken
 from blip2tools.model.recorded import ROWS, Recorded
-from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
-from blip2tools.options import GenerationOptions, Spoken
+from blip2tools.model.trunk import Trunk, right_padded
+from blip2tools.model.weights import fingerprint, freeze, named
 
 Family = Literal["opt", "t5"]
 
@@ -183,7 +184,7 @@ class Captioner:
 
         Args:
             image_tokens: (U, Q, D) from `query`.
-            prompts: B rows of ids in the family's form (see `blip2tools.text`): OPT begins with BOS, T5 ends with EOS.
+            prompts: B rows of ids in the family's form (`checkpoints.prompts`): OPT begins with BOS, T5 ends with EOS.
             options: decoding options of the whole batch.
             max_new_tokens: the longest text of each row; cut further where OPT's positions end.
             pictures: which of the U pictures each row is about; without it, row i is about picture i. OPT reads a picture

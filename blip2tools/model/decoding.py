@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from blip2tools.model.language import MASKED, Rows, sent
-from blip2tools.options import Finish, GenerationOptions, Spoken
+from blip2tools.model.options import Finish, GenerationOptions, Spoken
 
 CROWDED = (
     0.75  # rows are taken out when no more than this share of them goes on: copying the others costs about one step

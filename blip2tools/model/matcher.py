@@ -11,7 +11,8 @@ from transformers import Blip2ForImageTextRetrieval
 
 from blip2tools.model.qformer import TextReader
 from blip2tools.model.recorded import ROWS, Recorded
-from blip2tools.model.trunk import Trunk, fingerprint, freeze, named, right_padded
+from blip2tools.model.trunk import Trunk, right_padded
+from blip2tools.model.weights import fingerprint, freeze, named
 
 
 class Matcher:

@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from blip2tools.model.recorded import ROWS, Recorded
-
-
-class Pixels:
-    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect, CLIP mean and std.
-
-    The back end is pinned to Pillow: with torchvision installed transformers would choose another one, whose bicubic
-    filter gives slightly different pixels. `key` names all of this, for use in cache keys.
-
-    Args:
-        processor: the image processor of the checkpoint.
-    """
-
-    def __init__(self, processor: BlipImageProcessorPil) -> None:
-        height, width = int(processor.size["height"]), int(processor.size["width"])
-        if height != width:
-            raise ValueError("the image processor's size is not square")
-        self.size = height
-        self._processor = processor
-        self.target = (self.size, int(processor.resample))
-        """Side and filter: a picture that is resized so already passes unchanged through the same step here."""
-        self.key = (
-            f"pil:{self.size}:{int(processor.resample)}:{processor.rescale_factor}"
-            f":{tuple(processor.image_mean)}:{tuple(processor.image_std)}"
-        )
-
-    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """Float32 CPU tensor (B, 3, S, S) of one RGB picture or several.
-
-        Raises:
-            TypeError: anything but pictures. A string would be opened as a path or fetched as an address by the
-            library. ValueError: a picture that is not RGB, or none at all.
-        """
-        pictures = [images] if isinstance(images, Image.Image) else images
-        if not all(isinstance(picture, Image.Image) for picture in pictures):
-            raise TypeError("pictures must be PIL images")
-        if not pictures or any(picture.mode != "RGB" for picture in pictures):
-            raise ValueError("pictures must be RGB, and at least one")
-        return cast(Tensor, self._processor(list(pictures), return_tensors="pt")["pixel_values"]).float()
+from blip2tools.model.weights import fingerprint, freeze
 
 
 class Trunk:
@@ -139,36 +99,3 @@ def right_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) 
     ids = [[*row, *[pad] * (width - len(row))] for row in rows]
     mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """16 hex digits that name a set of weights: other values, shapes, dtypes or names give another digest.
-
-    Of each tensor the digest takes the sum of all its bits as 64-bit words, which any change of one value changes, and a
-    sample of values in their order. That is several times cheaper than hashing gigabytes, needs no copy from a GPU, and
-    is as good against all but a deliberate forgery, against which a cache within one process needs no defence.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        if tensor.is_meta:  # offloaded: its values are elsewhere, and reading them all back would take minutes
-            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:offloaded".encode())
-            continue
-        flat = tensor.detach().reshape(-1).contiguous()
-        octets = (flat.clone() if flat.storage_offset() else flat).view(torch.uint8)
-        whole = octets.numel() // 8 * 8
-        words = octets[:whole].view(torch.int64)
-        sample = torch.cat([words[:: max(1, words.numel() // 512)].contiguous().view(torch.uint8), octets[whole:]])
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:{int(words.sum())}".encode())
-        digest.update(sample.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def named(parts: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
-    for part, module in parts.items():
-        for name, tensor in module.named_parameters():
-            yield f"{part}.{name}", tensor
-
-
-def freeze(*modules: nn.Module) -> None:
-    for module in modules:
-        module.requires_grad_(False)

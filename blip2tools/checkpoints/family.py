@@ -1,0 +1,147 @@
+"""The BLIP-2 checkpoints that have a short name. Data only; loads nothing.
+
+Parameters and sizes come from the published configurations, see `published`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from blip2tools.checkpoints.published import Weights, number, published, stored, weights
+from blip2tools.settings import Quantize
+
+Kind = Literal["captioner", "matcher"]
+Branch = Literal[
+    "pretrain", "coco", "demo"
+]  # what the vision tower was trained for; a matcher serves its own branch best
+
+SUGGESTED = "opt-2.7b"  # the smallest captioner for photographs
+
+# Bytes of a quantized value and its share of the scales: one float32 for each row in 8 bits; in 4 bits one 8-bit scale for
+# each 64 values, and one float32 for each 256 of those (QLoRA, Dettmers et al. 2023, "double quantization").
+QUANTIZED_BYTES = {"8bit": 1.001, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
+
+
+def memory_bytes(parts: Weights, bytes_each: int, quantize: Quantize = "none") -> int:
+    """What weights take on their device: `bytes_each` for most, 4 for the Q-Former's side, less for quantized matrices."""
+    linear = parts.linear * (bytes_each if quantize == "none" else QUANTIZED_BYTES[quantize])
+    return round((parts.trunk + parts.projection + parts.rest) * bytes_each + parts.bridge * 4 + linear)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One checkpoint of the family."""
+
+    name: str  # what users type
+    hub: str | None  # repository on the Hugging Face hub; None inside the package
+    kind: Kind
+    branch: Branch
+    language_model: str | None  # of captioners
+    weights: Weights
+    image_size: int  # pixels, both sides
+    note: str
+    # The prompt that it was trained with: of the published ones, that of LAVIS's zero-shot VQA configurations.
+    vqa_template: str = "Question: {question} Short answer:"
+
+    @property
+    def parameters(self) -> int:
+        """Values in memory, tied ones counted once."""
+        return self.weights.total
+
+    @property
+    def download_bytes(self) -> int:
+        """Size of the download, about: the published files are float32."""
+        return 0 if self.hub is None else 4 * stored(published(self.name))
+
+    def memory(self, bytes_each: int, quantize: Quantize = "none") -> int:
+        """Bytes that its weights take, see `memory_bytes`."""
+        return memory_bytes(self.weights, bytes_each, quantize)
+
+
+def memory_table(member: Member) -> dict[str, int | None]:
+    """Bytes of a member's weights in each precision; None where it has no language model to quantize."""
+    large = member.language_model is not None and member.hub is not None
+    return {
+        "float32": member.memory(4),
+        "16 bit": member.memory(2),
+        "8bit": member.memory(2, "8bit") if large else None,
+        "4bit": member.memory(2, "4bit") if large else None,
+    }
+
+
+def _member(name: str, language_model: str | None, note: str) -> Member:
+    facts = published(name)
+    return Member(
+        name=name,
+        hub=f"Salesforce/blip2-{name}",
+        kind="captioner" if language_model else "matcher",
+        branch="coco" if name.endswith("-coco") else "pretrain",
+        language_model=language_model,
+        weights=weights(facts),
+        image_size=number(facts.vision, "image_size"),
+        note=note,
+    )
+
+
+# Most capable first: that is the order in which `auto` looks. FLAN-T5 follows questions best; checkpoints tuned for
+# captions describe well but have forgotten how to answer.
+CAPTIONERS = (
+    _member("flan-t5-xxl", "FLAN-T5 XXL", "best answers of the family; needs a large GPU"),
+    _member("flan-t5-xl", "FLAN-T5 XL", "good answers and captions"),
+    _member("opt-6.7b", "OPT 6.7B", "good captions, weaker answers"),
+    _member("opt-2.7b", "OPT 2.7B", "good captions, weaker answers; the smallest"),
+    _member("flan-t5-xl-coco", "FLAN-T5 XL", "tuned for COCO captions; poor at questions"),
+    _member("opt-6.7b-coco", "OPT 6.7B", "tuned for COCO captions; poor at questions"),
+    _member("opt-2.7b-coco", "OPT 2.7B", "tuned for COCO captions; poor at questions"),
+)
+
+MATCHERS = (
+    _member("itm-vit-g", None, "shares its vision tower with the 224 px captioners"),
+    _member("itm-vit-g-coco", None, "tuned for retrieval on COCO"),
+)
+
+_DRAWN = "inside the package; knows drawn shapes only"
+DEMO_CAPTIONER = Member(
+    "demo",
+    None,
+    "captioner",
+    "demo",
+    "a very small OPT",
+    Weights(trunk=567_936, bridge=399_872, projection=16_512, linear=491_520, rest=118_784),
+    80,
+    _DRAWN,
+    vqa_template="Question: {question} Answer:",
+)
+DEMO_MATCHER = Member(
+    "demo",
+    None,
+    "matcher",
+    "demo",
+    None,
+    Weights(trunk=567_936, bridge=1_112_578, projection=0, linear=0, rest=0),
+    80,
+    _DRAWN,
+)
+
+FAMILY = (*CAPTIONERS, *MATCHERS, DEMO_CAPTIONER, DEMO_MATCHER)
+
+
+def find(name: str, kind: Kind | None = None) -> Member | None:
+    """The member with this short name or hub id, in any case; None if there is none of this kind."""
+    wanted = name.strip().lower()
+    for member in FAMILY:
+        if kind in (None, member.kind) and wanted in (member.name, (member.hub or member.name).lower()):
+            return member
+    return None
+
+
+def partner(captioner: Member) -> Member:
+    """The matcher of a captioner's branch."""
+    return next(member for member in (*MATCHERS, DEMO_MATCHER) if member.branch == captioner.branch)
+
+
+def demo_folder(kind: Kind) -> Path:
+    """Where the package keeps its own checkpoints."""
+    return Path(__file__).parents[1] / "demo" / kind

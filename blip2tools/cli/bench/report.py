@@ -1,0 +1,53 @@
+"""What every measurement says besides its figures: when, on what, with which versions. Written as JSON."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from blip2tools.__version__ import __version__
+
+PACKAGES = ("torch", "transformers")
+
+
+def write_json(path: Path, measured: Mapping[str, Any]) -> None:
+    """`measured` with date, machine and versions in front.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    versions = {"blip2tools": __version__, **{name: version(name) for name in PACKAGES}}
+    whole = {"date": today, "machine": machine(), "versions": versions, **measured}
+    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures depend on most, and nothing that names this one machine."""
+    import torch
+
+    found: dict[str, str | int] = {
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name(0)
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())

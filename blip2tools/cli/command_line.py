@@ -1,0 +1,107 @@
+"""The command line. Each command is thin: options become settings, one verb of `Vision` does the work."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from blip2tools.__version__ import __version__
+from blip2tools.cli.bench import add_bench_command
+from blip2tools.cli.console import INTERRUPTED, NO_MODEL, SOME_FAILED, USAGE, fail
+from blip2tools.cli.doctor import LOOKED_AT, add_doctor_command
+from blip2tools.cli.evaluate import add_evaluate_command
+from blip2tools.cli.look import _add_looking_commands
+from blip2tools.cli.models import _add_model_commands
+from blip2tools.cli.options import given_settings, setting_options
+from blip2tools.cli.serve import _add_serve_command
+from blip2tools.cli.setup import add_setup_commands
+from blip2tools.errors import ModelUnavailableError, VisionError
+
+DESCRIPTION = """\
+Sight for text-only agents: captions, answers and image-text match from a local BLIP-2 model.
+
+Without a model of its own on this machine it answers from a small demo checkpoint that only knows drawn shapes;
+'blip2tools models' lists the real ones and 'blip2tools pull NAME' fetches one."""
+
+
+EPILOG = """\
+exit status: 0 all well, 1 some pictures failed, 2 wrong usage, 3 model unavailable, 130 interrupted
+every setting can also be given as a variable: --num-beams 3 is BLIP2TOOLS_NUM_BEAMS=3"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name; the process's own by default.
+
+    Returns:
+        The exit status: 0 all well, 1 some pictures failed, 2 usage, 3 model unavailable, 130 interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    # A person gets one sentence; what lies behind it is for who asks for it. The server turns its log on by itself.
+    level = logging.INFO if arguments.verbose else logging.CRITICAL
+    logging.basicConfig(stream=sys.stderr, level=level, format="blip2tools: %(message)s")
+    try:
+        return int(arguments.command(arguments))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has gone, which is its right. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return SOME_FAILED
+    except ModelUnavailableError as error:
+        return fail(error, NO_MODEL)
+    except VisionError as error:
+        return fail(error, USAGE)
+
+
+# ---- commands ----
+
+
+# ---- options ----
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Wide enough for the longest command beside its summary."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blip2tools",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"blip2tools {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the log, with the causes of failures")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(command=run)
+        return sub
+
+    _add_looking_commands(command)
+    _add_serve_command(command)
+    _add_model_commands(command)
+    add_bench_command(command)
+    setting_options(add_doctor_command(command, given_settings), only=LOOKED_AT)
+    add_evaluate_command(command)
+    add_setup_commands(command, parser)
+    return parser

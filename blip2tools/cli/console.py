@@ -1,0 +1,61 @@
+"""What commands write: outcomes, lines beside them, a progress bar, and their exit statuses."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from blip2tools.errors import VisionError
+
+OK, SOME_FAILED, USAGE, NO_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Bar:
+    """A progress bar on standard error, where that is a terminal. Standard output stays clean for pipes."""
+
+    def __init__(self, what: str, total: int | None = None, *, show: bool = True) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=what, total=total or 100, file=sys.stderr, leave=False, disable=not (show and sys.stderr.isatty())
+        )
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def clear(self) -> None:
+        self._bar.clear()
+
+    def step(self) -> None:
+        self._bar.update()
+
+    def __call__(self, what: str, share: float | None) -> None:
+        """Show a report of a long job."""
+        self._bar.set_description(what, refresh=False)
+        if share is not None:
+            self._bar.n = round(100 * share)
+        self._bar.refresh()
+
+
+def tell(text: str) -> None:
+    """A line of the outcome, on standard output."""
+    _write(sys.stdout, text)
+
+
+def say(text: str) -> None:
+    """A line beside the outcome, on standard error."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def fail(error: VisionError, status: int) -> int:
+    """Say why a command failed; its exit status."""
+    say(str(error))
+    return status

@@ -1,0 +1,264 @@
+"""One verb over many pictures: results in order, failures and warnings beside them, progress for whoever watches."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
+from blip2tools.schemas.plain import printable
+
+if TYPE_CHECKING:
+    from blip2tools.schemas import ImageResult
+    from blip2tools.vision import Vision
+
+
+from typing import TYPE_CHECKING
+
+from blip2tools.cli.console import NO_MODEL, OK, SOME_FAILED, USAGE, Bar, say, tell
+from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
+from blip2tools.vision.keywords import GenerationKeywords
+from blip2tools.vision.styles import STYLES
+
+if TYPE_CHECKING:
+    from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, SurveyResult, Tile
+    from blip2tools.vision import Vision
+
+# Pictures in work at once: enough to keep the engine busy, few enough to keep memory small over a long list.
+IN_FLIGHT = 8
+# From so many pictures on the seconds that it takes to record CUDA graphs come back: on an H100 5 to 8, and eight captions take
+# 75 ms instead of 200.
+MANY = 500
+SHOWN = 200  # characters of a reference: a data: URI has millions
+
+
+def look(
+    arguments: argparse.Namespace,
+    verb: Callable[[Vision, str], Awaitable[Any]],
+    show: Callable[[Any], str],
+    *,
+    settings: Mapping[str, Any],
+    download: bool,
+) -> int:
+    """Run a verb on every picture of the command line.
+
+    Args:
+        arguments: `image`, the references, and `json`.
+        verb: one picture's result.
+        show: a result for a person.
+        settings: given as options.
+        download: whether a model that is not here may be downloaded.
+
+    Returns:
+        The exit status.
+    """
+    from blip2tools.settings import Settings
+    from blip2tools.vision import Vision
+
+    if len(arguments.image) < MANY and "cuda_graphs" not in Settings.load(**settings).model_fields_set:
+        settings = {**settings, "cuda_graphs": False}
+    with Vision.load(download=download, **settings) as vision:
+        return vision.run(_all(vision, arguments, verb, show))
+
+
+async def _all(
+    vision: Vision,
+    arguments: argparse.Namespace,
+    verb: Callable[[Vision, str], Awaitable[Any]],
+    show: Callable[[Any], str],
+) -> int:
+    images: list[str] = arguments.image
+    gate = asyncio.Semaphore(IN_FLIGHT)
+
+    async def guarded(image: str) -> Any:
+        async with gate:
+            try:
+                return await verb(vision, image)
+            except Exception as error:  # noqa: BLE001 - one bad picture must not stop the list
+                return to_vision_error(error)
+
+    tasks = [asyncio.ensure_future(guarded(image)) for image in images]
+    report = _Report(arguments.json, show, several=len(images) > 1)
+    with Bar("pictures", total=len(images), show=len(images) > 1) as bar:
+        try:
+            for image, task in zip(images, tasks, strict=True):
+                outcome = await task
+                bar.clear()
+                report.add(image, outcome, of_all=vision.status().warnings)
+                bar.step()
+        finally:
+            for task in tasks:
+                task.cancel()
+    return report.exit_status
+
+
+class _Report:
+    """Results on standard output in the order of the pictures; errors and warnings on standard error, each once."""
+
+    def __init__(self, as_json: bool, show: Callable[[Any], str], *, several: bool) -> None:
+        self._json = as_json
+        self._show = show
+        self._several = several
+        self._warned: set[str] = set()
+        self._failed: list[VisionError] = []
+        self._count = 0
+
+    def add(self, image: str, outcome: ImageResult | VisionError, *, of_all: Sequence[str]) -> None:
+        """Report one picture; `of_all`: warnings that are about the model, and so about no picture in particular."""
+        self._count += 1
+        if isinstance(outcome, VisionError):
+            self._failed.append(outcome)
+            if self._json:
+                tell(json.dumps({"source": image, "error": {"code": outcome.code, "message": outcome.message}}))
+            else:
+                say(f"{printable(image, SHOWN)}: {outcome}")
+            return
+        if self._json:
+            tell(json.dumps({"source": image, **outcome.model_dump(mode="json")}, ensure_ascii=False))
+            return
+        shown = self._show(outcome)
+        name = f"{printable(image, SHOWN)}: " if self._several else ""
+        tell(f"{name}{shown}" if self._several else shown.lstrip("\n "))
+        for warning in outcome.warnings:
+            line = f"warning: {warning}" if warning in of_all else f"{name}warning: {warning}"
+            if line not in self._warned:
+                self._warned.add(line)
+                say(line)
+
+    @property
+    def exit_status(self) -> int:
+        if not self._failed:
+            return OK
+        if len(self._failed) == self._count:
+            if all(isinstance(error, ModelUnavailableError) for error in self._failed):
+                return NO_MODEL
+            # One argument that is wrong is wrong for every picture.
+            if all(isinstance(error, InvalidInputError) for error in self._failed):
+                return USAGE
+        return SOME_FAILED
+
+
+NOT_OF_SURVEYS = ("best_of", "abstain_below", "vqa_template")
+
+
+SPEECH = (
+    *GenerationKeywords.__annotations__,
+    *NOT_OF_SURVEYS,
+)  # settings of what is said, of which a match has nothing
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> CaptionResult:
+        return await vision.acaption(
+            image,
+            prompt=arguments.prompt,
+            style=arguments.style,
+            region=arguments.region,
+            num_captions=arguments.num_captions,
+        )
+
+    def show(result: CaptionResult) -> str:
+        match = "" if result.match is None else f", match {result.match.probability:.2f}"
+        others = [f"or: {other.text}  (confidence {other.confidence:.2f})" for other in result.alternatives]
+        return "\n  ".join([f"{result.text}  (confidence {result.confidence:.2f}{match}{_abstained(result)})", *others])
+
+    return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> AnswerResult:
+        return await vision.aask(image, arguments.question, choices=arguments.choice or None, region=arguments.region)
+
+    def show(result: AnswerResult) -> str:
+        choices = [f"{choice.probability:.2f}  {choice.text}" for choice in result.choices or []]
+        return "\n  ".join([f"{result.answer}  (confidence {result.confidence:.2f}{_abstained(result)})", *choices])
+
+    return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
+
+
+def _abstained(result: CaptionResult | AnswerResult) -> str:
+    return ", abstained" if result.abstained else ""
+
+
+def _match(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> MatchResult:
+        return await vision.amatch(image, arguments.text, region=arguments.region)
+
+    def show(result: MatchResult) -> str:
+        return "\n  ".join(
+            ["", *(f"{match.probability:.2f}  (cosine {match.cosine:.2f})  {match.text}" for match in result.matches)]
+        )
+
+    return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
+
+
+def _survey(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> SurveyResult:
+        return await vision.asurvey(image, rows=arguments.rows, columns=arguments.columns)
+
+    def show(result: SurveyResult) -> str:
+        return "\n  ".join([f"{result.overall}  (confidence {result.confidence:.2f})", *map(_tile, result.tiles)])
+
+    return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
+
+
+def _tile(tile: Tile) -> str:
+    match = "" if tile.match is None else f", match {tile.match.probability:.2f}"
+    box = " ".join(f"{edge:.2f}" for edge in tile.box)
+    return f"{box}  {tile.caption}  (confidence {tile.confidence:.2f}{match})"
+
+
+def _add_looking_commands(command: AddCommand) -> None:
+    caption = command("caption", _caption, "say what is in pictures", "Say in one sentence what is in each picture.")
+    _image_options(caption)
+    caption.add_argument("--prompt", help="beginning of the caption, which the model continues")
+    caption.add_argument(
+        "--style",
+        choices=tuple(STYLES),
+        default="plain",
+        help="a prompt with options that belong to it (default plain)",
+    )
+    caption.add_argument("--num-captions", type=int, default=1, metavar="N", help="captions for each picture, 1 to 5")
+    setting_options(caption, but=("vqa_template",))
+
+    ask = command("ask", _ask, "ask a question about pictures", "Ask one question about each picture.")
+    _image_options(ask)
+    ask.add_argument("-q", "--question", required=True, help="the question, in English")
+    ask.add_argument("-c", "--choice", action="append", help="a possible answer to score; give 2 to 20 of them")
+    setting_options(ask, but=("best_of",))
+
+    match = command("match", _match, "score statements against pictures", "Score how well each text fits each picture.")
+    _image_options(match)
+    match.add_argument("-t", "--text", action="append", required=True, help="a statement; give 1 to 64 of them")
+    setting_options(match, but=SPEECH)
+
+    survey = command(
+        "survey",
+        _survey,
+        "caption pictures part by part",
+        "Caption each picture as a whole and tile by tile. A tile's four numbers are a --region of the other commands.",
+    )
+    _image_options(survey, region=False)
+    survey.add_argument("--rows", type=int, default=2, metavar="N", help="tiles from top to bottom, 1 to 4 (default 2)")
+    survey.add_argument(
+        "--columns", type=int, default=2, metavar="N", help="tiles from left to right, 1 to 4 (default 2)"
+    )
+    setting_options(survey, but=NOT_OF_SURVEYS)
+
+
+def _image_options(parser: argparse.ArgumentParser, *, region: bool = True) -> None:
+    parser.add_argument(
+        "image", nargs="+", metavar="IMAGE", help="a file, a data: URI, or an http(s) URL with --allow-urls"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON Lines in the order of the pictures")
+    if region:
+        parser.add_argument(
+            "--region",
+            type=float,
+            nargs=4,
+            metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+            help="look only at this part, as fractions from 0 to 1",
+        )

@@ -1,0 +1,17 @@
+"""One device for many callers: `LocalEngine` queues requests, batches them, cancels them and remembers what it saw.
+
+requests.py  what can be asked about a picture, and what comes back
+protocol.py  what any engine must do
+line.py      whose turn it is
+stages.py    see, query, speak and match for batches
+cache.py     vision features, by picture
+metrics.py   how busy it was
+local.py     the engine of this process, on one device
+"""
+
+from __future__ import annotations
+
+from blip2tools.engine.local import LocalEngine
+from blip2tools.engine.protocol import Engine, EngineStatus, Job
+
+__all__ = ["Engine", "EngineStatus", "Job", "LocalEngine"]

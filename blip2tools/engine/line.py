@@ -1,0 +1,175 @@
+"""The waiting line: who is served next, and which requests are served together.
+
+Callers take turns, so that one caller's five hundred requests do not hold up another's one. A batch is led by the oldest
+request of the caller whose turn it is, and filled with requests of all callers, in turns again, that can share its work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
+
+from blip2tools.engine.protocol import Job
+from blip2tools.engine.requests import (
+    AnswerRequest,
+    CaptionRequest,
+    ChoiceRequest,
+    ExtractRequest,
+    FeatureRequest,
+    Generation,
+    MatchRequest,
+    Request,
+    TextFeatureRequest,
+)
+
+# A batch decodes until its longest row ends, so rows of very different lengths would hold up the short ones.
+LENGTHS = (16, 32, 64, 128)
+CAPTION_TOKENS, ANSWER_TOKENS = 30, 10  # LAVIS: `generate` and `predict_answers` of blip2_opt and blip2_t5
+
+
+class Work:
+    """One request and everybody who waits for it."""
+
+    def __init__(self, job: Job) -> None:
+        self.request = job.request
+        self.caller = job.caller
+        self.jobs = [job]
+        self.group = group(job.request)
+        self.rows = rows(job.request)
+        self.since = time.monotonic()
+        self.answered = False  # it may be so before the rest of its batch is
+
+    def stopped(self) -> bool:
+        """Whether nobody waits any more."""
+        return all(job.stopped() for job in self.jobs)
+
+
+class Line:
+    """Works that wait, in an order that is fair to callers. Not thread-safe: its owner holds a lock."""
+
+    def __init__(self) -> None:
+        self._callers: OrderedDict[str, deque[Work]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Work]:
+        for works in self._callers.values():
+            yield from works
+
+    def oldest(self) -> float:
+        """When the one that waits longest came, on `time.monotonic()`'s clock."""
+        return min(works[0].since for works in self._callers.values())
+
+    def add(self, work: Work) -> None:
+        """Put a work at the end of its caller's own line."""
+        self._callers.setdefault(work.caller, deque()).append(work)
+        self._length += 1
+
+    def drop_stopped(self) -> list[Work]:
+        """Take out every work that nobody waits for."""
+        dropped = [work for work in self if work.stopped()]
+        for work in dropped:
+            self._remove(work)
+        return dropped
+
+    def take(self, limit: int, fits: Callable[[Work], bool] = lambda work: True) -> list[Work]:
+        """The next batch: at least one work, together at most `limit` decoder rows unless the first alone has more.
+
+        Args:
+            fits: which works may be taken besides the first.
+        """
+        caller, works = next(iter(self._callers.items()))
+        batch = [works[0]]
+        self._callers.move_to_end(caller)
+        self._remove(works[0])
+        room = limit - batch[0].rows
+        while room > 0:
+            joined = [work for work in self._one_of_each(batch[0].group) if work.rows <= room and fits(work)]
+            if not joined:
+                break
+            for work in joined:
+                if work.rows > room:
+                    break
+                self._remove(work)
+                batch.append(work)
+                room -= work.rows
+        return batch
+
+    def join(self, wanted: Hashable, limit: int, fits: Callable[[Work], bool]) -> list[Work]:
+        """What can join a batch of this group that is under way, at most `limit` decoder rows.
+
+        Nothing, when the one whose turn it is cannot: those who join would hold him up for ever.
+        """
+        if not self._callers:
+            return []
+        first = next(iter(self._callers.values()))[0]
+        return self.take(limit, fits) if first.group == wanted and first.rows <= limit and fits(first) else []
+
+    def clear(self) -> list[Work]:
+        """Take out everything."""
+        works = list(self)
+        self._callers.clear()
+        self._length = 0
+        return works
+
+    def _one_of_each(self, wanted: Hashable) -> list[Work]:
+        found = (next((work for work in works if work.group == wanted), None) for works in self._callers.values())
+        return [work for work in found if work is not None]
+
+    def _remove(self, work: Work) -> None:
+        works = self._callers[work.caller]
+        works.remove(work)
+        self._length -= 1
+        if not works:
+            del self._callers[work.caller]
+
+
+def group(request: Request) -> Hashable:
+    """What requests must have in common to be decoded or matched together."""
+    match request:
+        case CaptionRequest(generation=generation, count=count):
+            return _speech(generation, count, "caption", CAPTION_TOKENS)
+        case AnswerRequest(generation=generation):
+            return _speech(generation, 1, "answer", ANSWER_TOKENS)
+        case ChoiceRequest():
+            return "choose"
+        case MatchRequest() | FeatureRequest():
+            return "match"
+        case TextFeatureRequest():
+            return "words"
+        case ExtractRequest():
+            return "extract"
+        case _:
+            return "warm"
+
+
+def rows(request: Request) -> int:
+    """Rows that a request takes in a batch."""
+    match request:
+        case CaptionRequest(generation=generation, count=count):
+            return count if generation.do_sample else max(generation.num_beams, count)
+        case AnswerRequest(generation=generation):
+            return 1 if generation.do_sample else generation.num_beams
+        case ChoiceRequest(choices=choices):
+            return len(choices)
+        case MatchRequest(texts=texts) | TextFeatureRequest(texts=texts):
+            return len(texts)
+        case _:
+            return 1
+
+
+def _speech(generation: Generation, count: int, task: str, longest: int) -> Hashable:
+    tokens = generation.max_new_tokens or longest
+    length = next(bound for bound in LENGTHS if tokens <= bound)
+    repeating = (generation.repetition_penalty, generation.no_repeat_ngram_size)
+    common = (generation.min_new_tokens, *repeating, generation.beam_rule, length)
+    if generation.do_sample:
+        return "sample", generation.temperature, generation.top_p, generation.seed, count, *common
+    beams = max(generation.num_beams, count)
+    if beams == 1:
+        return "greedy", *common  # where a length penalty has nothing to choose between
+    penalty = task if generation.length_penalty is None else generation.length_penalty
+    return "beam", beams, count, penalty, *common

@@ -1,0 +1,126 @@
+"""What any engine must do: the interface between the verbs and whatever answers requests about pictures."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from blip2tools.engine.cache import CacheUse
+from blip2tools.engine.requests import Request, Sight
+from blip2tools.errors import CancelledError, VisionError
+
+if TYPE_CHECKING:
+    from blip2tools.pictures.images import Target
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A snapshot for people, for `vision_status` and for metrics."""
+
+    model: str | None
+    matcher: str | None
+    device: str | None
+    dtype: str | None
+    state: str
+    loading: bool
+    loaded: bool
+    notes: tuple[str, ...]
+    self_test: str | None  # of the loaded model, in one line
+    compiled: bool  # whether decoding steps are
+    recorded: bool  # whether what is done with few rows is replayed as CUDA graphs
+    uncompiled: str | None  # why not, where that was asked for
+    familiar: float | None  # familiarity below which a picture is not of the model's world; None without a world
+    revision: str | None  # commit of the captioner's files on the hub
+    matcher_revision: str | None
+    quantize: str | None  # `none`, `8bit` or `4bit`
+    waiting: int
+    running: int
+    limit: int
+    completed: int
+    failed: int
+    cancelled: int
+    joined: int  # requests that shared the work of an identical one, or found its answer kept
+    cache: CacheUse
+    batches: Mapping[int, int]  # size of a batch in requests -> how many there were
+    tokens: int  # generated
+    steps: Mapping[str, int]  # of decoding, "compiled", "recorded" and "eager"
+    seconds: Mapping[str, tuple[int, float, float, float]]  # stage -> count, total, median and 99th percentile of late
+    memory_bytes: int | None  # taken on the device; None where it does not say
+
+
+class Job:
+    """One submitted request. `future` ends with its answer or a `VisionError`."""
+
+    def __init__(self, request: Request, deadline: float | None, caller: str = "") -> None:
+        self.request = request
+        self.caller = caller
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # so that only `cancel` below can stop it
+        self._deadline = deadline
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop: the future fails at once, and the decoder ends the row at its next token."""
+        self._cancelled.set()
+        self.fail(CancelledError("The call was cancelled."))
+
+    def stopped(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self._cancelled.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def answer(self, value: Any) -> bool:
+        """Deliver the answer unless the job has already ended."""
+        return self._settle(lambda: self.future.set_result(value))
+
+    def fail(self, error: VisionError) -> bool:
+        """Deliver an error unless the job has already ended."""
+        return self._settle(lambda: self.future.set_exception(error))
+
+    def _settle(self, deliver: Callable[[], None]) -> bool:
+        # Two threads may end a job: the worker and the one that cancels. The future lets exactly one of them win.
+        try:
+            deliver()
+        except InvalidStateError:
+            return False
+        return True
+
+
+class Engine(Protocol):
+    """Whatever answers requests about pictures: this process's device, a remote one, or a group."""
+
+    def targets(self) -> Sequence[Target]:
+        """What pictures may be resized to before they come here; none while that is not known, or not wanted."""
+        ...
+
+    def prepare(self, sight: Sight) -> Sight:
+        """Do what can be done before the queue, in the caller's thread. May give back `sight` as it is."""
+        ...
+
+    def expect(self, change: int) -> None:
+        """A caller is about to submit something (1), or just about to do so or not to (-1); may be ignored."""
+        ...
+
+    def submit(self, request: Request, *, deadline: float | None, caller: str = "") -> Job:
+        """Queue a request.
+
+        Args:
+            deadline: on `time.monotonic()`'s clock; None waits for ever.
+            caller: whose request it is; waiting callers take turns.
+
+        Raises:
+            BusyError: the queue is full; nothing was started.
+            CancelledError: the engine is closed.
+        """
+        ...
+
+    def status(self) -> EngineStatus:
+        """What is loaded and how busy it is."""
+        ...
+
+    def close(self) -> None:
+        """End: waiting and running requests fail with `cancelled`, memory is given back. May be called twice."""
+        ...

@@ -1,0 +1,191 @@
+"""What may be asked of an engine, what it answers, and the protocol that any engine keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from blip2tools.checkpoints import confidence
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from blip2tools.model.options import BeamRule
+    from blip2tools.pictures.images import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The pixels to look at.
+
+    Attributes:
+        key: content digest and region; equal keys mean equal pixels, and equal sights.
+        image: RGB, cropped to the region, any size; None once `pixels` holds all that a model wants.
+        pixels: ready for a vision tower, by the key of its preprocessing.
+        resized: the image as each target has it, where it was resized before it came here.
+    """
+
+    key: str
+    image: Image | None = field(compare=False, repr=False)
+    pixels: Mapping[str, Tensor] = field(compare=False, repr=False, default_factory=dict)
+    resized: Mapping[Target, Image] = field(compare=False, repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How text is generated; None means the reference's default for the task and the family (LAVIS)."""
+
+    num_beams: int = 5
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 1
+    length_penalty: float | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 0.9
+    seed: int | None = None
+    beam_rule: BeamRule = "transformers"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same request gives the same words again."""
+        return not self.do_sample or self.seed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRequest:
+    """Say what is there: `count` captions that continue `prompt`."""
+
+    sight: Sight
+    generation: Generation
+    prompt: str | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with the (question, answer) turns before it, oldest first, and the template to put it in.
+
+    Without a template the one that the checkpoint was trained with is used.
+    """
+
+    text: str
+    history: tuple[tuple[str, str], ...]
+    template: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRequest:
+    """Answer a question in the model's own words."""
+
+    sight: Sight
+    question: Question
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest:
+    """Score each of `choices` as the answer."""
+
+    sight: Sight
+    question: Question
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRequest:
+    """Score how well each text fits."""
+
+    sight: Sight
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRequest:
+    """The contrastive features of a picture."""
+
+    sight: Sight
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatureRequest:
+    """The contrastive features of texts."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractRequest:
+    """The Q-Former's hidden states: of a picture, of a text, or of both read together."""
+
+    sight: Sight | None
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WarmRequest:
+    """Load the model and do nothing else."""
+
+
+Request = (
+    CaptionRequest
+    | AnswerRequest
+    | ChoiceRequest
+    | MatchRequest
+    | FeatureRequest
+    | TextFeatureRequest
+    | ExtractRequest
+    | WarmRequest
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A text and the mean log-probability of its tokens, the end included."""
+
+    text: str
+    logprob: float
+    finish: str  # "eos", or "length" when it was cut
+    unread: bool = False  # the prompt was too long, and its beginning was left out
+    tokens: int = 1  # the end included
+    scaling: confidence.Scaling | None = None  # of the checkpoint for this task, where it was fitted
+
+    @property
+    def confidence(self) -> float:
+        """0 to 1: exp of the mean token log-probability, or calibrated where there is a scaling."""
+        return confidence.confidence(self.logprob, self.tokens, self.scaling)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The probability of each choice, in the order of the request; together 1."""
+
+    shares: tuple[float, ...]
+    unread: bool  # as in `Utterance`
+
+
+@dataclass(frozen=True, slots=True)
+class TextScore:
+    """One text against a picture: ITM probability, ITC cosine, whether the text had to be cut, and ITM's logit of a match."""
+
+    probability: float
+    cosine: float
+    truncated: bool
+    logit: float
+
+    @property
+    def ranking(self) -> float:
+        """What the reference orders candidates by: the logit of a match plus the cosine (LAVIS, `compute_sim_matrix`)."""
+        return self.logit + self.cosine
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """Hidden states (rows x H), and their ITC projections (rows x D) where the mode has them."""
+
+    states: list[list[float]]
+    projected: list[list[float]] | None
+    truncated: bool

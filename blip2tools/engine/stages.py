@@ -1,0 +1,399 @@
+"""The stages of an answer, for a batch of requests at once. Used by the engine's worker thread alone.
+
+see    pixels ─► trunk states           distinct pictures in one pass; cached
+query  states ─► image tokens           likewise; cached
+speak  image tokens, prompts ─► words   one decoding for all rows
+rank   image tokens, prompt, choices ─► log-probabilities
+match  states, texts ─► ITM and ITC     keys and values of a picture once for all its texts
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from blip2tools.engine.cache import FeatureCache
+from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
+from blip2tools.engine.metrics import Metrics
+from blip2tools.engine.requests import (
+    AnswerRequest,
+    CaptionRequest,
+    ChoiceRequest,
+    Extract,
+    ExtractRequest,
+    FeatureRequest,
+    Generation,
+    MatchRequest,
+    Question,
+    Ranking,
+    Sight,
+    TextFeatureRequest,
+    TextScore,
+    Utterance,
+)
+from blip2tools.errors import InvalidInputError, VisionError
+from blip2tools.model import Asked, cosine
+from blip2tools.model.options import GenerationOptions, Spoken
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blip2tools.checkpoints import Loaded
+    from blip2tools.checkpoints.confidence import Scaling
+    from blip2tools.checkpoints.prompts import MatcherText, Prompt
+    from blip2tools.model import Captioner, Matcher, Pixels, Trunk
+
+# Pictures in one pass. On a CPU one keeps it busy, and more of them leave its caches: 16 take 5 % longer each than 4.
+SEE_AT_ONCE = {"cpu": 4}
+SEE_AT_ONCE_ELSEWHERE = 16
+# How often a batch takes in who came while its pictures were looked at, before it begins to speak. Later ones join while it
+# speaks; but prompts that are read together cost half as much each.
+WAITS = 2
+MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
+
+
+Join = Callable[[Callable[[Work], bool]], Sequence[Work]]
+
+
+class Stages:
+    """A loaded model behind its cache."""
+
+    def __init__(self, loaded: Loaded, cache: FeatureCache[Tensor], metrics: Metrics) -> None:
+        self._loaded = loaded
+        self._cache = cache
+        self._metrics = metrics
+
+    def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
+        """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused.
+
+        Args:
+            tell: gets an answer that is ready before the others of the batch.
+            join: asked as `join(which works may join)` for works of the group that have come since; they are answered
+                behind those of the batch.
+        """
+        match batch[0].request:
+            case CaptionRequest() | AnswerRequest():
+                return self._speak(batch, tell, join)
+            case ChoiceRequest():
+                return [self._choose(cast(ChoiceRequest, work.request)) for work in batch]
+            case MatchRequest() | FeatureRequest():
+                return self._match(batch)
+            case TextFeatureRequest():
+                return self._text_features(batch)
+            case ExtractRequest():
+                return [self._extract(cast(ExtractRequest, work.request)) for work in batch]
+            case _:
+                return [None] * len(batch)
+
+    # ---- words ----
+
+    def _speak(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
+        works = list(batch)
+        tokens = self._image_tokens(works)
+        for _ in range(WAITS):
+            late = join(lambda work: True)
+            if not late:
+                break
+            works += late
+            tokens |= self._image_tokens([work for work in late if _speech(work).sight.key not in tokens])
+        prompts: list[Prompt] = []
+        answers: list[object] = []
+
+        def asked(those: Sequence[Work], tokens: dict[str, Tensor]) -> Asked:
+            place = {key: number for number, key in enumerate(tokens)}
+            new = [self._prompt(_speech(work)) for work in those]
+            prompts.extend(new)
+            answers.extend([None] * len(those))
+            return Asked(
+                torch.cat(list(tokens.values())),
+                [prompt.ids for prompt in new],
+                [_longest(_speech(work)) for work in those],
+                [place[_speech(work).sight.key] for work in those],
+            )
+
+        def more() -> Asked | None:
+            late = join(self._may_interrupt)
+            works.extend(late)
+            return asked(late, self._image_tokens(late)) if late else None
+
+        def said(row: int, texts: Sequence[Spoken]) -> None:
+            self._metrics.tokens += sum(text.tokens for text in texts)
+            answers[row] = self._spoken(_speech(works[row]), texts, unread=prompts[row].truncated)
+            tell(works[row], answers[row])
+
+        first, steps = asked(works, tokens), self._loaded.captioner.steps
+        before = steps.count.copy()
+        with self._metrics.timed("speak"):
+            self._loaded.captioner.speak(
+                first.image_tokens,
+                first.prompts,
+                self._options(_speech(works[0])),
+                max_new_tokens=first.max_new_tokens,
+                pictures=first.pictures,
+                stop=lambda row: works[row].stopped(),
+                said=said,
+                more=more,
+            )
+        self._metrics.steps += steps.count - before
+        return answers
+
+    def _spoken(self, request: CaptionRequest | AnswerRequest, texts: Sequence[Spoken], *, unread: bool) -> object:
+        fitted = self._loaded.calibration
+        scaling = fitted.caption if isinstance(request, CaptionRequest) else fitted.answer
+        said = [self._utterance(text, unread=unread, scaling=scaling) for text in texts]
+        return said if isinstance(request, CaptionRequest) else said[0]
+
+    def _utterance(self, spoken: Spoken, *, unread: bool, scaling: Scaling | None) -> Utterance:
+        text = self._loaded.words.decode(spoken.ids)
+        return Utterance(text, spoken.logprob, spoken.finish, unread, spoken.tokens, scaling)
+
+    def _prompt(self, request: CaptionRequest | AnswerRequest) -> Prompt:
+        if isinstance(request, CaptionRequest):
+            return self._loaded.words.caption(request.prompt)
+        return self._question(request.question)
+
+    def _question(self, question: Question) -> Prompt:
+        return self._loaded.words.question(question.text, question.history, question.template)
+
+    def _options(self, request: CaptionRequest | AnswerRequest) -> GenerationOptions:
+        generation = request.generation
+        count = request.count if isinstance(request, CaptionRequest) else 1
+        penalty = generation.length_penalty
+        if penalty is None:
+            penalty = self._length_penalty(request)
+        return GenerationOptions(
+            num_beams=max(generation.num_beams, count),
+            min_new_tokens=generation.min_new_tokens,
+            length_penalty=penalty,
+            repetition_penalty=generation.repetition_penalty,
+            no_repeat_ngram_size=generation.no_repeat_ngram_size,
+            do_sample=generation.do_sample,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            num_return_sequences=count,
+            seed=generation.seed,
+            beam_rule=generation.beam_rule,
+        )
+
+    def _length_penalty(self, request: CaptionRequest | AnswerRequest) -> float:
+        # The reference's defaults (LAVIS): captions 1; answers 0 with OPT, whose beams compare by their sums, and -1 with T5,
+        # which favours short ones.
+        if isinstance(request, CaptionRequest):
+            return 1.0
+        return 0.0 if self._loaded.captioner.family == "opt" else -1.0
+
+    def _choose(self, asked: ChoiceRequest) -> Ranking | VisionError:
+        words = self._loaded.words
+        candidates = [words.candidate(choice) for choice in asked.choices]
+        if empty := [choice for choice, ids in zip(asked.choices, candidates, strict=True) if not ids]:
+            return InvalidInputError(f"The choice '{empty[0]}' holds nothing that the model can read.")
+        tokens = self._tokens([asked.sight])[0]
+        prompt = self._question(asked.question)
+        with self._metrics.timed("rank"):
+            scores = self._loaded.captioner.rank(tokens, prompt.ids, candidates)
+        best = max(total for total, _ in scores)
+        shares = [math.exp(total - best) for total, _ in scores]
+        return Ranking(tuple(share / sum(shares) for share in shares), prompt.truncated)
+
+    # ---- matching ----
+
+    def _match(self, batch: Sequence[Work]) -> list[object]:
+        matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
+        if matcher is None or words is None or pixels is None:
+            return [None] * len(batch)
+        requests = [cast("MatchRequest | FeatureRequest", work.request) for work in batch]
+        states = self._states(matcher.trunk, pixels, [request.sight for request in requests])
+        features = self._itc(matcher, [request.sight for request in requests], states)
+        answers: list[object] = [None] * len(batch)
+        for place, request in enumerate(requests):
+            if isinstance(request, FeatureRequest):
+                answers[place] = features[place][0].tolist()
+        pairs = [place for place, request in enumerate(requests) if isinstance(request, MatchRequest)]
+        texts = [cast(MatchRequest, requests[place]).texts for place in pairs]
+        with self._metrics.timed("match"):
+            scores = _scores(matcher, words, [states[p] for p in pairs], [features[p] for p in pairs], texts)
+        for place, score in zip(pairs, scores, strict=True):
+            answers[place] = score
+        return answers
+
+    def _text_features(self, batch: Sequence[Work]) -> list[object]:
+        matcher, words = self._loaded.matcher, self._loaded.matcher_words
+        if matcher is None or words is None:
+            return [None] * len(batch)
+        requests = [cast(TextFeatureRequest, work.request) for work in batch]
+        rows = matcher.text_features([words(text).ids for request in requests for text in request.texts]).tolist()
+        taken = iter(rows)
+        return [[next(taken) for _ in request.texts] for request in requests]
+
+    def _extract(self, asked: ExtractRequest) -> Extract | None:
+        matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
+        if matcher is None or words is None or pixels is None:
+            return None
+        prompt = None if asked.text is None else words(asked.text)
+        states = None if asked.sight is None else self._states(matcher.trunk, pixels, [asked.sight])[0]
+        if prompt is None:
+            if states is None:
+                raise ValueError("neither a picture nor a text")
+            hidden, projected = matcher.image_embeddings(states)
+            return Extract(hidden[0].tolist(), projected[0].tolist(), False)
+        if states is not None:
+            return Extract(matcher.multimodal_embeddings(states, prompt.ids).tolist(), None, prompt.truncated)
+        hidden, projected = matcher.text_embeddings(prompt.ids)
+        return Extract(hidden.tolist(), projected.tolist(), prompt.truncated)
+
+    # ---- features, cached ----
+
+    def _states(self, trunk: Trunk, pixels: Pixels, sights: Sequence[Sight]) -> list[Tensor]:
+        """Trunk states (1, 1 + P, D) of each sight."""
+
+        def compute(missing: Sequence[Sight]) -> list[Tensor]:
+            ready = [prepared(sight, pixels) for sight in missing]
+            with self._metrics.timed("see"):
+                return _rows(trunk.see(torch.cat(ready)))
+
+        return self._cached(sights, (pixels.key, trunk.fingerprint), compute)
+
+    def _may_interrupt(self, work: Work) -> bool:
+        """Whether others that are speaking can wait for what must come first.
+
+        On a CPU to look at a picture takes as long as several tokens: better wait for the next batch, whose pictures are
+        looked at together. On a GPU it takes about one.
+        """
+        captioner, pixels = self._loaded.captioner, self._loaded.pixels
+        kind = self._captioner_key(captioner, pixels)
+        return captioner.device.type != "cpu" or (_speech(work).sight.key, *kind) in self._cache
+
+    def _image_tokens(self, works: Sequence[Work]) -> dict[str, Tensor]:
+        """Image tokens (1, Q, D) of the works' pictures by their keys."""
+        sights = {_speech(work).sight.key: _speech(work).sight for work in works}
+        return dict(zip(sights, self._tokens(list(sights.values())), strict=True))
+
+    def _tokens(self, sights: Sequence[Sight]) -> list[Tensor]:
+        """Image tokens (1, Q, D) of each sight."""
+        captioner, pixels = self._loaded.captioner, self._loaded.pixels
+
+        def compute(missing: Sequence[Sight]) -> list[Tensor]:
+            states = torch.cat(self._states(captioner.trunk, pixels, missing))
+            with self._metrics.timed("query"):
+                return _rows(captioner.query(states))
+
+        return self._cached(sights, self._captioner_key(captioner, pixels), compute)
+
+    def _itc(self, matcher: Matcher, sights: Sequence[Sight], states: Sequence[Tensor]) -> list[Tensor]:
+        """ITC features (1, Q, D) of each sight."""
+        known = {sight.key: state for sight, state in zip(sights, states, strict=True)}
+
+        def compute(missing: Sequence[Sight]) -> list[Tensor]:
+            with self._metrics.timed("query"):
+                return _rows(matcher.image_features(torch.cat([known[sight.key] for sight in missing])))
+
+        return self._cached(sights, (matcher.trunk.fingerprint, matcher.fingerprint), compute)
+
+    def _captioner_key(self, captioner: Captioner, pixels: Pixels) -> tuple[str, ...]:
+        return (pixels.key, captioner.trunk.fingerprint, captioner.fingerprint)
+
+    def _cached(
+        self, sights: Sequence[Sight], kind: tuple[str, ...], compute: Callable[[Sequence[Sight]], list[Tensor]]
+    ) -> list[Tensor]:
+        """One tensor per sight, from the cache or computed for all missing ones together, each picture once."""
+        found: dict[str, Tensor] = {}
+        missing: dict[str, Sight] = {}
+        for sight in sights:
+            if sight.key in found or sight.key in missing:
+                continue
+            value = self._cache.get((sight.key, *kind))
+            if value is None:
+                missing[sight.key] = sight
+            else:
+                found[sight.key] = value
+        waiting = list(missing.values())
+        at_once = SEE_AT_ONCE.get(self._loaded.captioner.device.type, SEE_AT_ONCE_ELSEWHERE)
+        for first in range(0, len(waiting), at_once):
+            chunk = waiting[first : first + at_once]
+            for sight, value in zip(chunk, compute(chunk), strict=True):
+                # A piece of a batch keeps the whole batch's memory alive, which the cache would not know of.
+                found[sight.key] = value if len(chunk) == 1 else value.clone()
+                self._cache.put((sight.key, *kind), found[sight.key])
+        return [found[sight.key] for sight in sights]
+
+
+def _rows(batch: Tensor) -> list[Tensor]:
+    return [batch[row : row + 1] for row in range(batch.shape[0])]
+
+
+def prepared(sight: Sight, pixels: Pixels) -> Tensor:
+    """The sight's pixels (1, 3, S, S) for one vision tower."""
+    ready = sight.pixels.get(pixels.key)
+    if ready is None:
+        image = sight.resized.get(pixels.target, sight.image)
+        if image is None:
+            raise ValueError("a sight without its image was prepared for another model")
+        ready = pixels(image)
+    return ready
+
+
+def _speech(work: Work) -> CaptionRequest | AnswerRequest:
+    return cast("CaptionRequest | AnswerRequest", work.request)
+
+
+def _longest(request: CaptionRequest | AnswerRequest) -> int:
+    default = CAPTION_TOKENS if isinstance(request, CaptionRequest) else ANSWER_TOKENS
+    generation: Generation = request.generation
+    return generation.max_new_tokens or default
+
+
+def _scores(
+    matcher: Matcher,
+    words: MatcherText,
+    states: Sequence[Tensor],
+    features: Sequence[Tensor],
+    texts: Sequence[Sequence[str]],
+) -> list[list[TextScore]]:
+    """ITM and ITC of each picture's texts; the texts of all pictures go through together."""
+    prompts = [[words(text) for text in group] for group in texts]
+    flat = [prompt.ids for group in prompts for prompt in group]
+    if not flat:
+        return [[] for _ in texts]
+    owners = [place for place, group in enumerate(prompts) for _ in group]
+    queries = features[0].shape[1]
+    logits: list[Tensor] = []
+    vectors: list[Tensor] = []
+    for first, last in _chunks([queries + len(ids) for ids in flat], MATCH_TOKENS):
+        ids, own = flat[first:last], owners[first:last]
+        # One picture: its keys and values are computed once for all texts.
+        seen = states[own[0]] if len(set(own)) == 1 else torch.cat([states[place] for place in own])
+        logits.append(matcher.match(seen, ids))
+        vectors.append(matcher.text_features(ids))
+    text_features = torch.cat(vectors)
+    itm = torch.cat(logits)
+    probabilities, matching = itm.softmax(-1)[:, 1].tolist(), itm[:, 1].tolist()
+    scores: list[list[TextScore]] = []
+    start = 0
+    for feature, group in zip(features, prompts, strict=True):
+        end = start + len(group)
+        cosines = cosine(feature, text_features[start:end])[0].clamp(-1, 1).tolist()
+        scores.append(
+            [
+                TextScore(probability, similarity, prompt.truncated, logit)
+                for probability, similarity, prompt, logit in zip(
+                    probabilities[start:end], cosines, group, matching[start:end], strict=True
+                )
+            ]
+        )
+        start = end
+    return scores
+
+
+def _chunks(sizes: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """Spans of neighbours whose padded size stays within the budget; at least one in each."""
+    spans: list[tuple[int, int]] = []
+    first, widest = 0, 0
+    for place, size in enumerate(sizes):
+        widest = max(widest, size)
+        if place > first and widest * (place - first + 1) > budget:
+            spans.append((first, place))
+            first, widest = place, size
+    return [*spans, (first, len(sizes))]

@@ -1,0 +1,378 @@
+"""Foreign pictures are decoded in processes of their own, which can be killed: a decoder may crash, hang or eat memory.
+
+Nothing of a foreign picture but its first bytes is parsed in the process that holds the model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+
+from blip2tools.call import STOP
+from blip2tools.errors import (
+    BusyError,
+    CancelledError,
+    CorruptImageError,
+    DeadlineError,
+    InternalError,
+    InvalidInputError,
+    TooLargeError,
+    UnsupportedImageError,
+    VisionError,
+    to_vision_error,
+)
+from blip2tools.settings import Settings, environment_without_settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from blip2tools.pictures.images import Decoded, Target
+
+T = TypeVar("T")
+
+AT_ONCE = 2  # decodes at a time: each may take half a gigabyte
+HEADER_SECONDS = 4.0  # for a size alone, which takes a moment
+HURRY_SECONDS = 0.5  # for a picture that nobody waits for any more: most are done by then, and their process is kept
+SECONDS = 9.5  # for one picture: with its clearing away, nobody waits longer than 10
+MAX_REPLY = 2**16  # bytes of a line
+START_SECONDS = 60.0  # for a process to start, on a machine that has much else to do
+
+_ERRORS: dict[str, type[VisionError]] = {
+    error.code: error
+    for error in (InvalidInputError, TooLargeError, UnsupportedImageError, CorruptImageError, InternalError)
+}
+# What the process's own alarm and the system's limits end it with.
+_TIME_SIGNALS = frozenset({-14, -24})
+
+# The standard library first, then where this package and Pillow come from, then whatever else is installed: never a
+# working folder, into which somebody may have written a module since.
+_START = (
+    "import sys\n"
+    "here = [n for n, path in enumerate(sys.path) if path.endswith(('site-packages', 'dist-packages'))]\n"
+    "place = here[0] if here else len(sys.path)\n"
+    "sys.path[place:place] = sys.argv[2:]\n"
+    "from blip2tools.pictures.decoder_process import main\n"
+    "main(sys.argv[1])\n"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Decoder:
+    """Decodes pictures in a few processes, started when first needed. Safe to use from several threads.
+
+    What is under way ends early when nobody waits for it any more: see `stopping`.
+
+    Args:
+        settings: limits on pictures.
+        seconds: for one picture; then its process is killed.
+    """
+
+    def __init__(self, settings: Settings, *, seconds: float = SECONDS) -> None:
+        self._settings = settings
+        self._seconds = seconds
+        self._decodes = threading.BoundedSemaphore(AT_ONCE)
+        self._lock = threading.Lock()
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+        self._inherited: set[_Process] = set()
+        self._owner = os.getpid()
+        self._closed = False
+
+    def decode(
+        self,
+        data: bytes | memoryview,
+        regions: Sequence[Sequence[float] | None] = (None,),
+        targets: Sequence[Target] = (),
+    ) -> Decoded:
+        """See `images.look`.
+
+        Raises:
+            UnsupportedImageError, TooLargeError, InvalidInputError: as that.
+            CorruptImageError: as that, or the picture made its decoder crash.
+            DeadlineError: it took longer than the seconds for one picture.
+            BusyError: the system has no room for another process.
+            CancelledError: closed.
+        """
+        from blip2tools.pictures.images import Decoded  # PIL: not before a picture is there
+
+        wanted = len(regions) * max(1, len(targets))
+
+        def receive(process: _Process) -> Decoded:
+            facts = process.receive()
+            parts = tuple(process.receive_image() for _ in range(wanted))
+            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts)
+
+        with self._decodes:
+            return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive, self._seconds)
+
+    def size_of(self, data: bytes | memoryview) -> tuple[int, int]:
+        """Width and height of the upright picture, from its header alone; it waits for no decode.
+
+        Raises:
+            VisionError: as `decode`.
+        """
+
+        def receive(process: _Process) -> tuple[int, int]:
+            facts = process.receive()
+            return int(facts["width"]), int(facts["height"])
+
+        return self._ask({"regions": None}, data, receive, min(HEADER_SECONDS, self._seconds))
+
+    def warm(self) -> None:
+        """Start a process, so that the first picture need not wait for it."""
+        with suppress(VisionError):
+            self._give_back(self._take())
+
+    def close(self) -> None:
+        """Kill every process. Calls under way fail with `cancelled`. May be called twice."""
+        with self._lock:
+            self._closed = True
+            if os.getpid() != self._owner:
+                return  # a fork: they belong to the process that it came from
+            processes, idle = list(self._all), self._idle
+            self._all, self._idle = set(), []
+        for process in processes:
+            process.kill()
+        for process in idle:
+            process.end()
+        for process in processes:
+            process.wait()
+
+    def _ask(
+        self, request: dict[str, Any], data: bytes | memoryview, receive: Callable[[_Process], T], seconds: float
+    ) -> T:
+        limit = self._settings.max_image_bytes
+        if len(data) > limit:
+            raise TooLargeError(f"The picture is above the limit of {limit:,} bytes; make it smaller first.")
+        STOP.get().check()
+        process = self._take()
+        try:
+            if not process.start():
+                raise self._unready(process)
+            with process.watched(seconds) as hurry, STOP.get().ending(hurry):
+                process.send(request, data)
+                answer = receive(process)
+        except VisionError:
+            self._give_back(process)  # its answer was a refusal; or it is dead, which is seen when it is taken
+            raise
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise self._failure(process, seconds) from error
+        except BaseException:
+            self._drop(process)
+            raise
+        self._give_back(process)
+        return answer
+
+    def _take(self) -> _Process:
+        """A process that is alive: an idle one, or a new one."""
+        with self._lock:
+            if os.getpid() != self._owner:  # a fork: two processes must not speak to one, nor this one end it
+                self._inherited = self._all
+                self._idle, self._all, self._owner = [], set(), os.getpid()
+            while self._idle and not self._closed:
+                process = self._idle.pop()
+                if process.is_alive():
+                    return process
+                self._all.discard(process)
+                process.end()
+            if self._closed:
+                raise CancelledError("The decoder is closed.")
+            process = _Process(self._settings, self._seconds)
+            self._all.add(process)
+            return process
+
+    def _give_back(self, process: _Process) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(process)
+                return
+        process.end()
+
+    def _drop(self, process: _Process) -> None:
+        with self._lock:
+            self._all.discard(process)
+        process.end()
+
+    def _unready(self, process: _Process) -> VisionError:
+        """Why a process ended before it could be spoken to."""
+        if self._closed:
+            return CancelledError("The decoder was closed.")
+        return to_vision_error(
+            RuntimeError(f"a decoder process ended with status {process.status} before it was ready")
+        )
+
+    def _failure(self, process: _Process, seconds: float) -> VisionError:
+        """Why a process ended in the middle of a picture."""
+        self._drop(process)
+        if self._closed:
+            return CancelledError("The decoder was closed.")
+        if process.is_overdue:
+            return DeadlineError(
+                f"Decoding the picture took longer than {seconds:g} s and was stopped; make it smaller, or save it "
+                "anew as PNG or JPEG."
+            )
+        logger.warning("a decoder process ended with status %s on a picture", process.status)
+        return CorruptImageError("The picture made its decoder fail; save it anew as PNG or JPEG.")
+
+
+class _Process:
+    """One decoder process, and how to speak to it; used by one thread at a time, but for `kill` and `wait`."""
+
+    def __init__(self, settings: Settings, seconds: float) -> None:
+        self._settings = settings
+        limits = {
+            "formats": settings.formats,
+            "max_image_bytes": settings.max_image_bytes,
+            "max_pixels": settings.max_pixels,
+            "max_side": settings.max_side,
+            "max_damage_mb": settings.max_damage_mb,
+            "seconds": seconds,
+        }
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  this interpreter, and nothing from outside
+                [sys.executable, "-I", "-c", _START, json.dumps(limits), *_places()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment_without_settings(),
+                **_group(),
+            )
+        except OSError as error:
+            logger.warning("no decoder process can be started", exc_info=error)
+            raise BusyError("The system has no room for a process to decode pictures in; try again later.") from error
+        self._requests = cast("IO[bytes]", self._process.stdin)
+        self._replies = cast("IO[bytes]", self._process.stdout)
+        self._lock = threading.Lock()
+        self._ready = False
+        self._watch: object = None
+        self._overdue = False
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, once it has been waited for; a signal that ended it as a negative number."""
+        return self._process.returncode
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a picture took longer than it may."""
+        return self._overdue or self.status in _TIME_SIGNALS
+
+    def is_alive(self) -> bool:
+        return not self._overdue and self._process.poll() is None
+
+    def start(self) -> bool:
+        """Wait until it can be spoken to; false if it ended before that."""
+        if not self._ready:
+            with self.watched(START_SECONDS):
+                self._ready = self._replies.readline(MAX_REPLY).endswith(b"\n")
+            if not self._ready:
+                self.end()
+        return self._ready
+
+    @contextmanager
+    def watched(self, seconds: float) -> Iterator[Callable[[], None]]:
+        """Kill it if the block takes longer; a blocked read or write then ends. Pipes have no timeouts everywhere.
+
+        Yields what leaves the block but a moment more.
+        """
+        watch = self._watch = object()
+        timers = [self._kill_after(seconds, watch)]
+
+        def hurry() -> None:
+            try:
+                timers.append(self._kill_after(HURRY_SECONDS, watch))
+            except RuntimeError:  # the system has no room for another thread
+                self._expire(watch)
+
+        try:
+            yield hurry
+        finally:
+            with self._lock:
+                self._watch = None
+            for timer in timers:
+                timer.cancel()
+
+    def _kill_after(self, seconds: float, watch: object) -> threading.Timer:
+        timer = threading.Timer(seconds, self._expire, [watch])
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def send(self, request: dict[str, Any], data: bytes | memoryview) -> None:
+        """Lines of JSON; the picture's bytes follow."""
+        self._requests.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n")
+        self._requests.write(data)
+        self._requests.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """The next reply.
+
+        Raises:
+            VisionError: the reply is a refusal.
+            ValueError, LookupError, TypeError: it has ended, or says what it never should.
+        """
+        reply: dict[str, Any] = json.loads(self._replies.readline(MAX_REPLY))
+        if "error" in reply:
+            raise _ERRORS[reply["error"]](reply["message"])
+        return reply
+
+    def receive_image(self) -> Image:
+        """The next reply as an RGB image, which comes in bands of rows."""
+        from PIL import Image
+
+        from blip2tools.pictures import rgb
+
+        width, height = self.receive()["size"]
+        if width > self._settings.max_side or height > self._settings.max_side:
+            raise ValueError("an image above the limits")
+        image = Image.new("RGB", (width, height))
+        for top, bottom in rgb.bands(image.size):
+            size = (width, bottom - top)
+            image.paste(Image.frombytes("RGB", size, self._replies.read(3 * size[0] * size[1])), (0, top))
+        return image
+
+    def _expire(self, watch: object) -> None:
+        with self._lock:
+            if self._watch is watch:
+                self._overdue = True
+                self.kill()
+
+    def kill(self) -> None:
+        """End it at once; whoever reads from it sees the end of its stream."""
+        self._process.kill()
+
+    def wait(self) -> None:
+        """Until it has ended and left nothing behind."""
+        self._process.wait()
+
+    def end(self) -> None:
+        """Kill it, wait, and close what leads to it."""
+        self.kill()
+        self.wait()
+        for stream in (self._requests, self._replies):
+            with suppress(OSError):  # what was written to it and not read
+                stream.close()
+
+
+def _group() -> dict[str, Any]:
+    """A process group of its own: Ctrl-C in a terminal goes to all of one, and is for the owner."""
+    if sys.platform == "win32":  # pragma: no cover
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"process_group": 0}
+
+
+def _places() -> list[str]:
+    """Folders in which this package and Pillow are found."""
+    package = Path(__file__).parents[2]
+    pillow = importlib.util.find_spec("PIL")
+    places = [package, *(Path(place).parent for place in (pillow and pillow.submodule_search_locations) or ())]
+    return list(dict.fromkeys(str(place.resolve()) for place in places))

@@ -1,0 +1,107 @@
+"""The other end of `decoder`: a process that turns foreign bytes into plain pixels, and may be killed at any moment.
+
+It imports Pillow and the rooms for pictures, nothing of the model. It reads requests from standard input and ends with it,
+so it never outlives its owner. Nothing it sends is more than JSON and pixels: whoever takes it over by a flaw in a
+decoder has gained a process without the owner's files, model or sockets in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any, BinaryIO, NamedTuple
+
+from blip2tools.errors import VisionError
+from blip2tools.pictures import images, rgb
+
+OVERHEAD_BYTES = 96 * 2**20  # the interpreter with its libraries, and what a decoder needs besides pixels
+
+
+class Limits(NamedTuple):
+    """The `images.Limits` of one owner."""
+
+    formats: tuple[str, ...]
+    max_image_bytes: int
+    max_pixels: int
+    max_side: int
+    max_damage_mb: int
+
+
+def main(arguments: str) -> None:  # pragma: no cover  runs in the process that the tests kill
+    """Serve the owner: `arguments` is JSON with its limits and the seconds for one picture."""
+    given = json.loads(arguments)
+    seconds = given.pop("seconds")
+    limits = Limits(**{**given, "formats": tuple(given["formats"])})
+    images.warm()
+    _confine(limits)
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # what native libraries print is no reply, and no log of ours
+        os.dup2(nothing, descriptor)
+    _send(replies, {})  # ready
+    serve(requests, replies, limits, seconds)
+
+
+def serve(requests: BinaryIO, replies: BinaryIO, limits: images.Limits, seconds: float) -> None:
+    """Answer requests until their stream ends. The process ends itself if one takes longer than `seconds`.
+
+    A request is a line of JSON with `bytes`, `regions` and `targets`, and so many bytes of a picture; without regions only
+    its size is asked for. Each reply is a line of JSON, and pixels in bands of rows where it names a size.
+    """
+    while line := requests.readline():
+        request = json.loads(line)
+        data = requests.read(request["bytes"])
+        # Also where nobody is left to kill it. A moment later than the owner would: the owner's word is the better one.
+        _alarm(seconds + 1)
+        try:
+            _answer(replies, data, request, limits)
+        except VisionError as error:
+            _send(replies, {"error": error.code, "message": error.message})
+        _alarm(0)
+        del data
+
+
+def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: images.Limits) -> None:
+    if request["regions"] is None:
+        width, height = images.size_of(data, limits)
+        _send(replies, {"width": width, "height": height})
+        return
+    images.check_regions(request["regions"])
+    picture = images.decode(data, limits)
+    _send(replies, {"width": picture.width, "height": picture.height, "animated": picture.animated})
+    for part in images.parts(picture, request["regions"], request["targets"]):
+        _send(replies, {"size": part.size})
+        for top, bottom in rgb.bands(part.size):
+            replies.write(part.crop((0, top, part.width, bottom)).tobytes())
+        replies.flush()
+
+
+def _send(replies: BinaryIO, reply: dict[str, Any]) -> None:
+    replies.write(json.dumps(reply).encode() + b"\n")
+    replies.flush()
+
+
+def _alarm(seconds: float) -> None:
+    if sys.platform != "win32":  # pragma: no branch
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _confine(limits: images.Limits) -> None:  # pragma: no cover  see main
+    """Bound what a decoder can take, and take away what none needs. Where the system has no such bounds, less is bounded."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the owner
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    memory = limits.max_pixels * images.BYTES_A_PIXEL + limits.max_image_bytes + OVERHEAD_BYTES
+    for bound, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(bound)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        try:
+            resource.setrlimit(bound, (most, most))
+        except (OSError, ValueError):
+            continue

@@ -1,0 +1,163 @@
+"""Threads for what is slow about pictures: files, folders, addresses, decoding, each in a lane of its own.
+
+A slow address must not hold up a file, and one caller's slow pictures not another's: in each lane callers take turns, as
+in the engine's line. Work that nobody waits for any more leaves the line, or ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from blip2tools.call import CALLER, CLOSED, STOP, Stop
+from blip2tools.errors import BusyError, CancelledError
+from blip2tools.pictures import decoder
+
+T = TypeVar("T")
+
+
+class _Work:
+    def __init__(self, caller: str, does: Callable[[], Any]) -> None:
+        self.caller = caller
+        self.does: Callable[[], Any] | None = does  # it holds pictures
+        self.stop = Stop()
+        self.future: Future[Any] = Future()
+
+    def run(self) -> None:
+        if self.does is None or not self.future.set_running_or_notify_cancel():
+            return
+        CALLER.set(self.caller)
+        STOP.set(self.stop)
+        try:
+            found = self.does()
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+            # Stopped, it ends with whatever its wait ended with; who still hears of it hears of a lane that closes.
+            self.future.set_exception(CancelledError(CLOSED) if self.stop.is_set() else error)
+        else:
+            self.future.set_result(found)
+        finally:
+            self.does = None
+
+
+class Lane:
+    """Work of one kind, at most so many pieces at a time.
+
+    Args:
+        name: of its threads.
+        threads: how many pieces of work go on at a time.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"blip2tools-{name}")
+        self._lock = threading.Lock()
+        self._callers: OrderedDict[str, deque[_Work]] = OrderedDict()
+        self._running: set[_Work] = set()
+        self._closed = False
+
+    async def run(self, does: Callable[[], T]) -> T:
+        """Do something in a thread of this lane, when it is the caller's turn. Cancelled, it stops: see `stopping`.
+
+        Raises:
+            CancelledError: the lane was closed.
+            BusyError: the system has no room for its threads.
+        """
+        work = self._add(does)
+        try:
+            found: T = await asyncio.wrap_future(work.future)
+            return found
+        except asyncio.CancelledError:
+            self._forget(work)
+            raise
+
+    def wait(self, does: Callable[[], T]) -> T:
+        """The same for a thread of another lane, which waits for it: what it holds meanwhile is bounded by its own lane.
+
+        Raises:
+            CancelledError: the lane was closed.
+            BusyError: the system has no room for its threads.
+        """
+        work = self._add(does)
+        with STOP.get().ending(lambda: self._forget(work)):
+            found: T = work.future.result()
+            return found
+
+    def close(self) -> None:
+        """End what is under way and what waits; new work is refused. May be called twice."""
+        with self._lock:
+            self._closed = True
+            waiting = [work for works in self._callers.values() for work in works]
+            running = list(self._running)
+            self._callers.clear()
+        for work in running:
+            work.stop.set()
+        for work in waiting:
+            if work.future.set_running_or_notify_cancel():
+                work.future.set_exception(CancelledError(CLOSED))
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _add(self, does: Callable[[], Any]) -> _Work:
+        work = _Work(CALLER.get(), does)
+        with self._lock:
+            if self._closed:
+                raise CancelledError(CLOSED)
+            self._callers.setdefault(work.caller, deque()).append(work)
+            try:
+                self._pool.submit(self._next)
+            except RuntimeError as error:
+                self._remove(work)
+                raise BusyError("The system has no room for another thread; try again later.") from error
+        return work
+
+    def _next(self) -> None:
+        """Do the work whose turn it is: in a thread of the pool, which was sent once for each piece of work."""
+        with self._lock:
+            if not self._callers:
+                return  # what this was sent for has left the line
+            # Whoever has something under way comes after those who have nothing.
+            busy = {work.caller for work in self._running}
+            caller = next((name for name in self._callers if name not in busy), next(iter(self._callers)))
+            works = self._callers[caller]
+            work = works.popleft()
+            if works:
+                self._callers.move_to_end(caller)
+            else:
+                del self._callers[caller]
+            self._running.add(work)
+        work.run()
+        with self._lock:
+            self._running.discard(work)
+
+    def _forget(self, work: _Work) -> None:
+        work.stop.set()
+        work.future.cancel()
+        with self._lock:
+            self._remove(work)
+
+    def _remove(self, work: _Work) -> None:
+        """Take it out of the line, if it is still there; under the lock."""
+        works = self._callers.get(work.caller)
+        if works is not None:
+            with suppress(ValueError):
+                works.remove(work)
+            if not works:
+                del self._callers[work.caller]
+
+
+class Lanes:
+    """The lanes of one `Vision`."""
+
+    def __init__(self) -> None:
+        self.files = Lane("read", 2)
+        self.folders = Lane("list", 2)
+        self.addresses = Lane("fetch", 4)
+        self.pictures = Lane("decode", decoder.AT_ONCE)
+
+    def close(self) -> None:
+        """See `Lane.close`."""
+        for lane in (self.files, self.folders, self.addresses, self.pictures):
+            lane.close()

@@ -1,0 +1,14 @@
+"""The server over HTTP: `serve.serve_http`, with a `serve.Listener` that is opened before the model is loaded.
+
+serve.py        the socket, uvicorn, and the way down
+app.py          the routes
+guard.py        who may ask for what: one layer around every route
+rate.py         how often
+connections.py  connections that ask for nothing
+sessions.py     sessions of MCP clients, and the SDK's errors in our words
+bodies.py       bodies of requests: JSON, forms, pictures
+metrics.py      /metrics
+page.py         the page at /
+"""
+
+from __future__ import annotations

@@ -1,0 +1,228 @@
+"""The server over HTTP: MCP at `/mcp`, pictures to `/images`, a page at `/`, and what an operator watches.
+
+guard (names, token, rate, size, log) ─► /mcp       the MCP server, both eras of the protocol
+                                      ├► /images    bytes in, a handle out
+                                      ├► /api/...   the page's own calls: the tools as plain JSON
+                                      └► /readyz · /metrics · /          (/healthz: past the guard)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.streamable_http import REQUEST_CANCELLED
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from blip2tools.errors import CancelledError, ErrorCode, VisionError, to_vision_error
+from blip2tools.server.http import metrics
+from blip2tools.server.http.bodies import _arguments_of, _picture_of
+from blip2tools.server.http.guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
+from blip2tools.server.http.metrics import Metric
+from blip2tools.server.http.page import load_page
+from blip2tools.server.http.sessions import PlainErrors, Sessions
+from blip2tools.server.mcp import MARGIN, build_server, largest_message
+from blip2tools.settings import Settings
+from blip2tools.toolset import call
+from blip2tools.vision import Vision
+
+MAX_SESSIONS = 1000  # until idle ones are ended, of clients that speak a revision with sessions (until 2025-11-25)
+
+# The page's calls, and anybody's who wants plain JSON: the same tools, the same arguments.
+VERBS = {"caption": "caption_image", "ask": "ask_image", "match": "match_image_text", "status": "vision_status"}
+
+STATUS: Mapping[ErrorCode, int] = {
+    "invalid_input": 400,
+    "not_allowed": 403,
+    "not_found": 404,
+    "too_large": 413,
+    "unsupported_image": 415,
+    "corrupt_image": 422,
+    "fetch_failed": 502,
+    "timeout": 504,
+    "busy": 503,
+    "cancelled": 503,
+    "out_of_memory": 503,
+    "model_unavailable": 503,
+    "internal": 500,
+}
+
+
+def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = False, page: bool = True) -> Guard:
+    """The whole application, guarded. It does not close `vision`.
+
+    Args:
+        vision: its settings say which token, rate, names and sizes hold.
+        names: the name or address it listens on, in addition to loopback and `settings.server_names`.
+        any_address: it listens on every address of the machine.
+        page: serve the page at `/`.
+    """
+    settings = vision.settings
+    limits = body_limits(settings)
+    shown = load_page() if page else None
+    routes = _Routes(vision)
+    server = build_server(vision, shared=True)
+    server.middleware.append(_stop_when_the_client_goes)
+    table = routes.table()
+    if shown is not None:
+        table.append(Route("/", _fixed(shown.html, shown.headers), methods=["GET"]))
+    app = server.streamable_http_app(
+        streamable_http_path="/mcp",
+        max_request_body_size=limits["/mcp"],
+        max_sessions=2 * MAX_SESSIONS,  # the rest is for those that are all in use
+        # The guard has judged names and origins by then, by a list of its own for every route.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        custom_starlette_routes=table,
+    )
+    app.add_exception_handler(HTTPException, _http_error)
+    guard = Guard(
+        PlainErrors(Sessions(app, "/mcp", MAX_SESSIONS), "/mcp"),
+        Rules(
+            names=frozenset({*LOOPBACK_NAMES, *settings.server_names, *(name.lower() for name in names)}),
+            any_address=any_address,
+            token=settings.token.get_secret_value() if settings.token else None,
+            rate_limit=settings.rate_limit,
+            body_limits=limits,
+            json_paths=[path for path in limits if path != "/images"],
+            sign_in=shown,
+        ),
+        routes=["/mcp", *(route.path for route in table)],
+    )
+    routes.guard = guard
+    return guard
+
+
+def body_limits(settings: Settings) -> dict[str, int]:
+    """Largest body by path: a whole picture to `/images`, a smaller one as base64 in the arguments of a tool."""
+    encoded = largest_message(settings)
+    return {
+        "/mcp": encoded,
+        "/images": settings.max_image_bytes + MARGIN,
+        **{f"/api/{verb}": encoded for verb in VERBS},
+    }
+
+
+async def _stop_when_the_client_goes(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Cancel a call whose client has closed the connection.
+
+    Since 2026-07-28 that is the protocol's own way to cancel. The revisions before let a client come back for its
+    answer, but only from a server that stores events: here nobody could ever fetch it, and the device would work for nobody.
+    """
+    request = ctx.request
+    departure = request.scope.get(DEPARTURE) if isinstance(request, Request) else None
+    if not isinstance(departure, Departure) or ctx.request_id is None:
+        return await call_next(ctx)
+    with departure.cancels():
+        return await call_next(ctx)
+    raise MCPError(REQUEST_CANCELLED, "The client has gone.")
+
+
+class _Routes:
+    """The routes of our own."""
+
+    guard: Guard
+
+    def __init__(self, vision: Vision) -> None:
+        self._vision = vision.for_tools(reveal_folders=False, reveal_handles=False)
+
+    def table(self) -> list[Route]:
+        """Every route of ours but the page."""
+        return [
+            Route(HEALTH, _fixed(b"ok\n", {"content-type": "text/plain"}), methods=["GET"]),
+            Route("/readyz", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+            Route("/images", self.upload, methods=["POST"]),
+            *(
+                Route(f"/api/{verb}", self.verb(tool), methods=["GET" if verb == "status" else "POST"])
+                for verb, tool in VERBS.items()
+            ),
+        ]
+
+    async def ready(self, request: Request) -> Response:
+        status = self._vision.status()
+        return JSONResponse(
+            {"ready": status.loaded, "state": status.state, "model": status.model},
+            status_code=200 if status.loaded else 503,
+            headers={} if status.loaded else {"retry-after": "5"},
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        numbers = {**metrics.engine(self._vision.status()), **http_metrics(self.guard)}
+        return Response(metrics.render(numbers), media_type=metrics.CONTENT_TYPE)
+
+    async def upload(self, request: Request) -> Response:
+        async def keep() -> Response:
+            info = await self._vision.akeep(await _picture_of(request))
+            return JSONResponse({"handle": info.handle, "width": info.width, "height": info.height}, status_code=201)
+
+        return await _answer(request, keep)
+
+    def verb(self, tool: str) -> Callable[[Request], Awaitable[Response]]:
+        async def run(request: Request) -> Response:
+            async def look() -> Response:
+                result = await call(self._vision, tool, await _arguments_of(request))
+                return JSONResponse(result.model_dump(mode="json"))
+
+            return await _answer(request, look)
+
+        return run
+
+
+def http_metrics(guard: Guard) -> dict[str, Metric | Iterable[Metric]]:
+    """What the guard has counted; status 0 is a client that left before an answer began."""
+    return {
+        "blip2tools_http_open": Metric("HTTP requests being served.", "gauge", guard.open),
+        "blip2tools_http_requests_total": [
+            Metric("HTTP requests answered.", "counter", count, {"route": route, "status": str(status)})
+            for (route, status), count in sorted(guard.answered.items())
+        ],
+    }
+
+
+# ---- requests and answers ----
+
+
+async def _answer(request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
+    """The response of `work`, or its error as JSON; a client that goes cancels it."""
+    departure: Departure = request.scope[DEPARTURE]
+    with departure.cancels():
+        try:
+            return await work()
+        except VisionError as error:
+            return _problem(error)
+        except Exception as error:  # noqa: BLE001 - every failure is one of the closed set
+            return _problem(to_vision_error(error))
+    return _problem(CancelledError("The client has gone."))
+
+
+def _problem(error: VisionError) -> Response:
+    status = STATUS[error.code]
+    return JSONResponse(
+        {"code": error.code, "message": error.message},
+        status_code=status,
+        headers={"retry-after": "2"} if status == 503 else {},
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown path, or a method that a path does not have."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = error.headers if isinstance(error, HTTPException) else None
+    code, message = {
+        404: ("not_found", "There is nothing at this path."),
+        405: ("invalid_input", "This path does not take that method."),
+    }.get(status, ("invalid_input", "The request cannot be served."))
+    return JSONResponse({"code": code, "message": message}, status_code=status, headers=headers)
+
+
+def _fixed(body: bytes, headers: Mapping[str, str]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return Response(body, headers={"content-type": "text/html; charset=utf-8", **headers})
+
+    return answer

@@ -1,0 +1,224 @@
+"""MCP over standard input and output: one message a line, bounded while it is read, and each answered.
+
+The SDK's own transport reads lines of any length and drops the ones that it cannot read. A client then waits for its answer
+until it gives up, and an endless line takes all memory. So this reads for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import BinaryIO
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.message import SessionMessage
+from mcp.types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    jsonrpc_message_adapter,
+)
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from blip2tools.schemas import has_too_many_parts
+from blip2tools.server.mcp import build_server, largest_message
+from blip2tools.vision import Vision
+
+_PIECE = 2**16
+_TAIL = 512
+_MAX_TOKENS = 20_000
+# JSON's tokens; a quotation mark alone is a string without an end.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]:,"]|[^\s{}\[\]:,"]++', re.DOTALL)
+_ID = rb'-?[0-9]{1,18}|"[^"\\]{0,200}"'
+_LAST_ID = re.compile(rb',\s*"id"\s*:\s*(' + _ID + rb")\s*\}\s*\Z")
+
+logger = logging.getLogger(__name__)
+
+Reading = MemoryObjectReceiveStream[SessionMessage | Exception]
+Writing = MemoryObjectSendStream[SessionMessage]
+
+
+@asynccontextmanager
+async def lines(source: BinaryIO, sink: BinaryIO, limit: int) -> AsyncIterator[tuple[Reading, Writing]]:
+    """The streams of an MCP server over two pipes, until `source` ends.
+
+    A line that is longer than `limit` bytes, or no message, is answered with an error under its own id, as far as that can be
+    told; whatever it was, the next line is read.
+    """
+    incoming, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
+    answers = write.clone()
+
+    async def receive() -> None:
+        async with incoming, answers:
+            while line := await anyio.to_thread.run_sync(_next, source, limit):
+                message = _message(line, limit)
+                del line  # it may be megabytes, and the next one may be hours away
+                if isinstance(message, JSONRPCError):
+                    await answers.send(SessionMessage(message))
+                elif message is not None:
+                    await incoming.send(message)
+                del message
+
+    async def send() -> None:
+        async with outgoing:
+            gone = False
+            async for message in outgoing:
+                text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+                # Who does not listen any more will soon close the other side too, and that ends it.
+                gone = gone or not await anyio.to_thread.run_sync(_written, sink, text.encode() + b"\n")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(receive)
+        tasks.start_soon(send)
+        yield read, write
+
+
+def claim_stdin() -> BinaryIO:
+    """Keep standard input for the protocol: whatever else reads descriptor 0, here or in a child, finds it at its end."""
+    source = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return source
+
+
+def _next(source: BinaryIO, limit: int) -> bytes | tuple[bytes, bytes]:
+    """The next line; of one above the limit its beginning and its end; nothing at the end of the input."""
+    line = source.readline(limit + 1)
+    if len(line) <= limit or line.endswith(b"\n"):
+        return line
+    tail = b""
+    while piece := source.readline(_PIECE):
+        tail = (tail + piece)[-_TAIL:]
+        if piece.endswith(b"\n"):
+            break
+    return line[:_PIECE], tail
+
+
+def _written(sink: BinaryIO, line: bytes) -> bool:
+    """Whether it could be written, all of it."""
+    rest = memoryview(line)
+    try:
+        while rest:
+            rest = rest[sink.write(rest) :]
+    except OSError:
+        return False
+    return True
+
+
+def _message(line: bytes | tuple[bytes, bytes], limit: int) -> SessionMessage | JSONRPCError | None:
+    """The message in a line, or what is to be answered instead; nothing for an empty line."""
+    if isinstance(line, tuple):
+        head, tail = line
+        said = (
+            f"too_large: The message is above the limit of {limit:,} bytes; pass the path of a picture, not its data."
+        )
+        return _error(INVALID_REQUEST, said, _id(head, tail))
+    if not line or line.isspace():
+        return None
+    if has_too_many_parts(line):
+        return _error(INVALID_REQUEST, "invalid_input: The message holds too many values.", _id(line, line[-_TAIL:]))
+    try:
+        # Not by the one who judges it: that reader keeps a second copy of a picture's megabytes.
+        values = from_json(line)
+    except ValueError:
+        said = "invalid_input: The message is not JSON that can be read: broken, too deep, or not valid Unicode."
+        return _error(PARSE_ERROR, said, _id(line, line[-_TAIL:]))
+    try:
+        return SessionMessage(jsonrpc_message_adapter.validate_python(values, by_name=False))
+    except ValidationError:
+        said = "invalid_input: The message is not one of the protocol (JSON-RPC 2.0)."
+        return _error(INVALID_REQUEST, said, _id(line, line[-_TAIL:]))
+
+
+def _error(code: int, said: str, number: str | int | None) -> JSONRPCError:
+    logger.info("a message was refused: %s", said)
+    return JSONRPCError(jsonrpc="2.0", id=number, error=ErrorData(code=code, message=said))
+
+
+def _id(head: bytes, tail: bytes) -> str | int | None:
+    """The id of a message that cannot be parsed, if it is certain: of the outermost object, and never of one inside.
+
+    An answer under another id would be taken for that of another request.
+    """
+    found = _id_of_object(head) or (last[1] if (last := _LAST_ID.search(tail)) else None)
+    if found is None:
+        return None
+    return found[1:-1].decode(errors="replace") if found.startswith(b'"') else int(found)
+
+
+def _id_of_object(text: bytes) -> bytes | None:
+    depth = 0
+    before: tuple[bytes, bytes] = (b"", b"")
+    for number, match in enumerate(_TOKEN.finditer(text)):
+        token = match[0]
+        if number > _MAX_TOKENS or token == b'"' or (number == 0 and token != b"{"):
+            return None
+        if token in (b"{", b"["):
+            depth += 1
+        elif token in (b"}", b"]"):
+            depth -= 1
+        elif depth == 1 and before == (b'"id"', b":"):
+            return token if re.fullmatch(_ID, token) else None
+        before = (before[1], token)
+    return None
+
+
+def serve_stdio(vision: Vision, *, wire: BinaryIO | None = None) -> None:
+    """Serve one client over standard input and output until the input ends; then `vision` is closed.
+
+    SIGINT and SIGTERM end the process, with status 128 + the signal's number, also in the middle of a call.
+
+    Args:
+        wire: where the protocol goes, from `claim_stdout()`. Given, nothing else can reach it.
+    """
+    try:
+        asyncio.run(_serve(vision, wire if wire is not None else claim_stdout()))
+    finally:
+        vision.close()
+
+
+def claim_stdout() -> BinaryIO:
+    """Keep standard output for the protocol: from here on, whatever writes to descriptor 1 lands on standard error.
+
+    Called before heavy imports: a library that prints when it is imported, or a C extension, would break the
+    framing. It stays so until the process ends, since prints at exit are as harmful.
+    """
+    sys.stdout.flush()
+    wire = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return wire
+
+
+async def _serve(vision: Vision, wire: BinaryIO) -> None:
+    _end_on_signals(vision)
+    server = build_server(vision)
+    with claim_stdin() as source:
+        async with lines(source, wire, largest_message(vision.settings)) as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+
+
+def _end_on_signals(vision: Vision) -> None:
+    def end(number: int) -> None:
+        # A thread is blocked in reading standard input, and neither cancellation nor the interpreter's own end would get
+        # past it before the client sends another line.
+        vision.close()
+        logging.shutdown()
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows' event loop knows no signal handlers; there the default action ends the process.
+        with contextlib.suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(number, end, number)

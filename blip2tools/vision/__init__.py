@@ -1,0 +1,20 @@
+"""Eyes for Python: `Vision` and its verbs, over any engine.
+
+vision.py     the verbs, synchronous and asynchronous
+verbs.py      one call: admitted, looked, asked, and turned into a result
+looking.py    from whatever a caller calls an image to pixels
+search.py     features, retrieval and extraction
+together.py   verbs made of several looks
+keywords.py   arguments of the verbs
+styles.py     prompts with the options that belong to them
+results.py    what an engine answered as typed results, with warnings
+status.py     what `vision_status` tells
+admission.py  how many calls may be inside
+loop.py       an event loop for synchronous callers
+"""
+
+from __future__ import annotations
+
+from blip2tools.vision.vision import Vision
+
+__all__ = ["Vision"]

@@ -1,0 +1,90 @@
+"""Keywords of the Python verbs, as types that a checker and an editor know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
+
+from blip2tools.vision.styles import Score, Style
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from blip2tools.model.options import BeamRule
+
+
+class GenerationKeywords(TypedDict, total=False):
+    """Options of every verb that speaks: each overrides the setting of the same name."""
+
+    num_beams: int
+    max_new_tokens: int | None
+    min_new_tokens: int
+    length_penalty: float | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    do_sample: bool
+    temperature: float
+    top_p: float
+    seed: int | None
+    beam_rule: BeamRule
+
+
+class CaptionOptions(GenerationKeywords, total=False):
+    """Keywords of `caption`; a generation option overrides the setting of the same name.
+
+    `style` is a prompt with options that belong to it, see `blip2tools.vision.styles.STYLES`; what is given here by itself wins.
+    """
+
+    style: Style
+    best_of: int
+    abstain_below: float
+    prompt: str | None
+    region: Sequence[float] | None
+    num_captions: int
+    return_errors: bool
+
+
+class AskOptions(GenerationKeywords, total=False):
+    """Keywords of `ask`; a generation option overrides the setting of the same name."""
+
+    vqa_template: str | None
+    abstain_below: float
+    choices: Sequence[str] | None
+    history: Sequence[tuple[str, str]] | None
+    region: Sequence[float] | None
+    return_errors: bool
+
+
+class LookOptions(TypedDict, total=False):
+    """Keywords of every verb that looks at one picture."""
+
+    region: Sequence[float] | None
+    return_errors: bool
+
+
+class MatchOptions(LookOptions, total=False):
+    """Keywords of `match`; `score` decides the order: see `blip2tools.vision.styles.Score`."""
+
+    score: Score
+
+
+class ExtractOptions(TypedDict, total=False):
+    """Keywords of `extract_features`."""
+
+    region: Sequence[float] | None
+
+
+class SurveyOptions(GenerationKeywords, total=False):
+    """Keywords of `survey`; a generation option overrides the setting of the same name."""
+
+    rows: int
+    columns: int
+    return_errors: bool
+
+
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image"
+
+
+ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"

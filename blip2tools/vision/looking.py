@@ -1,0 +1,265 @@
+"""From whatever a caller calls an image to pixels that the engine can use: read, found among what is ready, or decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeGuard
+
+from blip2tools.engine.protocol import Engine
+from blip2tools.engine.requests import Sight
+from blip2tools.errors import CorruptImageError, UnsupportedImageError
+from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.lanes import Lane, Lanes
+from blip2tools.pictures.sources import Sources, handle_in, no_picture_there, place_of
+from blip2tools.pictures.store import Store
+from blip2tools.schemas import ImageInfo
+from blip2tools.settings import Settings
+from blip2tools.vision.keywords import ImageInput
+
+WHOLE_PIXELS = 2**22  # that may come back at full resolution, while nobody knows what the model wants: 16 MB
+KEPT = 32  # sights that are ready for the model, about 0.6 MB each at 224 pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture, or a part of one, that was loaded for a request."""
+
+    sight: Sight
+    info: ImageInfo
+    region: list[float] | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An image that is read and not decoded."""
+
+    data: bytes | memoryview
+    digest: str
+    """SHA-256 of the data, 64 hex digits."""
+    label: str
+    """How the result may call where it comes from."""
+    ours: bool = False
+    """Whether the encoder was ours."""
+    fetched: bool = False
+    """Whether it came from an address."""
+
+
+class Looking:
+    """Reads and decodes pictures, crops regions, and keeps the last few that are ready, for questions that follow each other.
+
+    Args:
+        settings: limits on pictures.
+        engine: prepares pixels for its model.
+        store: keeps the encoded bytes behind the handles.
+        decoder: decodes pictures that come from elsewhere.
+        lanes: whose threads wait for files, addresses and decoders.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder, lanes: Lanes) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._store = store
+        self._decoder = decoder
+        self._lanes = lanes
+        self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
+        self._lock = threading.Lock()
+
+    async def see(
+        self,
+        sources: Sources,
+        image: ImageInput,
+        regions: Sequence[Sequence[float] | None],
+        ready: Callable[[], Awaitable[object]],
+    ) -> list[Seen]:
+        """Several regions of an image (None is all of it), which is read and decoded once.
+
+        Args:
+            sources: what references may lead to.
+            image: any kind of it.
+            regions: the parts.
+            ready: waits for the model. While it loads nobody knows to which sizes it wants pictures, and so parts come from
+                the decoder at full resolution, which those of a large picture are too large for: these wait.
+
+        Raises:
+            VisionError: it cannot be read, or is no picture that may be.
+        """
+        pictures = self._lanes.pictures
+        handle = handle_in(image) if isinstance(image, str) else None
+        digest = handle and self._store.digest(handle)
+        if handle and digest and (seen := self._find(digest, regions)):
+            return _from(handle, seen)  # nothing to read: it waits for no thread
+        found = await self._lane(image).run(lambda: self._known(sources, image, regions))
+        if isinstance(found, list):
+            return found
+        again = self._again(sources, image, found)
+        if not self._engine.targets() and not await pictures.run(lambda: self._is_small(again(), regions)):
+            await ready()
+        return await pictures.run(lambda: self._look(again(), regions))
+
+    async def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
+        """Decode an image, which nobody has asked about, and keep its bytes.
+
+        Raises:
+            VisionError: as `see`.
+        """
+        found = await self._lane(image).run(lambda: self._known(sources, image, [None]))
+        if isinstance(found, list):
+            return found[0].info
+        again = self._again(sources, image, found)
+
+        def look() -> ImageInfo:
+            read = again()
+            # What the model would look at is kept for the first question, if the sizes are known.
+            info, _ = self._decode(read, [None] if self._engine.targets() else [])
+            self._store.put(bytes(read.data), read.digest)
+            return info.model_copy(update={"source": read.label})
+
+        return await self._lanes.pictures.run(look)
+
+    def _known(
+        self, sources: Sources, image: ImageInput, regions: Sequence[Sequence[float] | None]
+    ) -> list[Seen] | Read | None:
+        """What is ready of an image that has to be read for that.
+
+        Otherwise nothing: in line for a decoder a call must not hold its picture, which is read again when it is its turn.
+        What came from an address is not fetched again: its thread waits for the decoder. What had to be encoded is decoded at
+        once. While the model loads, the bytes of both are given back.
+        """
+        read = _read(sources, image, self._settings.max_image_bytes)
+        if self._find(read.digest, regions) or (read.ours and self._engine.targets()):
+            return self._look(read, regions)
+        if read.fetched and self._engine.targets():
+            return self._lanes.pictures.wait(lambda: self._look(read, regions))
+        return read if read.fetched or read.ours else None
+
+    def _again(self, sources: Sources, image: ImageInput, read: Read | None) -> Callable[[], Read]:
+        limit = self._settings.max_image_bytes
+        return lambda: _read(sources, image, limit) if read is None else read
+
+    def _look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
+        seen = self._decode(read, regions)[1]
+        self._store.put(bytes(read.data), read.digest)
+        return _from(read.label, seen)
+
+    def _lane(self, image: ImageInput) -> Lane:
+        """Where an image is read."""
+        if isinstance(image, str):
+            # Where no address is fetched, one is refused at once.
+            addresses = self._lanes.addresses if self._settings.allow_urls else self._lanes.files
+            return {"file": self._lanes.files, "folder": self._lanes.folders, "address": addresses}[place_of(image)]
+        # A `PIL.Image` has to be encoded.
+        is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
+        return self._lanes.files if is_encoded else self._lanes.pictures
+
+    def _is_small(self, read: Read, regions: Sequence[Sequence[float] | None]) -> bool:
+        """Whether the regions together have few enough pixels to come from the decoder at full resolution."""
+        from blip2tools.pictures import images
+
+        images.check_regions(regions)
+        with self._judging(read):
+            width, height = (
+                images.size_of(bytes(read.data), self._settings) if read.ours else self._decoder.size_of(read.data)
+            )
+        shares = [1.0 if one is None else (one[2] - one[0]) * (one[3] - one[1]) for one in regions]
+        return width * height * sum(shares) <= WHOLE_PIXELS
+
+    def _decode(self, read: Read, regions: Sequence[Sequence[float] | None]) -> tuple[ImageInfo, list[Seen]]:
+        from blip2tools.pictures import images  # PIL: not before a picture is there
+
+        if found := self._find(read.digest, regions):
+            return found[0].info, found  # another call with the same picture was there first
+        targets = self._engine.targets()
+        with self._judging(read):
+            if read.ours:
+                decoded = images.look(bytes(read.data), self._settings, regions, targets)
+            else:
+                decoded = self._decoder.decode(read.data, regions, targets)
+        info = ImageInfo(handle=images.handle(read.digest), width=decoded.width, height=decoded.height, source="")
+        warnings = ("this is the first frame of an animation",) if decoded.animated else ()
+        seen = []
+        for number, region in enumerate(regions):
+            key = f"{read.digest}:{_where(region)}"
+            if targets:
+                own = decoded.parts[number * len(targets) : (number + 1) * len(targets)]
+                sight = Sight(key, None, resized=dict(zip(targets, own, strict=True)))
+            else:
+                sight = Sight(key, decoded.parts[number])
+            one = Seen(
+                self._engine.prepare(sight),
+                info,
+                None if region is None else [float(edge) for edge in region],
+                warnings,
+            )
+            self._keep(read.digest, one)
+            seen.append(one)
+        return info, seen
+
+    @contextmanager
+    def _judging(self, read: Read) -> Iterator[None]:
+        """One sentence for all that is no sound picture behind an address: see `sources.no_picture_there`."""
+        try:
+            yield
+        except (UnsupportedImageError, CorruptImageError) as error:
+            if not read.fetched:
+                raise
+            raise no_picture_there(self._settings) from error
+
+    def _find(self, digest: str, regions: Sequence[Sequence[float] | None]) -> list[Seen] | None:
+        """What is ready of a picture, if all that is asked for is."""
+        keys = [(digest, _where(region)) for region in regions]
+        with self._lock:
+            if not all(key in self._kept for key in keys):
+                return None
+            for key in keys:
+                self._kept.move_to_end(key)
+            return [self._kept[key] for key in keys]
+
+    def _keep(self, digest: str, seen: Seen) -> None:
+        if seen.sight.image is not None:
+            return  # not prepared: the whole picture hangs on it
+        with self._lock:
+            self._kept[digest, _where(seen.region)] = seen
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+
+
+def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
+    """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
+    ours = fetched = False
+    data: bytes | memoryview
+    if isinstance(image, str):
+        source = sources.read(image)
+        data, label, fetched = source.data, source.label, source.fetched
+    elif isinstance(image, bytes | bytearray | memoryview):
+        data, label = image if _is_fixed(image) else bytes(image), "bytes"
+    elif isinstance(image, os.PathLike):
+        # Absolute, so that a file called `latest` or `img_...` is a file here.
+        data, label = sources.read(str(Path(os.fsdecode(image)).absolute())).data, os.fsdecode(image)
+    else:
+        from blip2tools.pictures import images
+
+        data, label, ours = images.encode(image, limit), "PIL.Image", True
+    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched)
+
+
+def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:
+    """Whether these are bytes that nobody changes; a view may be of something else, whose length counts no bytes."""
+    if isinstance(data, memoryview):
+        return data.readonly and data.c_contiguous and data.ndim == 1 and data.itemsize == 1
+    return isinstance(data, bytes)
+
+
+def _from(label: str, seen: Sequence[Seen]) -> list[Seen]:
+    return [replace(one, info=one.info.model_copy(update={"source": label})) for one in seen]
+
+
+def _where(region: Sequence[float] | None) -> str:
+    return "" if region is None else ",".join(f"{edge:.6f}" for edge in region)

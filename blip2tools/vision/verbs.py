@@ -1,0 +1,429 @@
+"""How each verb is done: validate, look, ask the engine, build the result. One image, one deadline.
+
+Everything here is asynchronous and private to `Vision`, which gives it its public face.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
+from dataclasses import fields, replace
+from typing import Any, Self, TypeVar, get_args
+
+from blip2tools import call
+from blip2tools.call import CALLER, CLOSED
+from blip2tools.checkpoints.confidence import UNFAMILIAR, familiarity
+from blip2tools.engine.protocol import Engine, Job
+from blip2tools.engine.requests import (
+    AnswerRequest,
+    CaptionRequest,
+    ChoiceRequest,
+    Extract,
+    ExtractRequest,
+    FeatureRequest,
+    Generation,
+    MatchRequest,
+    Question,
+    Ranking,
+    Request,
+    Sight,
+    TextFeatureRequest,
+    TextScore,
+    Utterance,
+    WarmRequest,
+)
+from blip2tools.errors import (
+    CancelledError,
+    DeadlineError,
+    InvalidInputError,
+    ModelUnavailableError,
+    TooLargeError,
+    VisionError,
+    forget_pictures,
+)
+from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.lanes import Lane, Lanes
+from blip2tools.pictures.sources import Sources
+from blip2tools.pictures.store import Store
+from blip2tools.schemas import (
+    AnswerResult,
+    AskArguments,
+    CaptionArguments,
+    CaptionResult,
+    CompareArguments,
+    CompareResult,
+    FeatureArguments,
+    ImageEmbeddings,
+    ImageFeatures,
+    ImageInfo,
+    MatchArguments,
+    MatchResult,
+    MultimodalEmbeddings,
+    SurveyArguments,
+    SurveyResult,
+    TextEmbeddings,
+    parse,
+)
+from blip2tools.settings import Settings
+from blip2tools.vision import results, together
+from blip2tools.vision.admission import Admission
+from blip2tools.vision.keywords import ImageInput
+from blip2tools.vision.looking import Looking, Seen
+from blip2tools.vision.loop import FORKED
+from blip2tools.vision.styles import STYLES, CaptionStyle, Score
+
+T = TypeVar("T")
+
+LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
+
+LIST_AT_ONCE = 64  # pictures of one list in work: enough to fill batches, few enough to leave the queue to others
+
+GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
+
+
+class Verbs:
+    """The verbs over one engine.
+
+    Args:
+        settings: limits, deadline and generation defaults.
+        engine: answers requests.
+        sources: what references may lead to.
+        store: keeps the encoded bytes behind the handles.
+        lanes: threads that wait for files, addresses and decoders.
+        decoder: decodes pictures in processes that can be killed.
+        closed: whether the owner has been closed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        sources: Sources,
+        store: Store,
+        lanes: Lanes,
+        decoder: Decoder,
+        *,
+        closed: Callable[[], bool],
+    ) -> None:
+        self.settings = settings
+        self._engine = engine
+        self._sources = sources
+        self._store = store
+        self._closed = closed
+        self._owner = os.getpid()
+        self._looking = Looking(settings, engine, store, decoder, lanes)
+        self._admission = Admission(settings.max_queue)
+
+    def reading(self, sources: Sources) -> Self:
+        """The same verbs, with the same queue, over other sources."""
+        other = copy(self)
+        other._sources = sources
+        return other
+
+    async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
+        """See `Vision.text_features`."""
+        listed = texts if isinstance(texts, str) else list(texts)  # a string, a sequence of its letters, is refused
+        arguments = parse(MatchArguments, {"image": "-", "texts": listed})
+
+        async def verb(_: object, options: object, deadline: float) -> list[list[float]]:
+            return self._matched(await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline))
+
+        return await self.admitted(verb, None, {})
+
+    async def in_lane(self, lane: Lane, work: Callable[[], T]) -> T:
+        """Run something that reads files, within one deadline."""
+
+        async def verb(_: object, options: object, deadline: float) -> T:
+            return await self._within(deadline, lane.run(work))
+
+        return await self.admitted(verb, None, {})
+
+    async def each(
+        self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
+    ) -> T | list[T] | list[T | BaseException]:
+        """Run a verb on one image, or on each of a list, within one deadline each."""
+        return_errors = options.pop("return_errors", False)
+        if not isinstance(image, list | tuple):
+            return await self.admitted(verb, image, options)
+        turn = CALLER.set(secrets.token_hex(8))  # a long list waits its turns beside single calls
+        gate = asyncio.Semaphore(max(1, min(LIST_AT_ONCE, self.settings.max_queue // 2)))
+
+        async def gated(one: Any) -> T:
+            async with gate:
+                return await self.admitted(verb, one, dict(options))
+
+        try:
+            outcomes = await asyncio.gather(*map(gated, image), return_exceptions=True)
+        finally:
+            CALLER.reset(turn)
+        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard.
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not (return_errors and isinstance(outcome, VisionError)):
+                raise outcome
+        return outcomes
+
+    async def admitted(
+        self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
+    ) -> T:
+        if self._closed():
+            raise CancelledError(CLOSED)
+        if os.getpid() != self._owner:
+            raise ModelUnavailableError(FORKED)
+        with self._admission.one():
+            try:
+                return await verb(image, options, time.monotonic() + self.settings.deadline_s)
+            except BaseException as error:
+                forget_pictures(error)
+                raise
+
+    async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
+        style = _styled(options)
+        settings = self._settings(options, "best_of", "abstain_below")
+        arguments = parse(CaptionArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        request = CaptionRequest(
+            seen.sight, _generation(settings), arguments.prompt or style.prompt, arguments.num_captions
+        )
+        told = await self._captions(request, deadline)
+        if settings.best_of > 1 and results.doubted(told):
+            sampled = replace(request.generation, do_sample=True)
+            more = replace(request, generation=sampled, count=request.count * (settings.best_of - 1))
+            told = results.best_first(told, await self._captions(more, deadline))[: request.count]
+        plain = request.prompt is None and not settings.do_sample
+        context = await self._doubting(seen, told[0] if plain else None, deadline)
+        return results.caption(context, told, abstain_below=settings.abstain_below)
+
+    async def _captions(self, request: CaptionRequest, deadline: float) -> list[results.Described]:
+        spoken: list[Utterance] = await self._ask_engine(request, deadline)
+        texts = tuple(dict.fromkeys(text for one in spoken if (text := results.clean(one.text))))
+        # Its own words run past the matcher again: the reference's maintainers advise it as a check (BLIP issue 61).
+        found: list[TextScore] | None = None
+        if texts:
+            found = await self._ask_engine(MatchRequest(request.sight, texts), deadline)
+        scores = dict(zip(texts, found or [], strict=found is not None))
+        return [results.Described(one, scores.get(results.clean(one.text))) for one in spoken]
+
+    async def utterance(self, image: ImageInput, options: dict[str, Any], deadline: float) -> Utterance:
+        question = options.pop("question", None)
+        settings = self._settings(options, "vqa_template")
+        seen = await self._look(image, None, deadline)
+        if question is None:
+            told: list[Utterance] = await self._ask_engine(CaptionRequest(seen.sight, _generation(settings)), deadline)
+            return told[0]
+        arguments = parse(AskArguments, {"image": "-", "question": question})
+        asked = Question(arguments.question, (), settings.vqa_template)
+        answer: Utterance = await self._ask_engine(AnswerRequest(seen.sight, asked, _generation(settings)), deadline)
+        return answer
+
+    async def ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
+        settings = self._settings(options, "abstain_below", "vqa_template")
+        arguments = parse(AskArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        question = Question(
+            text=arguments.question,
+            history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
+            template=settings.vqa_template,
+        )
+        doubt = settings.abstain_below
+        choices = tuple(dict.fromkeys(arguments.choices or ()))  # one that is there twice would share its probability
+        if len(choices) == 1:
+            raise InvalidInputError("The argument 'choices' must have at least 2 different items.")
+        if arguments.choices is None:
+            request = AnswerRequest(seen.sight, question, _generation(settings))
+            spoken: Utterance = await self._ask_engine(request, deadline)
+            return results.answer(await self._doubting(seen, None, deadline), spoken, abstain_below=doubt)
+        ranking: Ranking = await self._ask_engine(ChoiceRequest(seen.sight, question, choices), deadline)
+        return results.choice(await self._doubting(seen, None, deadline), choices, ranking, abstain_below=doubt)
+
+    async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
+        by: Score = options.pop("score", "itm")
+        if by not in get_args(Score):
+            raise InvalidInputError(f"The argument 'score' must be one of {', '.join(get_args(Score))}.")
+        seen, texts, scores = await self._scored(image, options, deadline)
+        return results.match(self._context(seen, matcher=True), texts, scores, by)
+
+    async def score(self, image: ImageInput, options: dict[str, Any], deadline: float) -> list[TextScore]:
+        """The scores of each text, in the order of the texts."""
+        return (await self._scored(image, options, deadline))[2]
+
+    async def _scored(
+        self, image: ImageInput, options: dict[str, Any], deadline: float
+    ) -> tuple[Seen, list[str], list[TextScore]]:
+        arguments = parse(MatchArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        found = await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
+        return seen, arguments.texts, self._matched(found)
+
+    async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
+        info = await self._within(deadline, self._looking.keep(self._sources, image))
+        if self._store.get(info.handle) is None:
+            raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
+        return info
+
+    async def features(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageFeatures:
+        arguments = parse(FeatureArguments, _plain_options(options))
+        seen = await self._look(image, arguments.region, deadline)
+        vectors = self._matched(await self._ask_engine(FeatureRequest(seen.sight), deadline))
+        return ImageFeatures(image=seen.info, region=seen.region, vectors=vectors)
+
+    async def extract(
+        self, image: ImageInput | None, options: dict[str, Any], deadline: float
+    ) -> ImageEmbeddings | TextEmbeddings | MultimodalEmbeddings:
+        text = options.pop("text", None)
+        seen = None
+        if text is not None:
+            parse(MatchArguments, {"image": "-", "texts": [text]})
+        if image is not None:
+            arguments = parse(FeatureArguments, _plain_options(options))
+            seen = await self._look(image, arguments.region, deadline)
+        request = ExtractRequest(None if seen is None else seen.sight, text)
+        found: Extract = self._matched(await self._ask_engine(request, deadline))
+        return results.embeddings(None if seen is None else self._context(seen, matcher=True), found)
+
+    async def survey(self, image: ImageInput, options: dict[str, Any], deadline: float) -> SurveyResult:
+        generation = _generation(self._settings(options))
+        arguments = parse(SurveyArguments, _plain_options(options))
+        boxes = together.grid(arguments.rows, arguments.columns)
+        seen = await self._look_at_parts(image, [None, *boxes], deadline)
+        looks = [self._describe(one.sight, generation, deadline) for one in seen]
+        overall, *parts = await together.together(looks, "captions:")
+        context = await self._doubting(seen[0], None if generation.do_sample else overall, deadline)
+        return results.survey(context, overall, boxes, parts)
+
+    async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
+        generation = _generation(self._settings(options))
+        given = ["-" for _ in images] if isinstance(images, list | tuple) else images
+        parse(CompareArguments, {"images": given, **options})
+        seen = await together.together([self._look(one, None, deadline) for one in images])
+        captions = await together.together(
+            [self._describe(one.sight, generation, deadline) for one in seen], "captions:"
+        )
+        own = [None if generation.do_sample else caption for caption in captions]
+        contexts = await together.together(
+            [self._doubting(one, caption, deadline) for one, caption in zip(seen, own, strict=True)]
+        )
+        found = await together.together([self._ask_engine(FeatureRequest(one.sight), deadline) for one in seen])
+        if any(vectors is None for vectors in found):
+            return results.compare(contexts, captions, None, None)
+        alike = [[together.similarity(one, other) for other in found] for one in found]
+        # A caption without words cannot be matched.
+        texts = tuple(dict.fromkeys(caption.text for caption in captions if caption.text))
+        cross: list[list[TextScore | None]] = [[None] * len(seen) for _ in seen]
+        if texts:
+            fits = await together.together([self._ask_engine(MatchRequest(one.sight, texts), deadline) for one in seen])
+            by_text = [dict(zip(texts, scores, strict=True)) for scores in fits]
+            cross = [[scores.get(caption.text) for caption in captions] for scores in by_text]
+        return results.compare(contexts, captions, alike, cross)
+
+    async def _describe(self, sight: Sight, generation: Generation, deadline: float) -> results.Described:
+        """One caption and its own match."""
+        return (await self._captions(CaptionRequest(sight, generation), deadline))[0]
+
+    def _matched(self, found: T | None) -> T:
+        """What the matcher found, if there is one."""
+        if found is None:
+            raise ModelUnavailableError(
+                "There is no image-text matcher beside this model. Use ask_image with choices ['yes', 'no'], "
+                "or have the operator name a matcher in the settings."
+            )
+        return found
+
+    def _context(self, seen: Seen, *, matcher: bool = False) -> results.Context:
+        status = self._engine.status()
+        model = status.matcher if matcher else status.model
+        return results.Context(seen.info, seen.region, model or "", (*status.notes, *seen.warnings))
+
+    async def _doubting(self, seen: Seen, own: results.Described | None, deadline: float) -> results.Context:
+        """The context of a result, with a warning if the model does not know such pictures.
+
+        Args:
+            seen: what was looked at.
+            own: the model's plain caption of it where there is one; else it is asked for.
+            deadline: of the call.
+        """
+        context, threshold = self._context(seen), self._engine.status().familiar
+        if threshold is None:
+            return context
+        own = own or await self._describe(seen.sight, Generation(num_beams=1), deadline)
+        if own.score is None or familiarity(own.spoken.logprob, own.score.probability) >= threshold:
+            return context
+        return replace(context, warnings=(*context.warnings, UNFAMILIAR))
+
+    def _settings(self, options: dict[str, Any], *more: str) -> Settings:
+        """Take out of `options` what overrides settings: generation options and `more`; the settings with it."""
+        given = {name: options.pop(name) for name in (*GENERATION_OPTIONS, *more) if name in options}
+        return Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
+
+    async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:
+        """Bytes, picture and region of an image."""
+        return (await self._look_at_parts(image, [region], deadline))[0]
+
+    async def _look_at_parts(
+        self, image: ImageInput, regions: Sequence[Sequence[float] | None], deadline: float
+    ) -> list[Seen]:
+        """Several regions of an image, which is read and decoded once."""
+
+        async def ready() -> None:
+            await self._ask_engine(WarmRequest(), deadline)
+
+        self._engine.expect(1)
+        try:
+            return await self._within(deadline, self._looking.see(self._sources, image, regions, ready))
+        finally:
+            self._engine.expect(-1)
+
+    async def _ask_engine(self, request: Request, deadline: float) -> Any:
+        job = self._engine.submit(request, deadline=deadline, caller=CALLER.get())
+        try:
+            return await self._answer(job, deadline)
+        except BaseException:
+            job.cancel()  # the caller has gone or the time is over: the row ends at its next token
+            raise
+
+    async def _answer(self, job: Job, deadline: float) -> Any:
+        answer = asyncio.wrap_future(job.future)
+        if not self._engine.status().loaded:
+            patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
+            await call.wait(answer, lambda: self._engine.status().state, patience)
+            status = self._engine.status()
+            if not answer.done() and status.loading:
+                answer.cancel()
+                raise ModelUnavailableError(f"The model is not ready yet: {status.state}. Call again in a minute.")
+        return await self._within(deadline, answer)
+
+    async def _within(self, deadline: float, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await work
+        except TimeoutError as error:
+            raise DeadlineError(f"The call took longer than {self.settings.deadline_s:g} s and was stopped.") from error
+
+
+def _generation(settings: Settings) -> Generation:
+    return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
+
+
+def _styled(options: dict[str, Any]) -> CaptionStyle:
+    """Take the style out of `options` and put its generation options where the caller gave none."""
+    name = options.pop("style", "plain")
+    if name not in STYLES:
+        raise InvalidInputError(f"The argument 'style' must be one of {', '.join(STYLES)}.")
+    style = STYLES[name]
+    for option, value in style.options.items():
+        options.setdefault(option, value)
+    return style
+
+
+def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of a Python caller as the tools' schemas want them: arrays for sequences, objects for turns."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    if isinstance(plain.get("history"), list):
+        plain["history"] = [
+            {"question": turn[0], "answer": turn[1]} if isinstance(turn, tuple | list) and len(turn) == 2 else turn
+            for turn in plain["history"]
+        ]
+    return {"image": "-", **plain}

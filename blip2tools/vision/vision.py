@@ -1,0 +1,380 @@
+"""`Vision`: the verbs. Validate, load the picture, submit, build the result: the one path that every face uses."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Coroutine, Sequence
+from copy import copy
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, overload
+
+from blip2tools import checkpoints
+from blip2tools.__version__ import __version__
+from blip2tools.checkpoints import selftest
+from blip2tools.engine.local import LocalEngine
+from blip2tools.engine.protocol import Engine
+from blip2tools.engine.requests import WarmRequest
+from blip2tools.pictures import decoder
+from blip2tools.pictures.lanes import Lanes
+from blip2tools.pictures.sources import Facts, Sources
+from blip2tools.pictures.store import Store
+from blip2tools.schemas import (
+    AnswerResult,
+    CaptionResult,
+    CompareResult,
+    ImageInfo,
+    Limits,
+    ListArguments,
+    ListResult,
+    MatchResult,
+    StatusResult,
+    SurveyResult,
+    parse,
+)
+from blip2tools.settings import Settings
+from blip2tools.vision import results, status
+from blip2tools.vision.keywords import (
+    AskOptions,
+    CaptionOptions,
+    GenerationKeywords,
+    ImageInput,
+    ImageList,
+    MatchOptions,
+    SurveyOptions,
+)
+from blip2tools.vision.loop import LoopThread
+from blip2tools.vision.search import FeatureVerbs
+from blip2tools.vision.verbs import Verbs
+
+T = TypeVar("T")
+
+
+class Vision(FeatureVerbs):
+    """Eyes: captions, answers and image-text match from one BLIP-2 model.
+
+    An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
+    of images gives a list of results in the same order; with `return_errors=True` the failed ones hold their error,
+    otherwise the first error is raised after all have finished. Every verb has an `a...` twin to await. One `Vision` may
+    be used from many threads and event loops; a fork of the process, which has none of its threads, must load its own.
+
+    Use `Vision.load(...)`, and close it or use it in a `with` block.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, *, trusted: bool) -> None:
+        """`trusted`: the caller's own paths may be read anywhere. `load` decides that."""
+        self.settings = settings
+        self._engine = engine
+        self._store = Store(settings.store_mb * 2**20)
+        self._owner: Self | None = None
+        self._reveal_handles = True
+        self._decoder = decoder.Decoder(settings)
+        self._sources = Sources(settings, self._store, size_of=self._decoder.size_of, trusted=trusted)
+        self._loop = LoopThread()
+        self._lanes = Lanes()
+        # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
+        self._finalizer = weakref.finalize(self, _shut, engine, self._lanes, self._decoder, self._loop)
+        finalizer = self._finalizer
+        self._verbs = Verbs(
+            settings, engine, self._sources, self._store, self._lanes, self._decoder, closed=lambda: not finalizer.alive
+        )
+
+    @classmethod
+    def load(cls, *, preload: bool = True, download: bool = False, **settings: Any) -> Self:
+        """A `Vision` with settings from the arguments, `BLIP2TOOLS_*` variables and the defaults.
+
+        Args:
+            preload: load the model now; otherwise the first call does.
+            download: a named model that is not here may be downloaded, with progress on standard error.
+            **settings: any setting by its name: `model=`, `matcher=`, `device=`, `allowed_dirs=`, ...
+
+        Raises:
+            InvalidInputError: a setting is unknown or out of bounds.
+            ModelUnavailableError: with `preload`, the checkpoint is missing or cannot be loaded.
+        """
+        chosen = Settings.load(**settings)
+        checkpoints.locate(chosen)  # a name that can never work is refused before anything starts
+        engine = LocalEngine(
+            lambda progress: selftest.load(chosen, progress, download=download),
+            max_queue=chosen.max_queue,
+            max_batch=chosen.max_batch,
+            kept_answers=chosen.keep_answers,
+            idle_unload_s=chosen.idle_unload_s,
+            cache_bytes=chosen.cache_mb * 2**20,
+            spill_bytes=chosen.spill_mb * 2**20,
+        )
+        vision = cls(chosen, engine, trusted=chosen.allowed_dirs is None)
+        if preload:
+            try:
+                vision._decoder.warm()
+                engine.submit(WarmRequest(), deadline=None).future.result()
+            except BaseException:
+                vision.close()
+                raise
+        return vision
+
+    @property
+    def allowed_folders(self) -> tuple[Path, ...]:
+        """Folders that tools may read pictures from."""
+        return self._sources.folders
+
+    def for_tools(self, *, reveal_folders: bool = True, reveal_handles: bool = True) -> Self:
+        """The same eyes for arguments that come from a model: only the allowed folders are open.
+
+        The result shares the engine, its queue and the pictures seen; closing either closes both.
+
+        Args:
+            reveal_folders: whether a refusal names the allowed folders in full, or (over a network) by their last part.
+            reveal_handles: whether `status` lists the pictures seen; not where several clients share these eyes.
+        """
+        eyes = copy(self)
+        eyes._owner = self  # alive as long as its copies: at its end the engine closes
+        eyes._sources = Sources(
+            self.settings, self._store, size_of=self._decoder.size_of, reveal_folders=reveal_folders
+        )
+        eyes._verbs = self._verbs.reading(eyes._sources)
+        eyes._reveal_handles = reveal_handles
+        return eyes
+
+    def preload(self) -> None:
+        """Begin to load the model without waiting for it, and start a decoder."""
+        self._decoder.warm()
+        self._engine.submit(WarmRequest(), deadline=None)
+
+    def close(self) -> None:
+        """Cancel what is under way, free the model's memory and end the threads. May be called twice."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end from synchronous code, also inside a running event loop (a notebook)."""
+        return self._loop.run(work)
+
+    @overload
+    async def acaption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
+    @overload
+    async def acaption(self, image: ImageList, **options: Unpack[CaptionOptions]) -> list[CaptionResult]: ...
+    async def acaption(self, image: Any, **options: Any) -> Any:
+        """See `caption`."""
+        return await self._verbs.each(self._verbs.caption, image, options)
+
+    @overload
+    def caption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
+    @overload
+    def caption(self, image: ImageList, **options: Unpack[CaptionOptions]) -> list[CaptionResult]: ...
+    def caption(self, image: Any, **options: Any) -> Any:
+        """Say in one sentence what is in the picture.
+
+        Args:
+            image: one image or a list of them.
+            prompt: the caption's beginning, which the model continues and the result does not repeat.
+            region: `[left, top, right, bottom]` as fractions; cropped at full resolution before the model looks.
+            num_captions: 1 to 5; further ones are in `alternatives`.
+            style: a prompt with the options that belong to it, "plain" by default; see `blip2tools.vision.styles.STYLES`.
+            best_of: captions tried, 1 to 16, where the matcher doubts the search's own (probability below 0.5): samples
+                beside it, of which the one that fits best is told. The reference has no such thing.
+            abstain_below: with less confidence the result is `abstained`.
+            return_errors: with a list, put a failed image's error in its place instead of raising.
+            **options: generation options, see `CaptionOptions`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.acaption(image, **options))
+
+    @overload
+    async def aask(self, image: ImageInput, question: str, **options: Unpack[AskOptions]) -> AnswerResult: ...
+    @overload
+    async def aask(self, image: ImageList, question: str, **options: Unpack[AskOptions]) -> list[AnswerResult]: ...
+    async def aask(self, image: Any, question: str, **options: Any) -> Any:
+        """See `ask`."""
+        return await self._verbs.each(self._verbs.ask, image, {"question": question, **options})
+
+    @overload
+    def ask(self, image: ImageInput, question: str, **options: Unpack[AskOptions]) -> AnswerResult: ...
+    @overload
+    def ask(self, image: ImageList, question: str, **options: Unpack[AskOptions]) -> list[AnswerResult]: ...
+    def ask(self, image: Any, question: str, **options: Any) -> Any:
+        """Answer a question about the picture in a few words.
+
+        Args:
+            image: one image or a list of them.
+            question: in English; the template that the model was trained with is put around it.
+            choices: 2 to 20 answers to score instead of speaking freely. Each gets the probability that the model gives
+                to exactly these words among the choices: softmax over the summed token log-probabilities, end included.
+            history: earlier (question, answer) pairs, oldest first; the oldest are left out where they are too many.
+            vqa_template: what the question is put into, with `{question}`; the checkpoint's own by default.
+            abstain_below: as in `caption`.
+            region, return_errors, **options: as in `caption`; see `AskOptions`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.aask(image, question, **options))
+
+    @overload
+    async def amatch(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
+    @overload
+    async def amatch(
+        self, image: ImageList, texts: Sequence[str], **options: Unpack[MatchOptions]
+    ) -> list[MatchResult]: ...
+    async def amatch(self, image: Any, texts: Sequence[str], **options: Any) -> Any:
+        """See `match`."""
+        return await self._verbs.each(self._verbs.match, image, {"texts": texts, **options})
+
+    @overload
+    def match(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
+    @overload
+    def match(self, image: ImageList, texts: Sequence[str], **options: Unpack[MatchOptions]) -> list[MatchResult]: ...
+    def match(self, image: Any, texts: Sequence[str], **options: Any) -> Any:
+        """Score how well each text fits the picture, best first.
+
+        Args:
+            image: one image or a list of them.
+            texts: 1 to 64 statements.
+            score: what decides the order: "itm" (the default), "itc", or "both" as the reference ranks what it retrieves.
+            region, return_errors: as in `caption`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
+        """
+        return self.run(self.amatch(image, texts, **options))
+
+    @overload
+    async def asurvey(self, image: ImageInput, **options: Unpack[SurveyOptions]) -> SurveyResult: ...
+    @overload
+    async def asurvey(self, image: ImageList, **options: Unpack[SurveyOptions]) -> list[SurveyResult]: ...
+    async def asurvey(self, image: Any, **options: Any) -> Any:
+        """See `survey`."""
+        return await self._verbs.each(self._verbs.survey, image, options)
+
+    @overload
+    def survey(self, image: ImageInput, **options: Unpack[SurveyOptions]) -> SurveyResult: ...
+    @overload
+    def survey(self, image: ImageList, **options: Unpack[SurveyOptions]) -> list[SurveyResult]: ...
+    def survey(self, image: Any, **options: Any) -> Any:
+        """A map in words: one caption for the whole picture and one for each tile of a grid.
+
+        Args:
+            image: one image or a list of them.
+            rows, columns: the grid, 1 to 4 each; 2 by default.
+            return_errors, **options: as in `caption`; see `SurveyOptions`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.asurvey(image, **options))
+
+    async def acompare(self, images: ImageList, **options: Unpack[GenerationKeywords]) -> CompareResult:
+        """See `compare`."""
+        return await self._verbs.admitted(self._verbs.compare, images, dict(options))
+
+    def compare(self, images: ImageList, **options: Unpack[GenerationKeywords]) -> CompareResult:
+        """Look at 2 to 4 pictures side by side: their captions, how alike they are, and which caption fits which.
+
+        Args:
+            images: the pictures.
+            **options: generation options.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`; the first that any of the pictures causes.
+        """
+        return self.run(self.acompare(images, **options))
+
+    async def alist_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
+        """See `list_images`."""
+        arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), "limit": limit})
+        found = await self._verbs.in_lane(
+            self._lanes.folders, lambda: self._sources.list_images(arguments.folder, arguments.limit)
+        )
+        return results.listing(found)
+
+    def list_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
+        """Pictures in `folder` (default: every allowed one) and its direct subfolders, newest first.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.alist_images(folder, limit=limit))
+
+    async def akeep(self, image: ImageInput) -> ImageInfo:
+        """See `keep`."""
+        return await self._verbs.admitted(self._verbs.keep, image, {})
+
+    def keep(self, image: ImageInput) -> ImageInfo:
+        """Check a picture and keep it for later calls under its handle, without a model looking at it.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.akeep(image))
+
+    def handles(self, limit: int = 100) -> list[str]:
+        """Handles of pictures seen lately, newest first; none where several clients share these eyes."""
+        return self._store.known(limit) if self._reveal_handles else []
+
+    async def aabout(self, handle: str) -> Facts:
+        """Format and size of a picture that is kept, from its header.
+
+        Raises:
+            NotFoundError: it is no longer kept.
+        """
+        return await self._verbs.in_lane(self._lanes.folders, lambda: self._sources.about(handle))
+
+    async def asuggest(self, begun: str, limit: int = 100) -> list[str]:
+        """References of pictures in the allowed folders that go on from `begun`, newest first."""
+        return await self._verbs.in_lane(self._lanes.folders, lambda: self._sources.suggest(begun, limit))
+
+    def status(self) -> StatusResult:
+        """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
+        engine = self._engine.status()
+        plan = checkpoints.locate(self.settings)
+        return StatusResult(
+            version=__version__,
+            model=engine.model or plan.captioner.name,
+            matcher=engine.matcher if engine.loaded else plan.matcher.name if plan.matcher else None,
+            device=engine.device,
+            dtype=engine.dtype,
+            loaded=engine.loaded,
+            state=engine.state,
+            self_test=engine.self_test,
+            compiled=engine.compiled,
+            cuda_graphs=engine.recorded,
+            revision=engine.revision if engine.loaded else plan.captioner.revision,
+            matcher_revision=engine.matcher_revision
+            if engine.loaded
+            else plan.matcher.revision
+            if plan.matcher
+            else None,
+            quantize=engine.quantize or self.settings.quantize,
+            limits=Limits(
+                allowed_folders=self._sources.described_folders(),
+                urls=self.settings.allow_urls,
+                formats=list(self.settings.formats),
+                max_image_bytes=self.settings.max_image_bytes,
+                max_data_bytes=min(self.settings.max_data_bytes, self.settings.max_image_bytes),
+                max_pixels=self.settings.max_pixels,
+                max_side=self.settings.max_side,
+                deadline_s=self.settings.deadline_s,
+            ),
+            queue=status.queue(engine),
+            cache=status.cache(engine),
+            handles=self._store.known(10) if self._reveal_handles else [],
+            cannot=status.CANNOT,
+            warnings=list(dict.fromkeys((*plan.warnings, *engine.notes, *filter(None, [engine.uncompiled])))),
+        )
+
+
+def _shut(engine: Engine, lanes: Lanes, decoding: decoder.Decoder, loop: LoopThread) -> None:
+    engine.close()
+    lanes.close()
+    decoding.close()
+    loop.close()
