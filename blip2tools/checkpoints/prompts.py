@@ -20,7 +20,10 @@ NEWEST_TURN = "Question: {question} Answer:"
 
 CANDIDATE_TOKENS = 32  # of an answer to rank
 MATCH_TOKENS = 32  # max_txt_len of LAVIS's matcher, [CLS] and [SEP] included
+RETRIEVAL_TOKENS = 35  # of LAVIS's `compute_sim_matrix`, by which the published recall was measured
 _PUNCTUATION = re.compile(r"[.!\"()*#:;~]")  # lavis/processors/blip_processors.py, pre_caption
+# What the tokenizers of the reference join when they decode (transformers 4, `clean_up_tokenization_spaces`), in this order.
+_JOINED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,11 @@ class PlainEncoder:
         return [token for token in self._encode(text) if token not in self._reserved]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens left out, without space around it."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Text of `ids`, special tokens left out, without space around it and before punctuation."""
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        for spaced in _JOINED:
+            text = text.replace(spaced, spaced.strip())
+        return text.strip()
 
     @property
     def fingerprint(self) -> str:
@@ -73,8 +79,12 @@ class PlainEncoder:
 
     @property
     def vocabulary(self) -> int:
-        """One more than the largest id that a text can give."""
-        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        """One more than the largest id that a text can give.
+
+        Special tokens are none of them: the published matcher's tokenizer has `<image>`, for which there is no row.
+        """
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        return 1 + max((number for number in ids if number not in self._reserved), default=-1)
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

@@ -34,7 +34,7 @@ from blip2tools.engine.requests import (
     TextScore,
     Utterance,
 )
-from blip2tools.errors import InvalidInputError, VisionError
+from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
 from blip2tools.model import Asked, cosine
 from blip2tools.model.options import GenerationOptions, Spoken
 
@@ -141,6 +141,8 @@ class Stages:
         return answers
 
     def _spoken(self, request: CaptionRequest | AnswerRequest, texts: Sequence[Spoken], *, unread: bool) -> object:
+        if not all(math.isfinite(text.logprob) for text in texts):
+            return self._overflow(self._loaded.model)
         fitted = self._loaded.calibration
         scaling = fitted.caption if isinstance(request, CaptionRequest) else fitted.answer
         said = [self._utterance(text, unread=unread, scaling=scaling) for text in texts]
@@ -194,6 +196,8 @@ class Stages:
         prompt = self._question(asked.question)
         with self._metrics.timed("rank"):
             scores = self._loaded.captioner.rank(tokens, prompt.ids, candidates)
+        if not all(math.isfinite(total) for total, _ in scores):
+            return self._overflow(self._loaded.model)
         best = max(total for total, _ in scores)
         shares = [math.exp(total - best) for total, _ in scores]
         return Ranking(tuple(share / sum(shares) for share in shares), prompt.truncated)
@@ -209,26 +213,40 @@ class Stages:
         features = self._itc(matcher, [request.sight for request in requests], states)
         answers: list[object] = [None] * len(batch)
         for place, request in enumerate(requests):
-            if isinstance(request, FeatureRequest):
+            if not _finite(features[place]):
+                answers[place] = self._overflow(self._loaded.matcher_name)
+            elif isinstance(request, FeatureRequest):
                 answers[place] = features[place][0].tolist()
-        pairs = [place for place, request in enumerate(requests) if isinstance(request, MatchRequest)]
+        pairs = [
+            place for place, one in enumerate(requests) if isinstance(one, MatchRequest) and answers[place] is None
+        ]
         texts = [cast(MatchRequest, requests[place]).texts for place in pairs]
         with self._metrics.timed("match"):
             scores = _scores(matcher, words, [states[p] for p in pairs], [features[p] for p in pairs], texts)
         for place, score in zip(pairs, scores, strict=True):
-            answers[place] = score
+            sound = all(math.isfinite(one.logit) and math.isfinite(one.probability + one.cosine) for one in score)
+            answers[place] = score if sound else self._overflow(self._loaded.matcher_name)
         return answers
+
+    def _overflow(self, name: str | None) -> VisionError:
+        """The refusal of what was computed with numbers that are none: a text or score of it would mean nothing."""
+        return ModelUnavailableError(
+            f"The model {name} computes numbers that are none (NaN or infinite): its weights are damaged, or overflow in "
+            f"{self._loaded.dtype}. `blip2tools doctor` says what to do."
+        )
 
     def _text_features(self, batch: Sequence[Work]) -> list[object]:
         matcher, words = self._loaded.matcher, self._loaded.matcher_words
         if matcher is None or words is None:
             return [None] * len(batch)
         requests = [cast(TextFeatureRequest, work.request) for work in batch]
-        rows = matcher.text_features([words(text).ids for request in requests for text in request.texts]).tolist()
-        taken = iter(rows)
+        rows = matcher.text_features([words(text).ids for request in requests for text in request.texts])
+        if not _finite(rows):
+            return [self._overflow(self._loaded.matcher_name)] * len(batch)
+        taken = iter(rows.tolist())
         return [[next(taken) for _ in request.texts] for request in requests]
 
-    def _extract(self, asked: ExtractRequest) -> Extract | None:
+    def _extract(self, asked: ExtractRequest) -> Extract | VisionError | None:
         matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
         if matcher is None or words is None or pixels is None:
             return None
@@ -237,12 +255,15 @@ class Stages:
         if prompt is None:
             if states is None:
                 raise ValueError("neither a picture nor a text")
-            hidden, projected = matcher.image_embeddings(states)
-            return Extract(hidden[0].tolist(), projected[0].tolist(), False)
-        if states is not None:
-            return Extract(matcher.multimodal_embeddings(states, prompt.ids).tolist(), None, prompt.truncated)
-        hidden, projected = matcher.text_embeddings(prompt.ids)
-        return Extract(hidden.tolist(), projected.tolist(), prompt.truncated)
+            hidden, projected = (part[0] for part in matcher.image_embeddings(states))
+        elif states is not None:
+            hidden, projected = matcher.multimodal_embeddings(states, prompt.ids), None
+        else:
+            hidden, projected = matcher.text_embeddings(prompt.ids)
+        if not _finite(hidden) or (projected is not None and not _finite(projected)):
+            return self._overflow(self._loaded.matcher_name)
+        cut = prompt is not None and prompt.truncated
+        return Extract(hidden.tolist(), None if projected is None else projected.tolist(), cut)
 
     # ---- features, cached ----
 
@@ -318,6 +339,10 @@ class Stages:
                 found[sight.key] = value if len(chunk) == 1 else value.clone()
                 self._cache.put((sight.key, *kind), found[sight.key])
         return [found[sight.key] for sight in sights]
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
 
 
 def _rows(batch: Tensor) -> list[Tensor]:

@@ -7,11 +7,11 @@ from typing import Literal
 
 Finish = Literal["eos", "length", "stopped"]
 
-# How a beam search ends and what a text's length is, to which its score is put in proportion.
-# transformers  the library of today: new tokens, the end included; the search goes on while the best text that has not ended beats
-#               the worst of those that have
-# lavis         the reference (LAVIS 506965b with transformers 4.33.2, its pin): the start token counts too for a text that did not
-#               end by itself; the search goes on while the best next token of all, an end included, does
+# How a beam search ends, and by which length a text's score is divided.
+# transformers  as the library of today: new tokens count, the end included; the search goes on while the best text that has not
+#               ended could still beat the worst of those that have
+# lavis         as the reference (LAVIS 506965b with transformers 4.33.2, its pin): a cut text counts its start token too,
+#               and the search goes on while the best next token of all could, an end included
 BeamRule = Literal["transformers", "lavis"]
 
 
