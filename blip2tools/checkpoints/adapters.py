@@ -68,5 +68,5 @@ def _unmergeable(changed: Any) -> str | None:
         shared = places.get(base.weight.data_ptr(), set())
         special = isinstance(base, nn.Embedding) and type(base).forward is not nn.Embedding.forward
         if special or any(not other.startswith(f"{name}.") for other in shared):
-            return name.removesuffix(".token_adapter").rpartition(".")[2]
+            return str(name).removesuffix(".token_adapter").rpartition(".")[2]
     return None

@@ -44,6 +44,7 @@ class Member:
     note: str
     # The prompt that it was trained with: of the published ones, that of LAVIS's zero-shot VQA configurations.
     vqa_template: str = "Question: {question} Short answer:"
+    prompt: str = ""  # likewise of captions, which continue it; empty is none
 
     @property
     def parameters(self) -> int:
@@ -82,6 +83,7 @@ def _member(name: str, language_model: str | None, note: str) -> Member:
         weights=weights(facts),
         image_size=number(facts.vision, "image_size"),
         note=note,
+        prompt=str(facts.captions["prompt"].value) if facts.captions else "",
     )
 
 

@@ -153,6 +153,7 @@ def _load_captioner(
             budget=room,
             reserved={captioner.eos, captioner.pad},
             template=located.member.vqa_template if located.member is not None else VQA_TEMPLATE,
+            prompt=located.prompt,
         )
     return captioner, pixels, words
 

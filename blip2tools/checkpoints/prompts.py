@@ -100,6 +100,7 @@ class CaptionerText:
         budget: the most ids in a prompt, the special one included.
         reserved: further ids that no text may produce.
         template: what questions are put into, with `{question}`.
+        prompt: what captions continue by default; empty is nothing.
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class CaptionerText:
         budget: int,
         reserved: Iterable[int] = (),
         template: str = VQA_TEMPLATE,
+        prompt: str = "",
     ) -> None:
         self._template = template
+        self.prompt = prompt
         self.family = family
         self.budget = budget
         self._special = special
@@ -129,8 +132,11 @@ class CaptionerText:
         return self._encode.vocabulary
 
     def caption(self, prompt: str | None = None) -> Prompt:
-        """The row for a caption that continues `prompt`, or for a free one. A prompt too long loses its beginning."""
-        ids = self._encode(" ".join((prompt or "").split()))
+        """The row for a caption that continues `prompt`; None is the checkpoint's own, an empty one none at all.
+
+        A prompt too long loses its beginning.
+        """
+        ids = self._encode(_line(self.prompt if prompt is None else prompt))
         return self._row(ids[-(self.budget - 1) :], truncated=len(ids) > self.budget - 1)
 
     def question(self, question: str, history: Sequence[tuple[str, str]] = (), template: str | None = None) -> Prompt:
@@ -201,11 +207,16 @@ class MatcherText:
         """One more than the largest id that a text can give."""
         return self._encode.vocabulary
 
-    def __call__(self, text: str) -> Prompt:
-        """The row for one text. A text of punctuation alone keeps it."""
+    def __call__(self, text: str, limit: int | None = None) -> Prompt:
+        """The row for one text. A text of punctuation alone keeps it.
+
+        Args:
+            text: what to read.
+            limit: the most ids, the special ones included, where they are others than for a match.
+        """
         lowered = _line(text.lower())
         ids = self._encode(_line(_PUNCTUATION.sub(" ", lowered)) or lowered)
-        room = self._limit - 2
+        room = (limit or self._limit) - 2
         return Prompt((self._cls, *ids[:room], self._sep), truncated=len(ids) > room)
 
     def decode(self, ids: Sequence[int]) -> str:

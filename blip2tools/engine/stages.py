@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from blip2tools.checkpoints.prompts import RETRIEVAL_TOKENS
 from blip2tools.engine.cache import FeatureCache
 from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
 from blip2tools.engine.metrics import Metrics
@@ -220,9 +221,9 @@ class Stages:
         pairs = [
             place for place, one in enumerate(requests) if isinstance(one, MatchRequest) and answers[place] is None
         ]
-        texts = [cast(MatchRequest, requests[place]).texts for place in pairs]
+        texts = [_read(words, cast(MatchRequest, requests[place])) for place in pairs]
         with self._metrics.timed("match"):
-            scores = _scores(matcher, words, [states[p] for p in pairs], [features[p] for p in pairs], texts)
+            scores = _scores(matcher, [states[p] for p in pairs], [features[p] for p in pairs], texts)
         for place, score in zip(pairs, scores, strict=True):
             sound = all(math.isfinite(one.logit) and math.isfinite(one.probability + one.cosine) for one in score)
             answers[place] = score if sound else self._overflow(self._loaded.matcher_name)
@@ -240,7 +241,7 @@ class Stages:
         if matcher is None or words is None:
             return [None] * len(batch)
         requests = [cast(TextFeatureRequest, work.request) for work in batch]
-        rows = matcher.text_features([words(text).ids for request in requests for text in request.texts])
+        rows = matcher.text_features([prompt.ids for request in requests for prompt in _read(words, request)])
         if not _finite(rows):
             return [self._overflow(self._loaded.matcher_name)] * len(batch)
         taken = iter(rows.tolist())
@@ -250,7 +251,7 @@ class Stages:
         matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
         if matcher is None or words is None or pixels is None:
             return None
-        prompt = None if asked.text is None else words(asked.text)
+        prompt = None if asked.text is None else words(asked.text, matcher.positions)  # the reference cuts none of it
         states = None if asked.sight is None else self._states(matcher.trunk, pixels, [asked.sight])[0]
         if prompt is None:
             if states is None:
@@ -341,6 +342,11 @@ class Stages:
         return [found[sight.key] for sight in sights]
 
 
+def _read(words: MatcherText, asked: MatchRequest | TextFeatureRequest) -> list[Prompt]:
+    limit = RETRIEVAL_TOKENS if asked.retrieval else None
+    return [words(text, limit) for text in asked.texts]
+
+
 def _finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values).all())
 
@@ -372,16 +378,14 @@ def _longest(request: CaptionRequest | AnswerRequest) -> int:
 
 def _scores(
     matcher: Matcher,
-    words: MatcherText,
     states: Sequence[Tensor],
     features: Sequence[Tensor],
-    texts: Sequence[Sequence[str]],
+    prompts: Sequence[Sequence[Prompt]],
 ) -> list[list[TextScore]]:
     """ITM and ITC of each picture's texts; the texts of all pictures go through together."""
-    prompts = [[words(text) for text in group] for group in texts]
     flat = [prompt.ids for group in prompts for prompt in group]
     if not flat:
-        return [[] for _ in texts]
+        return [[] for _ in prompts]
     owners = [place for place, group in enumerate(prompts) for _ in group]
     queries = features[0].shape[1]
     logits: list[Tensor] = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -223,6 +224,23 @@ def seen(size: int) -> torch.Tensor:
     return torch.stack([processor(Image.fromarray(small.picture(number))) for number in range(small.PICTURES)])
 
 
+def untouched() -> dict[str, bool]:
+    """Whether LAVIS' processor leaves alone what we turn or flatten: a picture with an orientation, and a transparent one."""
+    from lavis.processors.blip_processors import BlipImageEvalProcessor
+
+    processor, plain = BlipImageEvalProcessor(image_size=224), Image.fromarray(small.picture(0))
+    turned, clear = io.BytesIO(), plain.convert("RGBA")
+    exif = Image.Exif()
+    exif[small.ORIENTATION] = 6
+    plain.save(turned, "PNG", exif=exif)
+    clear.putalpha(0)
+    as_it_is = processor(plain)
+    return {
+        "orientation": torch.equal(processor(Image.open(turned).convert("RGB")), as_it_is),
+        "transparency": torch.equal(processor(clear.convert("RGB")), as_it_is),
+    }
+
+
 def captions(name: str, model: Any, pixels: torch.Tensor) -> Iterator[dict[str, Any]]:
     kind = small.MODELS[name].kind
     language_model = model.opt_model if kind == "opt" else model.t5_model
@@ -352,7 +370,13 @@ def main() -> None:
     for file, rows in (("captions", told), ("answers", answered)):
         lines = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
         (arguments.output / f"{file}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    whole = {"lavis": "506965b", "versions": versions, "pixels": pictures, "matchers": matched}
+    whole = {
+        "lavis": "506965b",
+        "versions": versions,
+        "pixels": pictures,
+        "left_alone": untouched(),
+        "matchers": matched,
+    }
     text = json.dumps(whole, separators=(",", ":"))
     (arguments.output / "scores.json").write_text(text + "\n", encoding="utf-8")
 

@@ -262,6 +262,7 @@ def picture(number: int) -> np.ndarray:
 
 
 PICTURES = 6
+ORIENTATION = 0x0112  # the EXIF tag
 QUESTIONS = (
     "what is it?",
     "what color is the dog?",
