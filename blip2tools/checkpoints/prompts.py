@@ -100,7 +100,7 @@ class CaptionerText:
         budget: the most ids in a prompt, the special one included.
         reserved: further ids that no text may produce.
         template: what questions are put into, with `{question}`.
-        prompt: what captions continue by default; empty is nothing.
+        prompt: what captions were trained to continue; empty is nothing.
     """
 
     def __init__(
@@ -132,11 +132,8 @@ class CaptionerText:
         return self._encode.vocabulary
 
     def caption(self, prompt: str | None = None) -> Prompt:
-        """The row for a caption that continues `prompt`; None is the checkpoint's own, an empty one none at all.
-
-        A prompt too long loses its beginning.
-        """
-        ids = self._encode(_line(self.prompt if prompt is None else prompt))
+        """The row for a caption that continues `prompt`, or for a free one. A prompt too long loses its beginning."""
+        ids = self._encode(_line(prompt or ""))
         return self._row(ids[-(self.budget - 1) :], truncated=len(ids) > self.budget - 1)
 
     def question(self, question: str, history: Sequence[tuple[str, str]] = (), template: str | None = None) -> Prompt:

@@ -155,7 +155,8 @@ class Stages:
 
     def _prompt(self, request: CaptionRequest | AnswerRequest) -> Prompt:
         if isinstance(request, CaptionRequest):
-            return self._loaded.words.caption(request.prompt)
+            words = self._loaded.words
+            return words.caption(words.prompt if request.prompt is None else request.prompt)
         return self._question(request.question)
 
     def _question(self, question: Question) -> Prompt:
