@@ -37,8 +37,8 @@ def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]
     if getattr(found, "quantization_config", None) is not None:
         raise unfit(located, "quantized weights give empty or wrong answers and are not supported")
     if found.vision_config.layer_norm_eps != _VISION_EPS:
-        # LAVIS #418: early files say 1e-5, which changes every answer a little. The family was trained with 1e-6; of other
-        # checkpoints nobody but their makers can know.
+        # LAVIS #418: early files say 1e-5, which changes every answer a little. The tower's blocks were trained with 1e-6 (its last
+        # LayerNorm with 1e-5, see FAMILY.md); of other checkpoints nobody but their makers can know.
         if located.member is None:
             raise unfit(
                 located, f"its vision layer_norm_eps is not {_VISION_EPS}, correct its config.json if it should be"

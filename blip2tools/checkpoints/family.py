@@ -94,9 +94,9 @@ CAPTIONERS = (
     _member("flan-t5-xl", "FLAN-T5 XL", "good answers and captions"),
     _member("opt-6.7b", "OPT 6.7B", "good captions, weaker answers"),
     _member("opt-2.7b", "OPT 2.7B", "good captions, weaker answers; the smallest"),
-    _member("flan-t5-xl-coco", "FLAN-T5 XL", "tuned for COCO captions; poor at questions"),
-    _member("opt-6.7b-coco", "OPT 6.7B", "tuned for COCO captions; poor at questions"),
-    _member("opt-2.7b-coco", "OPT 2.7B", "tuned for COCO captions; poor at questions"),
+    _member("flan-t5-xl-coco", "FLAN-T5 XL", "tuned for COCO captions, which continue 'a photo of'; poor at questions"),
+    _member("opt-6.7b-coco", "OPT 6.7B", "tuned for COCO captions, which continue 'a photo of'; poor at questions"),
+    _member("opt-2.7b-coco", "OPT 2.7B", "tuned for COCO captions, which continue 'a photo of'; poor at questions"),
 )
 
 MATCHERS = (

@@ -146,7 +146,7 @@ class Published:
     text: Facts  # empty for a matcher
     top: Facts  # num_query_tokens, image_text_hidden_size, image_token_index
     files: Facts  # of the download: the precision, and how many values it holds
-    captions: Facts  # of a captioner: the prompt that its captions were trained and evaluated with; empty is none
+    captions: Facts  # the prompt that they were trained and evaluated with, if there was one
 
     @property
     def parts(self) -> dict[str, Facts]:
@@ -279,7 +279,7 @@ def published(name: str) -> Published:
     if text["tie_word_embeddings"].value:
         files |= _facts("count", stores_tied_output=name == "opt-2.7b-coco")
     top = _TOP | _facts("config" if seen else "sibling", image_token_index=token)
-    captions = _facts("lavis", prompt=COCO_PROMPT if coco else "")
+    captions = _facts("lavis", prompt=COCO_PROMPT) if coco else {}
     return Published(vision, _QFORMER, text, top, files, captions)
 
 

@@ -24,7 +24,9 @@ from blip2tools.model.weights import fingerprint, freeze, named
 
 Family = Literal["opt", "t5"]
 
-VISION_EPS = 1e-6  # of every LayerNorm in the vision tower
+VISION_EPS = (
+    1e-6  # of every LayerNorm in the vision tower, as transformers has it; LAVIS' last one has 1e-5, see FAMILY.md
+)
 RANK_CHUNK = 32  # candidates per forward pass
 
 

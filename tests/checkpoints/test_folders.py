@@ -12,7 +12,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from blip2tools import Vision, checkpoints
-from blip2tools.checkpoints import configuration, parents
+from blip2tools.checkpoints import configuration, family, parents
 from blip2tools.checkpoints.prompts import PlainEncoder
 from blip2tools.cli.doctor import model as doctor
 from blip2tools.cli.doctor.files import check_files
@@ -268,6 +268,12 @@ class TestNumbersThatAreNone:
 
 class TestParents:
     """A folder whose name says nothing, and whose files say whose child it is."""
+
+    def test_a_member_has_its_own(self):
+        prompts = {member.name: member.prompt for member in family.CAPTIONERS}
+        assert {name for name, prompt in prompts.items() if prompt} == {name for name in prompts if "coco" in name}
+        assert set(prompts.values()) == {"", "a photo of"}
+        assert checkpoints.locate(Settings(model="opt-2.7b-coco")).captioner.prompt == "a photo of"
 
     def folder(self, tmp_path, **config):
         (tmp_path / "mine").mkdir()

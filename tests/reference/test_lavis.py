@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from blip2tools import Vision
+from blip2tools import Vision, toolset
 from blip2tools.checkpoints.prompts import CaptionerText
+from blip2tools.cli.main import main
 from blip2tools.model import Pixels
 from blip2tools.vision.styles import STYLES
 from tests.reference.lavis import folders, small
@@ -191,7 +192,28 @@ def test_a_checkpoint_at_364_px_continues_its_prompt_by_its_files_alone(eyes):
     picture = pictures()[0]
     plain = seen.vision.caption(picture).text
     assert plain == seen.vision.caption(picture, prompt=small.MODELS[name].prompt).text
-    assert (plain != seen.vision.caption(picture, prompt="").text) == bool(small.MODELS[name].prompt)
+    free = seen.vision.caption(picture, prompt="").text
+    assert (plain != free) == bool(small.MODELS[name].prompt)
+    # A model that calls a tool fills in what it means to leave out: there an empty prompt is one that is not given.
+    for empty in ({}, {"prompt": ""}, {"prompt": " "}, {"prompt": None}):
+        handle = seen.vision.caption(picture).image.handle
+        told = seen.vision.run(toolset.call(seen.vision.for_tools(), "caption_image", {"image": handle, **empty}))
+        assert told.text == plain
+
+
+def test_an_empty_prompt_on_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BLIP2TOOLS_SELF_TEST", "0")
+    folder = folders.save("opt-364", tmp_path / "model")
+    pictures()[0].save(tmp_path / "picture.png")
+    with Vision.load(model=str(folder), matcher="none") as vision:
+        expected = [vision.caption(tmp_path / "picture.png", prompt=prompt).text for prompt in (None, "")]
+    told = []
+    for options in ([], ["--prompt", ""]):
+        given = ["--model", str(folder), "--matcher", "none", "--json", *options]
+        assert main(["caption", str(tmp_path / "picture.png"), *given]) == 0
+        told.append(json.loads(capsys.readouterr().out)["text"])
+    assert told == expected
+    assert told[0] != told[1]
 
 
 def test_the_published_style(eyes):
