@@ -37,7 +37,7 @@ def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]
     if getattr(found, "quantization_config", None) is not None:
         raise unfit(located, "quantized weights give empty or wrong answers and are not supported")
     if found.vision_config.layer_norm_eps != _VISION_EPS:
-        # LAVIS #418: early files say 1e-5, which changes every answer a little. The tower's blocks were trained with 1e-6 (its last
+        # LAVIS #418: early files say 1e-5, which changes every answer a little. The blocks were trained with 1e-6 (the last
         # LayerNorm with 1e-5, see FAMILY.md); of other checkpoints nobody but their makers can know.
         if located.member is None:
             raise unfit(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from blip2tools import Vision, toolset
 from blip2tools.checkpoints.prompts import CaptionerText
-from blip2tools.cli.main import main
+from blip2tools.cli import main
 from blip2tools.model import Pixels
 from blip2tools.vision.styles import STYLES
 from tests.reference.lavis import folders, small
