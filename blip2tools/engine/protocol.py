@@ -9,6 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.cache import CacheUse
 from blip2tools.engine.requests import Request, Sight
 from blip2tools.errors import CancelledError, VisionError
@@ -34,6 +35,7 @@ class EngineStatus:
     recorded: bool  # whether what is done with few rows is replayed as CUDA graphs
     uncompiled: str | None  # why not, where that was asked for
     familiar: float | None  # familiarity below which a picture is not of the model's world; None without a world
+    premises: Premises  # how what a question presupposes is judged
     revision: str | None  # commit of the captioner's files on the hub
     matcher_revision: str | None
     quantize: str | None  # `none`, `8bit` or `4bit`

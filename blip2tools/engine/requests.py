@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints import confidence
+from blip2tools.model.options import Generation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from blip2tools.model.options import BeamRule
     from blip2tools.pictures.images import Target
 
 
@@ -31,28 +31,6 @@ class Sight:
     image: Image | None = field(compare=False, repr=False)
     pixels: Mapping[str, Tensor] = field(compare=False, repr=False, default_factory=dict)
     resized: Mapping[Target, Image] = field(compare=False, repr=False, default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """How text is generated; None means the reference's default for the task and the family (LAVIS)."""
-
-    num_beams: int = 5
-    max_new_tokens: int | None = None
-    min_new_tokens: int = 1
-    length_penalty: float | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 0.9
-    seed: int | None = None
-    beam_rule: BeamRule = "transformers"
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the same request gives the same words again."""
-        return not self.do_sample or self.seed is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +57,30 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
-    """Answer a question in the model's own words."""
+    """Answer a question in the model's own words, and say how well each of `statements` fits the same picture."""
 
     sight: Sight
     question: Question
     generation: Generation
+    statements: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRequest:
-    """Score each of `choices` as the answer."""
+    """Score each of `choices` as the answer, and say how well each of `statements` fits the same picture."""
 
     sight: Sight
     question: Question
     choices: tuple[str, ...]
+    statements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FitRequest:
+    """Say how well each of `statements` fits, by ITM alone."""
+
+    sight: Sight
+    statements: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +124,31 @@ Request = (
     CaptionRequest
     | AnswerRequest
     | ChoiceRequest
+    | FitRequest
     | MatchRequest
     | FeatureRequest
     | TextFeatureRequest
     | ExtractRequest
     | WarmRequest
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a statement fits a picture, by ITM alone.
+
+    Attributes:
+        odds: log-odds of a match; ITM's probability is their sigmoid.
+        unread: whether a word of it is spelt out in letters, as the matcher has no better name for it.
+    """
+
+    odds: float
+    unread: bool = False
+
+    @property
+    def probability(self) -> float:
+        """ITM's probability of a match, 0 to 1."""
+        return confidence.sigmoid(self.odds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +161,7 @@ class Utterance:
     unread: bool = False  # the prompt was too long, and its beginning was left out
     tokens: int = 1  # the end included
     scaling: confidence.Scaling | None = None  # of the checkpoint for this task, where it was fitted
+    fits: tuple[Fit, ...] | None = None  # of the request's statements, in their order; None without a matcher
 
     @property
     def confidence(self) -> float:
@@ -167,6 +175,8 @@ class Ranking:
 
     shares: tuple[float, ...]
     unread: bool  # as in `Utterance`
+    said: float = 1.0  # probability that the model itself would have answered one of them, word for word
+    fits: tuple[Fit, ...] | None = None  # as in `Utterance`
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,9 @@ class Beams:
         beams, length = self._options.num_beams, len(self.texts[0].ids) + 1
         self._stopped = length < self._cap and self._stop()
         over = length == self._cap or self._stopped
-        penalty = length**self._options.length_penalty
+        given = self._options.length_penalty
+        exponent = 1.0 if given is None else given
+        penalty = length**exponent
         running: list[tuple[int, Text]] = []
         for place, (score, parent, token, logprob) in enumerate(candidates):
             text = self.texts[parent].then(token, logprob, score)
@@ -133,7 +135,7 @@ class Beams:
         self._keep_best()
         full = len(self._ended) == beams
         if self._before:
-            penalty = (length + 1) ** self._options.length_penalty
+            penalty = (length + 1) ** exponent
             self.done = full and candidates[0][0] / penalty <= self._ended[-1][0]
             if over and not self.done:
                 self._ended += [(text.score / penalty, text) for _, text in running[:beams]]

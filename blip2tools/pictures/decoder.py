@@ -110,7 +110,8 @@ class Decoder:
         def receive(process: _Process) -> Decoded:
             facts = process.receive()
             parts = tuple(process.receive_image() for _ in range(wanted))
-            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts)
+            said = tuple(str(warning) for warning in facts.get("warnings", ()))
+            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts, said)
 
         with self._decodes:
             return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive, self._seconds)
@@ -326,17 +327,16 @@ class _Process:
         return reply
 
     def receive_image(self) -> Image:
-        """The next reply as an RGB image, which comes in bands of rows."""
+        """The next reply as an RGB image, which comes in bands of `rows` rows."""
         from PIL import Image
 
-        from blip2tools.pictures import rgb
-
-        width, height = self.receive()["size"]
+        reply = self.receive()
+        (width, height), rows = reply["size"], reply["rows"]
         if width > self._settings.max_side or height > self._settings.max_side:
             raise ValueError("an image above the limits")
         image = Image.new("RGB", (width, height))
-        for top, bottom in rgb.bands(image.size):
-            size = (width, bottom - top)
+        for top in range(0, height, rows):
+            size = (width, min(rows, height - top))
             image.paste(Image.frombytes("RGB", size, self._replies.read(3 * size[0] * size[1])), (0, top))
         return image
 
@@ -371,8 +371,9 @@ def _group() -> dict[str, Any]:
 
 
 def _places() -> list[str]:
-    """Folders in which this package and Pillow are found."""
-    package = Path(__file__).parents[2]
-    pillow = importlib.util.find_spec("PIL")
-    places = [package, *(Path(place).parent for place in (pillow and pillow.submodule_search_locations) or ())]
+    """Folders in which this package, Pillow and its plugin are found."""
+    places = [Path(__file__).parents[2]]
+    for name in ("PIL", "pillow_heif"):
+        found = importlib.util.find_spec(name)
+        places += [Path(place).parent for place in (found and found.submodule_search_locations) or ()]
     return list(dict.fromkeys(str(place.resolve()) for place in places))
