@@ -192,6 +192,7 @@ class LocalEngine:
                 steps=dict(metrics.steps),
                 seconds=metrics.seconds(),
                 memory_bytes=memory,
+                prompt=loaded.words.prompt if loaded else None,
             )
 
     def close(self) -> None:

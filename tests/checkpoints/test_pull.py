@@ -140,7 +140,8 @@ class TestPull:
         assert "no public model named some/thing" in pull("some/thing")["error"]
         server.gated.add("some/gated")
         assert "terms" in pull("some/gated")["error"]
-        assert "HF_HUB_OFFLINE" in pull(HF_HUB_OFFLINE="1")["error"]
+        assert "(HF_HUB_OFFLINE); unset" in pull(HF_HUB_OFFLINE="1")["error"]
+        assert "(TRANSFORMERS_OFFLINE); unset" in pull(TRANSFORMERS_OFFLINE="1")["error"]
         unreachable = pull(HF_ENDPOINT="http://127.0.0.1:9")["error"]
         assert unreachable == (
             "The download of opt-2.7b failed; check the network and run `blip2tools pull opt-2.7b` again, "
