@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from blip2tools.schemas.answers import (
+    AnswerResult,
+    AnswersResult,
+    Choice,
+    Failure,
+    PictureAnswer,
+    PictureFailure,
+    Premise,
+)
 from blip2tools.schemas.arguments import (
     MAX_TEXT,
     Arguments,
@@ -29,11 +38,9 @@ from blip2tools.schemas.plain import has_too_many_parts, plain
 from blip2tools.schemas.results import (
     MAX_OUTPUT,
     Alternative,
-    AnswerResult,
     BatchStatus,
     CacheStatus,
     CaptionResult,
-    Choice,
     CompareResult,
     ImageFile,
     ImageInfo,
@@ -56,6 +63,7 @@ __all__ = [
     "MAX_TEXT",
     "Alternative",
     "AnswerResult",
+    "AnswersResult",
     "Arguments",
     "AskArguments",
     "BatchStatus",
@@ -65,6 +73,7 @@ __all__ = [
     "Choice",
     "CompareArguments",
     "CompareResult",
+    "Failure",
     "FeatureArguments",
     "Hit",
     "ImageEmbeddings",
@@ -79,6 +88,9 @@ __all__ = [
     "MatchArguments",
     "MatchResult",
     "MultimodalEmbeddings",
+    "PictureAnswer",
+    "PictureFailure",
+    "Premise",
     "QueueStatus",
     "Result",
     "RetrievalResult",
