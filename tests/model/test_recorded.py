@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from blip2tools.model import Captioner, GenerationOptions, Matcher
+from blip2tools.model.captioner import _as_precise
 from blip2tools.model.recorded import PLACES, ROWS, Recorded
 from tests.model.test_model import rows
 from tests.support import random_models as rm
@@ -128,6 +129,22 @@ def test_without_room_prompts_are_read_as_before():
     captioner = Captioner(rm.make_opt())
     captioner.record(None, 1000)
     assert [one.holds(1) for one in captioner.recordings] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "within"),
+    [
+        ("cuda", torch.float16, "high"),
+        ("cuda", torch.bfloat16, "high"),
+        ("cuda", torch.float32, "highest"),
+        ("cpu", torch.bfloat16, "highest"),
+    ],
+)
+def test_float32_is_as_precise_as_what_comes_in_and_goes_on(device, dtype, within):
+    with pytest.raises(KeyboardInterrupt), _as_precise(torch.device(device), dtype):
+        assert torch.get_float32_matmul_precision() == within
+        raise KeyboardInterrupt
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_matcher_sees_the_same():
