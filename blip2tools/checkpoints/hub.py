@@ -261,7 +261,7 @@ def _check_disk(folder: Path, needed: int, name: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed and needed + _SPARE_DISK > free:
         raise ModelUnavailableError(
-            f"{name} needs {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; "
+            f"{name} needs {needed / 1e9:.1f} GB of disk, only {free / 1e9:.1f} GB is free; "
             "make room, or point HF_HOME at a larger disk."
         )
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from blip2tools.call import CALLER
-from blip2tools.engine.protocol import Job
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
@@ -21,6 +20,7 @@ from blip2tools.engine.requests import (
     ExtractRequest,
     FeatureRequest,
     FitRequest,
+    Job,
     MatchRequest,
     Request,
     TextFeatureRequest,

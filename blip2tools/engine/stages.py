@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 # Pictures in one pass. On a CPU one keeps it busy, and more of them leave its caches: 16 take 5 % longer each than 4.
 SEE_AT_ONCE = {"cpu": 4}
 SEE_AT_ONCE_ELSEWHERE = 16
-# How often a batch takes in who came while its pictures were looked at, before it begins to speak. Later ones join while it
-# speaks; but prompts that are read together cost half as much each.
+# How often a batch admits late requests during the vision pass. Still later ones join while it decodes; but prompts that are
+# read together cost half as much each.
 WAITS = 2
 
 

@@ -1,11 +1,10 @@
-"""Encoded bytes become one safe RGB picture with its content digest.
+"""Encoded bytes become one safe RGB picture.
 
 Settings are not imported here: a process that only decodes starts without them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import threading
@@ -68,8 +67,6 @@ class Picture:
     """One decoded picture as a person would see it: RGB, upright, transparency on white."""
 
     image: Image.Image
-    digest: str
-    """SHA-256 of the encoded bytes, 64 hex digits."""
     animated: bool
     """Whether this is the first frame of several."""
     warnings: tuple[str, ...] = ()
@@ -84,37 +81,6 @@ class Picture:
     def height(self) -> int:
         """Pixels from top to bottom."""
         return self.image.height
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a request needs of a picture.
-
-    Attributes:
-        width, height: pixels of the whole upright picture.
-        animated: whether this is the first frame of several.
-        warnings: what should be said of it.
-        parts: for each region one RGB image for each target in turn; without targets each region at full resolution.
-    """
-
-    width: int
-    height: int
-    animated: bool
-    parts: tuple[Image.Image, ...]
-    warnings: tuple[str, ...] = ()
-
-
-def look(
-    data: bytes, settings: Limits, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
-) -> Decoded:
-    """Decode a picture of our own making here; a foreign one is for `decoder`.
-
-    Raises:
-        VisionError: as `decode`.
-    """
-    picture = decode(data, settings)
-    found = tuple(parts(picture, regions, targets))
-    return Decoded(picture.width, picture.height, picture.animated, found, picture.warnings)
 
 
 def decode(data: bytes, settings: Limits) -> Picture:
@@ -144,7 +110,7 @@ def decode(data: bytes, settings: Limits) -> Picture:
         del opened  # two of a large picture are in memory at most
         _check_size(image.size, settings)
     image.info = {}  # comments, profiles and EXIF are a stranger's text
-    return Picture(image, hashlib.sha256(data).hexdigest(), number > 1, (*_counted(kind, number), *notes))
+    return Picture(image, number > 1, (*_counted(kind, number), *notes))
 
 
 def parts(

@@ -70,12 +70,6 @@ class MatchOptions(LookOptions, total=False):
     score: Score
 
 
-class ExtractOptions(TypedDict, total=False):
-    """Keywords of `extract_features`."""
-
-    region: Sequence[float] | None
-
-
 class SurveyOptions(GenerationKeywords, total=False):
     """Keywords of `survey`; a generation option overrides the setting of the same name."""
 

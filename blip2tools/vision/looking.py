@@ -15,7 +15,7 @@ from typing import TypeGuard
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError
-from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.decoder import Decoder, decode_here
 from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.sources import Sources, handle_in, no_picture_there, place_of
 from blip2tools.pictures.store import Store, handle_of
@@ -182,9 +182,7 @@ class Looking:
         targets = self._engine.targets()
         with self._judging(read):
             if read.ours:
-                from blip2tools.pictures import images
-
-                decoded = images.look(bytes(read.data), self._settings, regions, targets)
+                decoded = decode_here(bytes(read.data), self._settings, regions, targets)
             else:
                 decoded = self._decoder.decode(read.data, regions, targets)
         info = ImageInfo(handle=handle_of(read.digest), width=decoded.width, height=decoded.height, source="")

@@ -18,13 +18,14 @@ from blip2tools import call
 from blip2tools.call import CALLER, CLOSED
 from blip2tools.checkpoints.confidence import UNFAMILIAR, familiarity
 from blip2tools.engine.line import Admission
-from blip2tools.engine.protocol import Engine, Job
+from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     Extract,
     ExtractRequest,
     FeatureRequest,
+    Job,
     MatchRequest,
     Question,
     Request,

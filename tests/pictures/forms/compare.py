@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,12 +63,18 @@ def summed(image: Image.Image | None) -> Drawn | None:
     return image and Drawn(image.size, patches(image))
 
 
+@cache
+def decoded(data: bytes) -> tuple[Drawn | None, str]:
+    """What is decoded here, or why it is not."""
+    try:
+        return summed(images.decode(data, SETTINGS).image), ""
+    except VisionError as error:
+        return None, str(error)
+
+
 def judged(name: str, data: bytes, drawn: Drawn | None) -> Verdict:
     """Hold the two against each other."""
-    try:
-        ours, why = summed(images.decode(data, SETTINGS).image), ""
-    except VisionError as error:
-        ours, why = None, str(error)
+    ours, why = decoded(data)
     if ours is None or drawn is None:
         group = "neither" if ours is drawn else "chromium only" if ours is None else "ours only"
         return Verdict(group, f"{group}: {why}")
