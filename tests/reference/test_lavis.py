@@ -342,7 +342,7 @@ def test_a_match_reads_32_ids_and_a_retrieval_35(matching):
 
 TESTED = {
     "calls": {
-        '`vis_processors["eval"](image)`': test_pixels,
+        '`vis_processors["eval"]`': test_pixels,
         "`model.generate(samples)` of `blip2_opt`": test_captions,
         "`model.generate(samples)` of `blip2_t5`": test_captions,
         "`model.generate(...)` of a `caption_coco_…` model": test_captions,
