@@ -370,7 +370,7 @@ def test_the_unpacked_bundle_serves(bundle, tmp_path, picture, folder):
         while "not ready yet" in str(seen):
             seen = ask("tools/call", **look)
         server.stdin.close()
-        assert server.wait(30) == 0
+        assert server.wait(200) == 0
         server.stdin = None
     assert begun["serverInfo"]["version"] == PROJECT["version"]
     assert seen["structuredContent"]["text"] == picture.caption

@@ -232,7 +232,7 @@ class TestDeath:
             "except MemoryError: print('bounded')\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", is_bounded], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", is_bounded], capture_output=True, text=True, timeout=200, check=True
         )
         assert done.stdout == "bounded\n"
 
@@ -383,7 +383,7 @@ class TestStart:
             "import sys, blip2tools.pictures.decoder_process\n"
             "print(sorted({'torch', 'transformers', 'pydantic', 'numpy', 'mcp'} & set(sys.modules)))"
         )
-        done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True, timeout=200)
         assert done.stdout == "[]\n"
 
     def test_it_does_not_inherit_settings_or_import_from_the_working_folder(

@@ -20,7 +20,6 @@ from typing import Final
 
 from PIL import Image
 
-from blip2tools.cli.evaluate.mixture import FOR_ANSWERS, mixture
 from blip2tools.cli.evaluate.reliability import auroc, calibration_error
 from blip2tools.demo.draw import draw
 from blip2tools.demo.questions import Question, sample_questions
@@ -29,6 +28,7 @@ from blip2tools.demo.world import COLORS, STUDY, WIDE, Scene, Thing, sample_scen
 from blip2tools.schemas import AnswerResult, Tile
 from blip2tools.vision import Vision
 from blip2tools.vision.premises import named
+from training.premises import reliability
 from training.premises.forms import Asked, Kind, ask
 
 SEED: Final = 20261127
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a file for the figures, as JSON")
     chosen = parser.parse_args()
     rows = []
-    with Vision.load(model="demo", matcher="demo") as vision:
+    with Vision.load(model="demo", matcher="demo", num_beams=1) as vision:
         for name in chosen.part or PARTS:
             for row in PARTS[name](vision, chosen.seed, chosen.scenes):
                 rows.append(row)
@@ -121,7 +121,7 @@ def relations(vision: Vision, seed: int, number: int) -> Iterator[Row]:
     """How two things lie, where that tells which one is meant."""
     false: list[bool] = []
     true: list[bool] = []
-    for scene, image, chance in scenes(seed, number, "relations"):
+    for scene, image, chance in scenes(seed, number // 2, "relations"):
         for found, so in ((false, False), (true, True)):
             question = ask(scene, "relation", chance, true=so)
             if question is not None:
@@ -134,7 +134,7 @@ def choices(vision: Vision, seed: int, number: int) -> Iterator[Row]:
     """Offered answers with the right one among them, and without."""
     none: list[bool] = []
     some: list[bool] = []
-    for scene, image, chance in scenes(seed, number, "choices"):
+    for scene, image, chance in scenes(seed, number // 2, "choices"):
         question = _open(scene, chance)
         if question is None:
             continue
@@ -169,23 +169,19 @@ def survey(vision: Vision, seed: int, number: int) -> Iterator[Row]:
 
 
 def confidence(vision: Vision, seed: int, number: int) -> Iterator[Row]:
-    """Answers about harder pictures, every third with a false premise: how far their confidence can be trusted."""
-    sure: list[float] = []
-    right: list[float] = []
-    for place, sample in enumerate(mixture(seed, number, FOR_ANSWERS)):
-        chance = random.Random(f"confidence/{seed}/{place}")
-        if place % 3 == 0:
-            question = _one(sample.scene, ABOUT[place // 3 % 3], chance, true=False)
-            result = vision.ask(sample.image, question.text)
-            right.append(0.0)
-        else:
-            result = vision.ask(sample.image, sample.question.text)
-            right.append(float(result.answer == sample.question.answer))
-        sure.append(result.confidence)
-    yield Row(
-        "ECE over answers, a third of them to false premises", calibration_error(sure, right), len(sure), most=0.05
-    )
-    yield Row("AUROC of the same", auroc(sure, right) or 0.0, len(sure), least=0.95)
+    """How far the confidence of answers can be trusted: by what they are about, and where a third of the premises are false."""
+    told: dict[str, list[reliability.Told]] = {
+        kind: reliability.of(vision, kind, seed, number // 4) for kind in reliability.KINDS
+    }
+    mixed = told["false premises"] + told["harder pictures"][: 2 * len(told["false premises"])]
+    told["a third false premises"] = mixed
+    for kind, answers in told.items():
+        sure, right = [one.confidence for one in answers], [float(one.right) for one in answers]
+        bars = (0.05, 0.95) if answers is mixed else (None, None)
+        yield Row(f"ECE: {kind}", calibration_error(sure, right), len(sure), most=bars[0])
+        area = auroc(sure, right)
+        if area is not None:
+            yield Row(f"AUROC: {kind}", area, len(sure), least=bars[1])
 
 
 def cost(vision: Vision, seed: int, number: int) -> Iterator[Row]:
@@ -193,7 +189,7 @@ def cost(vision: Vision, seed: int, number: int) -> Iterator[Row]:
     ratios: list[float] = []
     known: list[float] = []
     for scene, image, chance in scenes(seed, max(8, number // 60), "cost"):
-        vision.ask(image, "how many objects are there?")
+        vision.ask(image, "how many objects are there?", num_beams=5)
         times: dict[str, list[float]] = {"bare": [], "new": [], "old": []}
         thing = chance.choice(scene.things)
         for turn in range(4):
@@ -283,7 +279,7 @@ def _share(found: list[bool]) -> float:
 
 def _timed(vision: Vision, image: Image.Image, question: str) -> float:
     start = time.process_time()
-    vision.ask(image, question)
+    vision.ask(image, question, num_beams=5)
     return time.process_time() - start
 
 
