@@ -7,13 +7,14 @@ through `Vision` as any caller would. Rows with a bar say whether it holds; the 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import datetime
 import json
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,16 @@ from training.premises.forms import Asked, Kind, ask
 
 SEED: Final = 20261127
 SCENES: Final = 1200
+AT_ONCE: Final = 32
 ABOUT: Final[tuple[Kind, ...]] = ("thing", "color", "pair")
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A question about a picture."""
+
+    image: Image.Image
+    question: Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,32 +110,28 @@ def warned(result: AnswerResult) -> bool:
 
 def premises(vision: Vision, seed: int, number: int) -> Iterator[Row]:
     """Questions about what is there and what is not; denied predicates; existence and number."""
-    false: list[bool] = []
-    true: list[bool] = []
+    made: list[Put] = []
     for place, (scene, image, chance) in enumerate(scenes(seed, number, "premises")):
-        false.append(warned(_asked(vision, image, _one(scene, ABOUT[place % 3], chance, true=False))))
-        true.append(warned(_asked(vision, image, _one(scene, ABOUT[place % 3], chance, true=True))))
+        made += [Put(image, _one(scene, ABOUT[place % 3], chance, true=true)) for true in (False, True)]
+    false, true = _warned(vision, made)
     yield Row("a thing, colour or pair that is not there: warned", _share(false), len(false), least=0.99)
     yield Row("... that is there: not warned", 1 - _share(true), len(true), least=0.99)
-    asked: dict[Kind, list[bool]] = {"denied": [], "asked": []}
-    for scene, image, chance in scenes(seed, number // 2, "asked"):
-        for kind, found in asked.items():
-            question = ask(scene, kind, chance, true=True)
-            if question is not None:
-                found.append(warned(_asked(vision, image, question)))
-    yield Row("denied predicates: not warned", 1 - _share(asked["denied"]), len(asked["denied"]), least=0.99)
-    yield Row("existence and number: not warned", 1 - _share(asked["asked"]), len(asked["asked"]), least=0.99)
+    kinds: tuple[tuple[Kind, str], ...] = (("denied", "denied predicates"), ("asked", "existence and number"))
+    for kind, name in kinds:
+        drawn = (
+            (ask(scene, kind, chance, true=True), image) for scene, image, chance in scenes(seed, number // 2, kind)
+        )
+        _, found = _warned(vision, [Put(image, question) for question, image in drawn if question is not None])
+        yield Row(f"{name}: not warned", 1 - _share(found), len(found), least=0.99)
 
 
 def relations(vision: Vision, seed: int, number: int) -> Iterator[Row]:
     """How two things lie, where that tells which one is meant."""
-    false: list[bool] = []
-    true: list[bool] = []
+    made: list[Put] = []
     for scene, image, chance in scenes(seed, number // 2, "relations"):
-        for found, so in ((false, False), (true, True)):
-            question = ask(scene, "relation", chance, true=so)
-            if question is not None:
-                found.append(warned(_asked(vision, image, question)))
+        drawn = [ask(scene, "relation", chance, true=true) for true in (False, True)]
+        made += [Put(image, question) for question in drawn if question is not None]
+    false, true = _warned(vision, made)
     yield Row("relations that are not so: warned", _share(false), len(false), least=0.95)
     yield Row("... that are so: not warned", 1 - _share(true), len(true), least=0.97)
 
@@ -213,8 +219,18 @@ PARTS: Final[dict[str, Callable[[Vision, int, int], Iterator[Row]]]] = {
 }
 
 
-def _asked(vision: Vision, image: Image.Image, question: Asked) -> AnswerResult:
-    return vision.ask(image, question.text)
+def _warned(vision: Vision, made: Sequence[Put]) -> tuple[list[bool], list[bool]]:
+    """Which questions are warned of: those with a false premise, and the others; asked side by side, as by many callers."""
+
+    async def every(some: Sequence[Put]) -> list[AnswerResult]:
+        return await asyncio.gather(*(vision.aask(one.image, one.question.text) for one in some))
+
+    found: dict[bool, list[bool]] = {False: [], True: []}
+    for first in range(0, len(made), AT_ONCE):
+        some = made[first : first + AT_ONCE]
+        for one, result in zip(some, vision.run(every(some)), strict=True):
+            found[one.question.true].append(warned(result))
+    return found[False], found[True]
 
 
 def _one(scene: Scene, kind: Kind, chance: random.Random, *, true: bool) -> Asked:
