@@ -88,7 +88,11 @@ async def call(vision: Vision, name: str, arguments: Mapping[str, Any] | None) -
 
 async def _caption(vision: Vision, arguments: CaptionArguments) -> CaptionResult:
     return await vision.acaption(
-        arguments.image, region=arguments.region, prompt=arguments.prompt, num_captions=arguments.num_captions
+        # For a tool an empty prompt is one that was not given.
+        arguments.image,
+        region=arguments.region,
+        prompt=arguments.prompt or None,
+        num_captions=arguments.num_captions,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import AnswerRequest, CaptionRequest, ChoiceRequest, Fit, FitRequest, Sight
+from blip2tools.errors import ModelUnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,11 +69,21 @@ class Fits:
         states = dict(zip(keys, self._states(matcher.trunk, pixels, [sights[key] for key in keys]), strict=True))
         with self._metrics.timed("match"):
             odds = _odds(matcher, [states[key] for key, _ in pairs], [words(text) for _, text in pairs])
+        if not all(math.isfinite(one) for one in odds):
+            raise overflow(self._loaded.matcher_name, self._loaded.dtype)
         fresh = {pair: Fit(one, words.spells(pair[1])) for pair, one in zip(pairs, odds, strict=True)}
         self._kept |= fresh
         while len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
         return fresh
+
+
+def overflow(name: str | None, dtype: str) -> ModelUnavailableError:
+    """The refusal of what was computed with numbers that are none: a text or score of it would mean nothing."""
+    return ModelUnavailableError(
+        f"The model {name} computes numbers that are none (NaN or infinite): its weights are damaged, or overflow in {dtype}. "
+        "`blip2tools doctor` says what to do."
+    )
 
 
 def _odds(matcher: Matcher, states: Sequence[Tensor], prompts: Sequence[Prompt]) -> list[float]:

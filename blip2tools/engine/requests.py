@@ -1,12 +1,16 @@
-"""What may be asked of an engine, what it answers, and the protocol that any engine keeps."""
+"""What may be asked of an engine, what it answers, and one asked thing with its answer to come."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blip2tools.checkpoints import confidence
+from blip2tools.errors import CancelledError, VisionError
 from blip2tools.model.options import Generation
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
-    """Say what is there: `count` captions that continue `prompt`."""
+    """Say what is there: `count` captions that continue `prompt`; None is the checkpoint's own, an empty one none at all."""
 
     sight: Sight
     generation: Generation
@@ -89,6 +93,7 @@ class MatchRequest:
 
     sight: Sight
     texts: tuple[str, ...]
+    retrieval: bool = False  # read as many ids of a text as the reference's retrieval does, and not its matching
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class TextFeatureRequest:
     """The contrastive features of texts."""
 
     texts: tuple[str, ...]
+    retrieval: bool = False  # as in `MatchRequest`
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +205,40 @@ class Extract:
     states: list[list[float]]
     projected: list[list[float]] | None
     truncated: bool
+
+
+class Job:
+    """One submitted request. `future` ends with its answer or a `VisionError`."""
+
+    def __init__(self, request: Request, deadline: float | None, caller: str = "") -> None:
+        self.request = request
+        self.caller = caller
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # so that only `cancel` below can stop it
+        self._deadline = deadline
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop: the future fails at once, and the decoder ends the row at its next token."""
+        self._cancelled.set()
+        self.fail(CancelledError("The call was cancelled."))
+
+    def stopped(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self._cancelled.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def answer(self, value: Any) -> bool:
+        """Deliver the answer unless the job has already ended."""
+        return self._settle(lambda: self.future.set_result(value))
+
+    def fail(self, error: VisionError) -> bool:
+        """Deliver an error unless the job has already ended."""
+        return self._settle(lambda: self.future.set_exception(error))
+
+    def _settle(self, deliver: Callable[[], None]) -> bool:
+        # Two threads may end a job: the worker and the one that cancels. The future lets exactly one of them win.
+        try:
+            deliver()
+        except InvalidStateError:
+            return False
+        return True

@@ -45,6 +45,7 @@ _SUFFIXES = {
     "BMP": (".bmp", ".dib"),
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
+    "HEIC": (".heic", ".heif", ".hif"),
 }
 # Where chat clients keep uploads on their own machines, which a tool's server cannot see.
 _ELSEWHERE = ("/mnt/user-data", "/mnt/data", "/home/claude", "/home/oai", "/tmp/outputs")  # noqa: S108  compared only

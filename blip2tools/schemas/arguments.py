@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from blip2tools.errors import InvalidInputError
 from blip2tools.schemas.plain import plain
@@ -30,6 +30,11 @@ def _region(value: list[float]) -> list[float]:
             "must be [left, top, right, bottom] as fractions from 0 to 1, with left < right and top < bottom"
         )
     return [float(edge) for edge in value]
+
+
+def _given(value: object) -> object:
+    """An empty text is none: models fill in what they mean to leave out."""
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 Words = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_words)]
@@ -76,7 +81,7 @@ class CaptionArguments(Arguments):
 
     image: ImageReference
     region: Region = None
-    prompt: Words | None = Field(
+    prompt: Annotated[Words | None, BeforeValidator(_given)] = Field(
         None,
         description=(
             "Beginning of the caption, which the model continues, e.g. 'a photo of'; at most 512 characters. Leave out "

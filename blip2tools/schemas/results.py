@@ -321,6 +321,9 @@ class StatusResult(Result):
     handles: list[str] = Field(description="Pictures seen lately, newest first: handles that any tool accepts.")
     cannot: list[str] = Field(description="What this model cannot do.")
     warnings: list[str]
+    prompt: str | None = Field(
+        None, description="What captions continue and do not repeat, unless another prompt is given; null for none."
+    )
 
     def text_block(self) -> str:
         where = f" on {self.device}, {self.dtype}" if self.loaded else ""
@@ -332,6 +335,7 @@ class StatusResult(Result):
             f"model: {self.model}; matcher: {self.matcher or 'none'}; {self.state}{where}",
             *([f"revisions: {', '.join(pinned)}"] if pinned else []),
             *([] if self.self_test is None else [f"self-test: {self.self_test}"]),
+            *([f"captions continue '{self.prompt}' and do not repeat it"] if self.prompt else []),
             f"pictures may come from: {folders}; http(s) URLs: {'yes' if self.limits.urls else 'no'}",
             f"limits: {', '.join(self.limits.formats)}; {self.limits.max_image_bytes // 2**20} MiB, "
             f"as a data: URI {self.limits.max_data_bytes // 2**20} MiB, "

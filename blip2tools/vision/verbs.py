@@ -18,13 +18,14 @@ from blip2tools import call
 from blip2tools.call import CALLER, CLOSED
 from blip2tools.checkpoints.confidence import UNFAMILIAR, familiarity
 from blip2tools.engine.line import Admission
-from blip2tools.engine.protocol import Engine, Job
+from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     Extract,
     ExtractRequest,
     FeatureRequest,
+    Job,
     MatchRequest,
     Question,
     Request,
@@ -123,13 +124,14 @@ class Verbs:
         other.sources = sources
         return other
 
-    async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
-        """See `Vision.text_features`."""
+    async def text_features(self, texts: Sequence[str], *, retrieval: bool = False) -> list[list[float]]:
+        """See `Vision.text_features`; `retrieval` as in `MatchRequest`."""
         listed = texts if isinstance(texts, str) else list(texts)  # a string, a sequence of its letters, is refused
         arguments = parse(MatchArguments, {"image": "-", "texts": listed})
 
         async def verb(_: object, options: object, deadline: float) -> list[list[float]]:
-            return self._matched(await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline))
+            request = TextFeatureRequest(tuple(arguments.texts), retrieval)
+            return self._matched(await self._ask_engine(request, deadline))
 
         return await self.admitted(verb, None, {})
 
@@ -183,11 +185,13 @@ class Verbs:
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
         style = _styled(options)
         settings = self._settings(options, "best_of", "abstain_below")
+        named = (
+            options.get("prompt") is not None
+        )  # an empty one is none at all, and not the style's or the checkpoint's
         arguments = parse(CaptionArguments, _plain_options(options))
+        prompt = arguments.prompt or "" if named else style.prompt
         seen = await self._look(image, arguments.region, deadline)
-        request = CaptionRequest(
-            seen.sight, settings.generation, arguments.prompt or style.prompt, arguments.num_captions
-        )
+        request = CaptionRequest(seen.sight, settings.generation, prompt, arguments.num_captions)
         told = await self._captions(request, deadline)
         if settings.best_of > 1 and results.doubted(told):
             sampled = request.generation.model_copy(update={"do_sample": True})
@@ -254,15 +258,15 @@ class Verbs:
         return results.match(self._context(seen, matcher=True), texts, scores, by)
 
     async def score(self, image: ImageInput, options: dict[str, Any], deadline: float) -> list[TextScore]:
-        """The scores of each text, in the order of the texts."""
-        return (await self._scored(image, options, deadline))[2]
+        """The scores of each text, in the order of the texts; `retrieval` as in `MatchRequest`."""
+        return (await self._scored(image, options, deadline, retrieval=options.pop("retrieval", False)))[2]
 
     async def _scored(
-        self, image: ImageInput, options: dict[str, Any], deadline: float
+        self, image: ImageInput, options: dict[str, Any], deadline: float, *, retrieval: bool = False
     ) -> tuple[Seen, list[str], list[TextScore]]:
         arguments = parse(MatchArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
-        found = await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
+        found = await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts), retrieval), deadline)
         return seen, arguments.texts, self._matched(found)
 
     async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:

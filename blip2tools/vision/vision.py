@@ -171,7 +171,8 @@ class Vision(FeatureVerbs):
 
         Args:
             image: one image or a list of them.
-            prompt: the caption's beginning, which the model continues and the result does not repeat.
+            prompt: the caption's beginning, which the model continues and the result does not repeat. Without one it is that
+                of the checkpoint's training ("a photo of" for the -coco captioners, none for the others); "" is none at all.
             region: `[left, top, right, bottom]` as fractions; cropped at full resolution before the model looks.
             num_captions: 1 to 5; further ones are in `alternatives`.
             style: a prompt with the options that belong to it, "plain" by default; see `blip2tools.vision.styles.STYLES`.
@@ -369,6 +370,7 @@ class Vision(FeatureVerbs):
             if plan.matcher
             else None,
             quantize=engine.quantize or self.settings.quantize,
+            prompt=(plan.captioner.prompt if engine.prompt is None else engine.prompt) or None,
             limits=Limits(
                 allowed_folders=self._verbs.sources.described_folders(),
                 urls=self.settings.allow_urls,
