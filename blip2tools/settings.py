@@ -249,11 +249,6 @@ class Settings(Generation, _Running):
     )
 
     @property
-    def generation(self) -> Generation:
-        """Its generation options alone."""
-        return Generation.model_construct(**{name: getattr(self, name) for name in Generation.model_fields})
-
-    @property
     def cache_folder(self) -> Path:
         """Where this package may keep files of its own. It need not exist, nor be writable."""
         return user_cache_path("blip2tools", appauthor=False) if self.cache_dir is None else self.cache_dir.expanduser()
