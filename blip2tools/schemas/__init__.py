@@ -35,6 +35,7 @@ from blip2tools.schemas.results import (
     CaptionResult,
     Choice,
     CompareResult,
+    FileError,
     ImageFile,
     ImageInfo,
     ImageResult,
@@ -49,6 +50,7 @@ from blip2tools.schemas.results import (
     SurveyResult,
     TextMatch,
     Tile,
+    UnreadableFile,
 )
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "CompareArguments",
     "CompareResult",
     "FeatureArguments",
+    "FileError",
     "Hit",
     "ImageEmbeddings",
     "ImageFeatures",
@@ -91,6 +94,7 @@ __all__ = [
     "TextMatch",
     "Tile",
     "Turn",
+    "UnreadableFile",
     "explain",
     "has_too_many_parts",
     "parse",

@@ -14,10 +14,11 @@ from typing import TypeGuard
 
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
-from blip2tools.errors import CorruptImageError, UnsupportedImageError
+from blip2tools.errors import CorruptImageError, UnsupportedImageError, VisionError
 from blip2tools.pictures.decoder import Decoder
 from blip2tools.pictures.lanes import Lane, Lanes
-from blip2tools.pictures.sources import Sources, handle_in, no_picture_there, place_of
+from blip2tools.pictures.references import handle_in, place_of
+from blip2tools.pictures.sources import Newest, Sources, no_picture_there
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
@@ -50,6 +51,10 @@ class Read:
     """Whether the encoder was ours."""
     fetched: bool = False
     """Whether it came from an address."""
+    path: Path | None = None
+    """The file that it was read from."""
+    newest: Newest | None = None
+    """What was found for `latest`."""
 
 
 class Looking:
@@ -95,11 +100,12 @@ class Looking:
         handle = handle_in(image) if isinstance(image, str) else None
         digest = handle and self._store.digest(handle)
         if handle and digest and (seen := self._find(digest, regions)):
-            return _from(handle, seen)  # nothing to read: it waits for no thread
-        found = await self._lane(image).run(lambda: self._known(sources, image, regions))
+            return _from(sources.label_of(handle), seen)  # nothing to read: it waits for no thread
+        given = await self._pinned(sources, image)
+        found = await self._lane(given).run(lambda: self._known(sources, given, regions))
         if isinstance(found, list):
             return found
-        again = self._again(sources, image, found)
+        again = self._again(sources, given, found)
         if not self._engine.targets() and not await pictures.run(lambda: self._is_small(again(), regions)):
             await ready()
         return await pictures.run(lambda: self._look(again(), regions))
@@ -110,22 +116,23 @@ class Looking:
         Raises:
             VisionError: as `see`.
         """
-        found = await self._lane(image).run(lambda: self._known(sources, image, [None]))
+        given = await self._pinned(sources, image)
+        found = await self._lane(given).run(lambda: self._known(sources, given, [None]))
         if isinstance(found, list):
             return found[0].info
-        again = self._again(sources, image, found)
+        again = self._again(sources, given, found)
 
         def look() -> ImageInfo:
             read = again()
             # What the model would look at is kept for the first question, if the sizes are known.
             info, _ = self._decode(read, [None] if self._engine.targets() else [])
-            self._store.put(bytes(read.data), read.digest)
+            self._store.put(bytes(read.data), read.digest, read.path)
             return info.model_copy(update={"source": read.label})
 
         return await self._lanes.pictures.run(look)
 
     def _known(
-        self, sources: Sources, image: ImageInput, regions: Sequence[Sequence[float] | None]
+        self, sources: Sources, image: ImageInput | Newest, regions: Sequence[Sequence[float] | None]
     ) -> list[Seen] | Read | None:
         """What is ready of an image that has to be read for that.
 
@@ -140,21 +147,29 @@ class Looking:
             return self._lanes.pictures.wait(lambda: self._look(read, regions))
         return read if read.fetched or read.ours else None
 
-    def _again(self, sources: Sources, image: ImageInput, read: Read | None) -> Callable[[], Read]:
+    def _again(self, sources: Sources, image: ImageInput | Newest, read: Read | None) -> Callable[[], Read]:
         limit = self._settings.max_image_bytes
         return lambda: _read(sources, image, limit) if read is None else read
 
     def _look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
         seen = self._decode(read, regions)[1]
-        self._store.put(bytes(read.data), read.digest)
-        return _from(read.label, seen)
+        self._store.put(bytes(read.data), read.digest, read.path)
+        return _from(read.label, seen, read.newest.warnings if read.newest else ())
 
-    def _lane(self, image: ImageInput) -> Lane:
+    async def _pinned(self, sources: Sources, image: ImageInput) -> ImageInput | Newest:
+        """The image, and instead of `latest` the file that it stands for: looked for once, however often it is read."""
+        if isinstance(image, str) and place_of(image) == "folder":
+            return await self._lanes.folders.run(lambda: sources.newest(image))
+        return image
+
+    def _lane(self, image: ImageInput | Newest) -> Lane:
         """Where an image is read."""
+        if isinstance(image, Newest):
+            return self._lanes.files
         if isinstance(image, str):
             # Where no address is fetched, one is refused at once.
             addresses = self._lanes.addresses if self._settings.allow_urls else self._lanes.files
-            return {"file": self._lanes.files, "folder": self._lanes.folders, "address": addresses}[place_of(image)]
+            return addresses if place_of(image) == "address" else self._lanes.files
         # A `PIL.Image` has to be encoded.
         is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
         return self._lanes.files if is_encoded else self._lanes.pictures
@@ -204,11 +219,14 @@ class Looking:
 
     @contextmanager
     def _judging(self, read: Read) -> Iterator[None]:
-        """One sentence for all that is no sound picture behind an address: see `sources.no_picture_there`."""
+        """One sentence for all that is no sound picture behind an address: see `sources.no_picture_there`. Of the newest
+        picture, also which file it is."""
         try:
             yield
-        except (UnsupportedImageError, CorruptImageError) as error:
-            if not read.fetched:
+        except VisionError as error:
+            if read.newest is not None:
+                raise read.newest.failed(error) from error
+            if not read.fetched or not isinstance(error, UnsupportedImageError | CorruptImageError):
                 raise
             raise no_picture_there(self._settings) from error
 
@@ -231,23 +249,26 @@ class Looking:
                 self._kept.popitem(last=False)
 
 
-def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
+def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
     """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
     ours = fetched = False
     data: bytes | memoryview
-    if isinstance(image, str):
-        source = sources.read(image)
+    path = newest = None
+    if isinstance(image, str | Newest):
+        source = sources.read_newest(image) if isinstance(image, Newest) else sources.read(image)
         data, label, fetched = source.data, source.label, source.fetched
+        path, newest = source.path, source.newest
     elif isinstance(image, bytes | bytearray | memoryview):
         data, label = image if _is_fixed(image) else bytes(image), "bytes"
     elif isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
-        data, label = sources.read(str(Path(os.fsdecode(image)).absolute())).data, os.fsdecode(image)
+        source = sources.read(str(Path(os.fsdecode(image)).absolute()))
+        data, label, path = source.data, os.fsdecode(image), source.path
     else:
         from blip2tools.pictures import images
 
         data, label, ours = images.encode(image, limit), "PIL.Image", True
-    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched)
+    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched, path, newest)
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:
@@ -257,8 +278,11 @@ def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryv
     return isinstance(data, bytes)
 
 
-def _from(label: str, seen: Sequence[Seen]) -> list[Seen]:
-    return [replace(one, info=one.info.model_copy(update={"source": label})) for one in seen]
+def _from(label: str, seen: Sequence[Seen], warnings: tuple[str, ...] = ()) -> list[Seen]:
+    return [
+        replace(one, info=one.info.model_copy(update={"source": label}), warnings=(*one.warnings, *warnings))
+        for one in seen
+    ]
 
 
 def _where(region: Sequence[float] | None) -> str:
