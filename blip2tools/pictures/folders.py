@@ -138,7 +138,8 @@ class Folders:
         if real is None or not self._allows(real):
             raise self._outside(str(path))
         if not is_there(real):
-            raise NotFoundError("That file is gone.")
+            is_link = path.is_symlink()
+            raise NotFoundError("That is a link to something that is not there." if is_link else "That file is gone.")
         return real
 
     def read(self, path: Path, limit: int) -> bytes:

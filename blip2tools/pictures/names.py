@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
-_SINGLE = "\u2018\u2019\u201a\u201b\u2032\u2035\u2039\u203a\u02b9\u02bb\u02bc\u02bd\u02c8\u00b4\u0060\uff07"
+_SINGLE = "\u2018\u2019\u201a\u201b\u2032\u2035\u2039\u203a\u02b9\u02bb\u02bc\u02bd\u02c8\u00b4\u1fef\u1ffd\u1fbd\uff07"
 _DOUBLE = "\u201c\u201d\u201e\u201f\u2033\u2036\u00ab\u00bb\u301d\u301e\u301f\uff02"
 _DASHES = "\u2212\u2043\u02d7\u2796"  # beside those that Unicode calls dashes
 _SPACES = "\u1680\u2028\u2029\u3164\u2800"  # beside those that compatibility makes a space

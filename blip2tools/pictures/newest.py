@@ -134,20 +134,15 @@ class Scan:
 
     def _offer(self, folder: Path, entry: os.DirEntry[str]) -> None:
         """Keep an entry if it is a picture and newer than what is kept."""
-        path = entry.path
         try:
-            if entry.is_symlink():
-                real = real_path(Path(path))
-                if real is None or not self._allows(real):
-                    return
-                path, status = str(real), real.lstat()
-            else:
-                status = entry.stat(follow_symlinks=False)
+            path, status = (
+                self._leads_to(entry) if entry.is_symlink() else (entry.path, entry.stat(follow_symlinks=False))
+            )
         except OSError:
             return
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) and not (stat.S_ISLNK(status.st_mode) and signs.in_name(entry.name)):
             return
-        found = Found(folder, entry.name, status.st_size, status.st_mtime_ns)
+        found = Found(folder, entry.name, status.st_size * stat.S_ISREG(status.st_mode), status.st_mtime_ns)
         full = len(self._heap) >= self._wanted
         if full and not self._heap[0] < found:
             return
@@ -157,6 +152,16 @@ class Scan:
             heapq.heapreplace(self._heap, found)
         else:
             heapq.heappush(self._heap, found)
+
+    def _leads_to(self, link: os.DirEntry[str]) -> tuple[str, os.stat_result]:
+        """The file behind a link, or the link itself: of what lies outside or nowhere nothing is told, not even whether it is."""
+        real = real_path(Path(link.path))
+        if real is not None and self._allows(real):
+            try:
+                return str(real), real.lstat()
+            except OSError:
+                pass
+        return link.path, link.stat(follow_symlinks=False)
 
 
 def _leads_to_a_folder(entry: os.DirEntry[str]) -> bool:

@@ -86,13 +86,15 @@ class Newest:
     """A reference that leads to it."""
     warnings: tuple[str, ...] = ()
     """Reasons to doubt that it is the newest."""
+    hint: str = ""
+    """What to do if it cannot be read."""
 
     def failed(self, error: VisionError) -> VisionError:
         """An error that says which file could not be read; another picture in its place would be a wrong answer."""
         if not isinstance(error, _ABOUT_THE_PICTURE):
             return error
         why = f"{error.message[:1].lower()}{error.message[1:]}"
-        return type(error)(f'The newest picture, "{self.name}", cannot be read: {why} list_images names the others.')
+        return type(error)(f'The newest picture, "{self.name}", cannot be read: {why}{self.hint}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ class Sources:
         self._settings = settings
         self._store = store
         self._size_of = size_of
+        self._trusted = trusted
         self._folders = Folders(
             settings, trusted=trusted and settings.allowed_dirs is None, reveal=reveal_folders or trusted
         )
@@ -244,7 +247,8 @@ class Sources:
         name = printably(self._folders.short(found[0].path))
         ahead = found[0].modified_ns / 1e9 - time.time()
         wrong = f"{name} says that it was changed in the future, so others may be newer"
-        return Newest(found[0].path, name, (*self.warnings, *unseen, *((wrong,) if ahead > FUTURE_S else ())))
+        warnings = (*self.warnings, *unseen, *((wrong,) if ahead > FUTURE_S else ()))
+        return Newest(found[0].path, name, warnings, "" if self._trusted else " list_images names the others.")
 
     def read_newest(self, newest: Newest) -> Source:
         """The bytes of what `newest` has found.
@@ -477,9 +481,6 @@ class Sources:
         modified = _time_of(found.modified_ns)
         try:
             path = self._folders.judge(found.path)
-        except VisionError:
-            return None
-        try:
             if found.size == 0:
                 raise CorruptImageError("The picture is empty: it has no bytes.")
             if found.size > limit:
@@ -492,7 +493,7 @@ class Sources:
         except CancelledError:
             raise
         except VisionError as error:
-            return UnreadFile(shown, found.size, modified, error)
+            return UnreadFile(shown, found.size, modified, error) if os.path.lexists(found.path) else None
         return ListedImage(shown, width, height, found.size, modified)
 
 
