@@ -3,15 +3,21 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
+from blip2tools import Vision
 from blip2tools.cli.command_line import build_parser
+from blip2tools.cli.options import given_settings
 from blip2tools.toolset import TOOLS
 from tests.conftest import REPOSITORY
+from tests.support.http_process import HttpThread
 from tests.support.readme import PAGES, README, filled
 
 TEXT = README.read_text(encoding="utf-8")
@@ -66,6 +72,31 @@ def test_the_tables_are_those_of_the_code():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert filled(text) == text, f"{page.name}: run `make readme`"
+
+
+def test_the_addresses_answer_as_they_are_printed(vision, folder, tmp_path):
+    """The server as its line starts it, the picture as `curl` sends it, by the name that is printed."""
+    (block,) = (block for block in blocks("sh") if "/images" in block)
+    _, serve, curl = (shlex.split(line, comments=True) for line in block.strip().splitlines())
+    token = "0123456789abcdef"
+    given = build_parser().parse_args([*serve[1:], "--model", "demo", "--allow-dir", str(folder), "--token", token])
+    header, address = curl[curl.index("-H") + 1], urlsplit(curl[-1])
+    name, _, value = header.replace("$BLIP2TOOLS_TOKEN", token).partition(": ")
+    with Vision.load(preload=False, **given_settings(given)) as eyes:
+        running = HttpThread(eyes, host=given.host)
+        try:
+            port = urlsplit(running.url).port
+            answer = httpx2.post(
+                f"http://127.0.0.1:{port}{address.path}",
+                headers={name: value, "Host": f"{address.hostname}:{port}"},
+                files={"image": (folder / "picture-0.png").read_bytes()},
+                trust_env=False,
+                timeout=60,
+            )
+        finally:
+            running.end()
+    assert answer.status_code == 201, answer.text
+    assert "handle" in answer.json()
 
 
 def test_every_tool_is_named():

@@ -131,7 +131,9 @@ def _read(path: Path) -> str | None:
         data = path.read_bytes()
         # As an older PowerShell writes with `>`; its mark stays, so that the change is seen as one.
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return BOM + data.decode("utf-16")
+            text = data.decode("utf-16")
+            if text.lstrip()[:1] in ("{", ""):
+                return BOM + text
         return data.decode("utf-8")
     except FileNotFoundError:
         return None

@@ -60,7 +60,9 @@ def fold(name: str) -> str:
     """
     if name.isascii():
         return " ".join(name.replace("`", "'").casefold().split())
-    name = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name.translate(_LOOKS)).casefold())
+    # Before compatibility makes a space and an accent of an acute one, and after it has made primes of longer ones.
+    name = unicodedata.normalize("NFKD", name.translate(_LOOKS)).casefold()
+    name = unicodedata.normalize("NFKD", name).translate(_LOOKS)
     kept = (char for char in _SILENT.sub("", name) if unicodedata.category(char) != "Cf")
     return " ".join("".join("-" if unicodedata.category(char) == "Pd" else char for char in kept).split())
 

@@ -160,7 +160,10 @@ class ListArguments(Arguments):
     )
     limit: int = Field(20, ge=1, le=100, description="How many pictures at most, 1 to 100; 20 if left out.")
     offset: int = Field(
-        0, ge=0, le=MAX_OFFSET, description="How many of the newest to pass over: 20 goes on after the first 20."
+        0,
+        ge=0,
+        le=MAX_OFFSET,
+        description="How many of the newest to pass over, 0 to 100000: 20 goes on after the first 20.",
     )
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = Field(
         None,
