@@ -2,7 +2,7 @@
 
 requests.py  what can be asked about a picture, and what comes back
 protocol.py  what any engine must do
-line.py      whose turn it is
+line.py      how many may wait, and whose turn it is
 stages.py    see, query, speak and match for batches
 cache.py     vision features, by picture
 metrics.py   how busy it was

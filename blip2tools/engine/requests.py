@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints import confidence
+from blip2tools.model.options import Generation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,27 +31,6 @@ class Sight:
     image: Image | None = field(compare=False, repr=False)
     pixels: Mapping[str, Tensor] = field(compare=False, repr=False, default_factory=dict)
     resized: Mapping[Target, Image] = field(compare=False, repr=False, default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """How text is generated; None means the reference's default for the task and the family (LAVIS)."""
-
-    num_beams: int = 5
-    max_new_tokens: int | None = None
-    min_new_tokens: int = 1
-    length_penalty: float | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 0.9
-    seed: int | None = None
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the same request gives the same words again."""
-        return not self.do_sample or self.seed is not None
 
 
 @dataclass(frozen=True, slots=True)

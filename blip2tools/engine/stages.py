@@ -25,7 +25,6 @@ from blip2tools.engine.requests import (
     Extract,
     ExtractRequest,
     FeatureRequest,
-    Generation,
     MatchRequest,
     Question,
     Ranking,
@@ -36,7 +35,7 @@ from blip2tools.engine.requests import (
 )
 from blip2tools.errors import InvalidInputError, VisionError
 from blip2tools.model import Asked, cosine
-from blip2tools.model.options import GenerationOptions, Spoken
+from blip2tools.model.options import Generation, GenerationOptions, Spoken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,20 +161,11 @@ class Stages:
         generation = request.generation
         count = request.count if isinstance(request, CaptionRequest) else 1
         penalty = generation.length_penalty
-        if penalty is None:
-            penalty = self._length_penalty(request)
-        return GenerationOptions(
-            num_beams=max(generation.num_beams, count),
-            min_new_tokens=generation.min_new_tokens,
-            length_penalty=penalty,
-            repetition_penalty=generation.repetition_penalty,
-            no_repeat_ngram_size=generation.no_repeat_ngram_size,
-            do_sample=generation.do_sample,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            num_return_sequences=count,
-            seed=generation.seed,
-        )
+        given = generation.model_dump(exclude={"max_new_tokens"}) | {
+            "num_beams": generation.num_beams if generation.do_sample else max(generation.num_beams, count),
+            "length_penalty": self._length_penalty(request) if penalty is None else penalty,
+        }
+        return GenerationOptions(**given, num_return_sequences=count)
 
     def _length_penalty(self, request: CaptionRequest | AnswerRequest) -> float:
         # The reference's defaults (LAVIS): captions 1; answers 0 with OPT, whose beams compare by their sums, and -1 with T5,

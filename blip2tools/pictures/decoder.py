@@ -326,17 +326,16 @@ class _Process:
         return reply
 
     def receive_image(self) -> Image:
-        """The next reply as an RGB image, which comes in bands of rows."""
+        """The next reply as an RGB image, which comes in bands of `rows` rows."""
         from PIL import Image
 
-        from blip2tools.pictures import rgb
-
-        width, height = self.receive()["size"]
+        reply = self.receive()
+        (width, height), rows = reply["size"], reply["rows"]
         if width > self._settings.max_side or height > self._settings.max_side:
             raise ValueError("an image above the limits")
         image = Image.new("RGB", (width, height))
-        for top, bottom in rgb.bands(image.size):
-            size = (width, bottom - top)
+        for top in range(0, height, rows):
+            size = (width, min(rows, height - top))
             image.paste(Image.frombytes("RGB", size, self._replies.read(3 * size[0] * size[1])), (0, top))
         return image
 

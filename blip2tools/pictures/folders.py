@@ -150,13 +150,11 @@ class Folders:
             NotFoundError: gone or unreadable.
             TooLargeError: longer than `limit`.
         """
-        too_large = TooLargeError(f"The file is above the limit of {limit:,} bytes; make it smaller first.")
         with self._opened(path) as (file, size):
-            if size > limit:
-                raise too_large
-            data = file.read(min(size, limit) + 1)  # a file may grow meanwhile: never more than was judged, plus one
-        if len(data) > limit:
-            raise too_large
+            # A file may grow meanwhile: never more than was judged, plus one.
+            data = b"" if size > limit else file.read(size + 1)
+        if max(size, len(data)) > limit:
+            raise TooLargeError(f"The file is above the limit of {limit:,} bytes; make it smaller first.")
         return data
 
     def head(self, path: Path, count: int) -> bytes:

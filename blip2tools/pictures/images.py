@@ -84,11 +84,6 @@ class Picture:
     """Whether this is the first frame of several."""
 
     @property
-    def handle(self) -> str:
-        """The short name by which later calls can refer to these bytes."""
-        return handle(self.digest)
-
-    @property
     def width(self) -> int:
         """Pixels from left to right."""
         return self.image.width
@@ -121,9 +116,8 @@ def look(
     """Decode a picture of our own making here; a foreign one is for `decoder`.
 
     Raises:
-        VisionError: as `decode` and `crop`.
+        VisionError: as `decode`.
     """
-    check_regions(regions)
     picture = decode(data, settings)
     return Decoded(picture.width, picture.height, picture.animated, tuple(parts(picture, regions, targets)))
 
@@ -194,36 +188,12 @@ def size_of(data: bytes, settings: Limits) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def check_regions(regions: Sequence[Sequence[float] | None]) -> None:
-    """Judge regions before there is a picture to cut them out of.
-
-    Raises:
-        InvalidInputError: one is not four numbers with 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
-    """
-    for region in regions:
-        if region is None:
-            continue
-        if len(region) != 4 or not all(isinstance(value, (int, float)) for value in region):
-            raise InvalidInputError(
-                "A region is four numbers: [left, top, right, bottom], as fractions of the picture."
-            )
-        left, top, right, bottom = region
-        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise InvalidInputError(
-                "A region is [left, top, right, bottom] with 0 <= left < right <= 1 and 0 <= top < bottom <= 1; "
-                "the right half of a picture is [0.5, 0, 1, 1]."
-            )
-
-
 def crop(image: Image.Image, region: Sequence[float]) -> Image.Image:
     """Cut `region` out of the picture at full resolution.
 
-    Edges round outward, so that nothing asked for is lost, and a region thinner than two pixels grows to two.
-
-    Raises:
-        InvalidInputError: as `check_regions`.
+    Edges round outward, so that nothing asked for is lost, and a region thinner than two pixels grows to two. Its bounds were
+    judged with the other arguments (`schemas.arguments.Region`).
     """
-    check_regions([region])
     left, top, right, bottom = region
     x0, x1 = _span(left, right, image.width)
     y0, y1 = _span(top, bottom, image.height)
@@ -273,16 +243,6 @@ def encode(image: Image.Image, limit: int) -> bytes:
     with _guarded(), Image.open(io.BytesIO(data)) as opened:
         rgb.to_rgb(opened).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
-
-
-def handle_of(data: bytes) -> str:
-    """`img_` and 16 hex digits of the SHA-256 of the encoded bytes."""
-    return handle(hashlib.sha256(data).hexdigest())
-
-
-def handle(digest: str) -> str:
-    """`img_` and the first 16 hex digits of a SHA-256."""
-    return "img_" + digest[:16]
 
 
 class _Silence:

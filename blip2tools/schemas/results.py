@@ -5,6 +5,7 @@ Bounds on the numbers are part of the schema, so that a program may rely on them
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,14 +18,14 @@ _CONFIDENCE = (
 )
 
 
-class Result(BaseModel):
+class Result(BaseModel, ABC):
     """Base of all results; `text_block()` is what a text-only model reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @abstractmethod
     def text_block(self) -> str:
         """The result in a few short lines."""
-        raise NotImplementedError
 
 
 class ImageInfo(BaseModel):

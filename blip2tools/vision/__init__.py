@@ -9,7 +9,6 @@ keywords.py   arguments of the verbs
 styles.py     prompts with the options that belong to them
 results.py    what an engine answered as typed results, with warnings
 status.py     what `vision_status` tells
-admission.py  how many calls may be inside
 loop.py       an event loop for synchronous callers
 """
 

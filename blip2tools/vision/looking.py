@@ -16,15 +16,16 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError, VisionError
 from blip2tools.pictures.decoder import Decoder
-from blip2tools.pictures.lanes import Lane, Lanes
+from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.references import handle_in, place_of
 from blip2tools.pictures.sources import Newest, Sources, no_picture_there
-from blip2tools.pictures.store import Store
+from blip2tools.pictures.store import Store, handle_of
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
 from blip2tools.vision.keywords import ImageInput
 
 WHOLE_PIXELS = 2**22  # that may come back at full resolution, while nobody knows what the model wants: 16 MB
+HELD_BYTES = 2**25  # of files that were read and wait for a decoder; further ones are read again when it is their turn
 KEPT = 32  # sights that are ready for the model, about 0.6 MB each at 224 pixels
 
 
@@ -65,17 +66,18 @@ class Looking:
         engine: prepares pixels for its model.
         store: keeps the encoded bytes behind the handles.
         decoder: decodes pictures that come from elsewhere.
-        lanes: whose threads wait for files, addresses and decoders.
+        pools: whose threads wait for files, addresses and decoders.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder, lanes: Lanes) -> None:
+    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder, pools: Pools) -> None:
         self._settings = settings
         self._engine = engine
         self._store = store
         self._decoder = decoder
-        self._lanes = lanes
+        self._pools = pools
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._lock = threading.Lock()
+        self._room = _Room(HELD_BYTES)
 
     async def see(
         self,
@@ -96,19 +98,20 @@ class Looking:
         Raises:
             VisionError: it cannot be read, or is no picture that may be.
         """
-        pictures = self._lanes.pictures
+        pictures = self._pools.pictures
         handle = handle_in(image) if isinstance(image, str) else None
         digest = handle and self._store.digest(handle)
         if handle and digest and (seen := self._find(digest, regions)):
             return _from(sources.label_of(handle), seen)  # nothing to read: it waits for no thread
         given = await self._pinned(sources, image)
-        found = await self._lane(given).run(lambda: self._known(sources, given, regions))
-        if isinstance(found, list):
-            return found
-        again = self._again(sources, given, found)
-        if not self._engine.targets() and not await pictures.run(lambda: self._is_small(again(), regions)):
-            await ready()
-        return await pictures.run(lambda: self._look(again(), regions))
+        with self._room.place() as held:
+            found = await self._pool_for(given).run(lambda: self._known(sources, given, regions, held))
+            if isinstance(found, list):
+                return found
+            again = self._again(sources, given, found)
+            if not self._engine.targets() and not await pictures.run(lambda: self._is_small(again(), regions)):
+                await ready()
+            return await pictures.run(lambda: self._look(again(), regions))
 
     async def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
         """Decode an image, which nobody has asked about, and keep its bytes.
@@ -117,35 +120,40 @@ class Looking:
             VisionError: as `see`.
         """
         given = await self._pinned(sources, image)
-        found = await self._lane(given).run(lambda: self._known(sources, given, [None]))
-        if isinstance(found, list):
-            return found[0].info
-        again = self._again(sources, given, found)
+        with self._room.place() as held:
+            found = await self._pool_for(given).run(lambda: self._known(sources, given, [None], held))
+            if isinstance(found, list):
+                return found[0].info
+            again = self._again(sources, given, found)
 
-        def look() -> ImageInfo:
-            read = again()
-            # What the model would look at is kept for the first question, if the sizes are known.
-            info, _ = self._decode(read, [None] if self._engine.targets() else [])
-            self._store.put(bytes(read.data), read.digest, read.path)
-            return info.model_copy(update={"source": read.label})
+            def look() -> ImageInfo:
+                read = again()
+                # What the model would look at is kept for the first question, if the sizes are known.
+                info, _ = self._decode(read, [None] if self._engine.targets() else [])
+                self._store.put(bytes(read.data), read.digest, read.path)
+                return info.model_copy(update={"source": read.label})
 
-        return await self._lanes.pictures.run(look)
+            return await self._pools.pictures.run(look)
 
     def _known(
-        self, sources: Sources, image: ImageInput | Newest, regions: Sequence[Sequence[float] | None]
+        self,
+        sources: Sources,
+        image: ImageInput | Newest,
+        regions: Sequence[Sequence[float] | None],
+        held: Callable[[int], bool],
     ) -> list[Seen] | Read | None:
-        """What is ready of an image that has to be read for that.
+        """What is ready of an image that has to be read for that; otherwise what was read, to wait with it for a decoder.
 
-        Otherwise nothing: in line for a decoder a call must not hold its picture, which is read again when it is its turn.
-        What came from an address is not fetched again: its thread waits for the decoder. What had to be encoded is decoded at
-        once. While the model loads, the bytes of both are given back.
+        Nothing where too much waits already (`held` says so): many calls in line must not hold their pictures, and read
+        theirs again. What came from an address is not fetched again: its thread waits for the decoder. What had to be encoded
+        is decoded at once. While the model loads, the bytes of both are given back.
         """
         read = _read(sources, image, self._settings.max_image_bytes)
         if self._find(read.digest, regions) or (read.ours and self._engine.targets()):
             return self._look(read, regions)
         if read.fetched and self._engine.targets():
-            return self._lanes.pictures.wait(lambda: self._look(read, regions))
-        return read if read.fetched or read.ours else None
+            return self._pools.pictures.wait(lambda: self._look(read, regions))
+        return read if read.fetched or read.ours or held(len(read.data)) else None
 
     def _again(self, sources: Sources, image: ImageInput | Newest, read: Read | None) -> Callable[[], Read]:
         limit = self._settings.max_image_bytes
@@ -159,45 +167,40 @@ class Looking:
     async def _pinned(self, sources: Sources, image: ImageInput) -> ImageInput | Newest:
         """The image, and instead of `latest` the file that it stands for: looked for once, however often it is read."""
         if isinstance(image, str) and place_of(image) == "folder":
-            return await self._lanes.folders.run(lambda: sources.newest(image))
+            return await self._pools.folders.run(lambda: sources.newest(image))
         return image
 
-    def _lane(self, image: ImageInput | Newest) -> Lane:
+    def _pool_for(self, image: ImageInput | Newest) -> Pool:
         """Where an image is read."""
         if isinstance(image, Newest):
-            return self._lanes.files
+            return self._pools.files
         if isinstance(image, str):
             # Where no address is fetched, one is refused at once.
-            addresses = self._lanes.addresses if self._settings.allow_urls else self._lanes.files
-            return addresses if place_of(image) == "address" else self._lanes.files
+            addresses = self._pools.addresses if self._settings.allow_urls else self._pools.files
+            return addresses if place_of(image) == "address" else self._pools.files
         # A `PIL.Image` has to be encoded.
         is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
-        return self._lanes.files if is_encoded else self._lanes.pictures
+        return self._pools.files if is_encoded else self._pools.pictures
 
     def _is_small(self, read: Read, regions: Sequence[Sequence[float] | None]) -> bool:
         """Whether the regions together have few enough pixels to come from the decoder at full resolution."""
-        from blip2tools.pictures import images
-
-        images.check_regions(regions)
         with self._judging(read):
-            width, height = (
-                images.size_of(bytes(read.data), self._settings) if read.ours else self._decoder.size_of(read.data)
-            )
+            width, height = self._decoder.size_of(read.data)
         shares = [1.0 if one is None else (one[2] - one[0]) * (one[3] - one[1]) for one in regions]
         return width * height * sum(shares) <= WHOLE_PIXELS
 
     def _decode(self, read: Read, regions: Sequence[Sequence[float] | None]) -> tuple[ImageInfo, list[Seen]]:
-        from blip2tools.pictures import images  # PIL: not before a picture is there
-
         if found := self._find(read.digest, regions):
             return found[0].info, found  # another call with the same picture was there first
         targets = self._engine.targets()
         with self._judging(read):
             if read.ours:
+                from blip2tools.pictures import images
+
                 decoded = images.look(bytes(read.data), self._settings, regions, targets)
             else:
                 decoded = self._decoder.decode(read.data, regions, targets)
-        info = ImageInfo(handle=images.handle(read.digest), width=decoded.width, height=decoded.height, source="")
+        info = ImageInfo(handle=handle_of(read.digest), width=decoded.width, height=decoded.height, source="")
         warnings = ("this is the first frame of an animation",) if decoded.animated else ()
         seen = []
         for number, region in enumerate(regions):
@@ -247,6 +250,36 @@ class Looking:
             self._kept[digest, _where(seen.region)] = seen
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
+
+
+class _Room:
+    """How many bytes may be held by calls that wait for a decoder."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def place(self) -> Iterator[Callable[[int], bool]]:
+        """While the block runs: what asks for room for so many bytes, and whether there is some."""
+        taken, over = 0, False
+
+        def take(size: int) -> bool:
+            nonlocal taken
+            with self._lock:
+                # A thread may still be reading for a call that was cancelled.
+                if over or size > self._free:
+                    return False
+                self._free -= size
+                taken += size
+                return True
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                over = True
+                self._free += taken
 
 
 def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:

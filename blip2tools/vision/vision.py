@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from blip2tools.engine.local import LocalEngine
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
-from blip2tools.pictures.lanes import Lanes
+from blip2tools.pictures.pools import Pools
 from blip2tools.pictures.sources import Facts, Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
@@ -64,20 +64,20 @@ class Vision(FeatureVerbs):
 
     def __init__(self, settings: Settings, engine: Engine, *, trusted: bool) -> None:
         """`trusted`: the caller's own paths may be read anywhere. `load` decides that."""
+        super().__init__()
         self.settings = settings
         self._engine = engine
         self._store = Store(settings.store_mb * 2**20)
         self._owner: Self | None = None
         self._reveal_handles = True
         self._decoder = decoder.Decoder(settings)
-        self._sources = Sources(settings, self._store, size_of=self._decoder.size_of, trusted=trusted)
-        self._loop = LoopThread()
-        self._lanes = Lanes()
+        sources = Sources(settings, self._store, size_of=self._decoder.size_of, trusted=trusted)
+        self._pools = Pools()
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
-        self._finalizer = weakref.finalize(self, _shut, engine, self._lanes, self._decoder, self._loop)
+        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._loop)
         finalizer = self._finalizer
         self._verbs = Verbs(
-            settings, engine, self._sources, self._store, self._lanes, self._decoder, closed=lambda: not finalizer.alive
+            settings, engine, sources, self._store, self._pools, self._decoder, closed=lambda: not finalizer.alive
         )
 
     @classmethod
@@ -117,7 +117,7 @@ class Vision(FeatureVerbs):
     @property
     def allowed_folders(self) -> tuple[Path, ...]:
         """Folders that tools may read pictures from."""
-        return self._sources.folders
+        return self._verbs.sources.folders
 
     def for_tools(self, *, reveal_folders: bool = True, reveal_handles: bool = True) -> Self:
         """The same eyes for arguments that come from a model: only the allowed folders are open.
@@ -130,10 +130,9 @@ class Vision(FeatureVerbs):
         """
         eyes = copy(self)
         eyes._owner = self  # alive as long as its copies: at its end the engine closes
-        eyes._sources = Sources(
-            self.settings, self._store, size_of=self._decoder.size_of, reveal_folders=reveal_folders
+        eyes._verbs = self._verbs.reading(
+            Sources(self.settings, self._store, size_of=self._decoder.size_of, reveal_folders=reveal_folders)
         )
-        eyes._verbs = self._verbs.reading(eyes._sources)
         eyes._reveal_handles = reveal_handles
         return eyes
 
@@ -153,10 +152,6 @@ class Vision(FeatureVerbs):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end from synchronous code, also inside a running event loop (a notebook)."""
-        return self._loop.run(work)
 
     @overload
     async def acaption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
@@ -300,9 +295,11 @@ class Vision(FeatureVerbs):
         """See `list_images`."""
         asked = {"limit": limit, "offset": offset, "name": name}
         arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), **asked})
-        found = await self._verbs.in_lane(
-            self._lanes.folders,
-            lambda: self._sources.list_images(arguments.folder, arguments.limit, arguments.offset, arguments.name),
+        found = await self._verbs.in_pool(
+            self._pools.folders,
+            lambda: self._verbs.sources.list_images(
+                arguments.folder, arguments.limit, arguments.offset, arguments.name
+            ),
         )
         return results.listing(found, arguments.offset, arguments.name)
 
@@ -351,11 +348,11 @@ class Vision(FeatureVerbs):
         Raises:
             NotFoundError: it is no longer kept.
         """
-        return await self._verbs.in_lane(self._lanes.folders, lambda: self._sources.about(handle))
+        return await self._verbs.in_pool(self._pools.folders, lambda: self._verbs.sources.about(handle))
 
     async def asuggest(self, begun: str, limit: int = 100) -> list[str]:
         """References of pictures in the allowed folders that go on from `begun`, newest first."""
-        return await self._verbs.in_lane(self._lanes.folders, lambda: self._sources.suggest(begun, limit))
+        return await self._verbs.in_pool(self._pools.folders, lambda: self._verbs.sources.suggest(begun, limit))
 
     def status(self) -> StatusResult:
         """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
@@ -380,7 +377,7 @@ class Vision(FeatureVerbs):
             else None,
             quantize=engine.quantize or self.settings.quantize,
             limits=Limits(
-                allowed_folders=self._sources.described_folders(),
+                allowed_folders=self._verbs.sources.described_folders(),
                 urls=self.settings.allow_urls,
                 formats=list(self.settings.formats),
                 max_image_bytes=self.settings.max_image_bytes,
@@ -395,14 +392,14 @@ class Vision(FeatureVerbs):
             cannot=status.CANNOT,
             warnings=list(
                 dict.fromkeys(
-                    (*plan.warnings, *self._sources.warnings, *engine.notes, *filter(None, [engine.uncompiled]))
+                    (*plan.warnings, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled]))
                 )
             ),
         )
 
 
-def _shut(engine: Engine, lanes: Lanes, decoding: decoder.Decoder, loop: LoopThread) -> None:
+def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, loop: LoopThread) -> None:
     engine.close()
-    lanes.close()
+    pools.close()
     decoding.close()
     loop.close()

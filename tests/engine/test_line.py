@@ -10,13 +10,13 @@ from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
-    Generation,
     MatchRequest,
     Question,
     Sight,
     TextFeatureRequest,
     WarmRequest,
 )
+from blip2tools.model.options import Generation
 
 SIGHT = Sight("a", None)
 

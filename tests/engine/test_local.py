@@ -20,7 +20,6 @@ from blip2tools.engine.requests import (
     CaptionRequest,
     ChoiceRequest,
     FeatureRequest,
-    Generation,
     MatchRequest,
     Question,
     Sight,
@@ -36,6 +35,7 @@ from blip2tools.errors import (
     ModelUnavailableError,
     OutOfMemoryError,
 )
+from blip2tools.model.options import Generation
 from blip2tools.settings import Settings
 
 TEMPLATE = "Question: {question} Answer:"
