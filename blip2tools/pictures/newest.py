@@ -126,9 +126,9 @@ class Scan:
             self.unlisted.append(folder)
 
     def _is_over(self) -> bool:
+        STOP.get().check()
         self._count += 1
         if self._count % _CHECK_EVERY == 1:
-            STOP.get().check()
             self.is_cut = time.monotonic() > self._until
         return self.is_cut
 

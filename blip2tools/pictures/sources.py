@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +33,7 @@ from blip2tools.pictures.folders import Folders
 from blip2tools.pictures.names import fold, printably
 from blip2tools.pictures.newest import SCAN_S, Found
 from blip2tools.pictures.paths import MAX_PATH
+from blip2tools.pictures.records import Facts, ListedImage, Listing, Newest, Source, UnreadFile
 from blip2tools.pictures.references import HANDLE, OF_CLIENTS, SCHEME, bare, is_latest, path_of_uri
 from blip2tools.pictures.store import Store
 from blip2tools.schemas.plain import printable, quoted
@@ -51,95 +51,6 @@ _DATA = re.compile(
     r'(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[\w.+:-]*))*(?P<coding>;base64)?', re.ASCII | re.I
 )
 _BARE_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{16,}={0,2}|[A-Za-z0-9+/\s]{256,}={0,2}")
-# What is about the picture itself, and not about a place in a line.
-_ABOUT_THE_PICTURE = (
-    CorruptImageError,
-    DeadlineError,
-    NotAllowedError,
-    NotFoundError,
-    TooLargeError,
-    UnsupportedImageError,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The bytes behind a reference."""
-
-    data: bytes
-    label: str
-    """What a result may show as their origin: the reference, printable and bounded; a data: URI shortened."""
-    fetched: bool = False
-    """Whether they came from an address."""
-    path: Path | None = None
-    """The file that they were read from."""
-    newest: Newest | None = None
-    """What was found for `latest`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Newest:
-    """The file that `latest` stands for."""
-
-    path: Path
-    name: str
-    """A reference that leads to it."""
-    warnings: tuple[str, ...] = ()
-    """Reasons to doubt that it is the newest."""
-    hint: str = ""
-    """What to do if it cannot be read."""
-
-    def failed(self, error: VisionError) -> VisionError:
-        """An error that says which file could not be read; another picture in its place would be a wrong answer."""
-        if not isinstance(error, _ABOUT_THE_PICTURE):
-            return error
-        why = f"{error.message[:1].lower()}{error.message[1:]}"
-        return type(error)(f'The newest picture, "{self.name}", cannot be read: {why}{self.hint}')
-
-
-@dataclass(frozen=True, slots=True)
-class ListedImage:
-    """A picture in an allowed folder."""
-
-    path: str
-    """A reference that leads back to it."""
-    width: int
-    height: int
-    bytes: int
-    modified: datetime
-    """In UTC, whole seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnreadFile:
-    """A file that looks like a picture and cannot be read."""
-
-    path: str
-    """A reference that leads back to it."""
-    bytes: int
-    modified: datetime
-    """In UTC, whole seconds."""
-    error: VisionError
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of a picture that is kept, without decoding it."""
-
-    format: str
-    width: int
-    height: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Pictures, newest first, those among them that cannot be read, and whether there are more than are listed."""
-
-    images: tuple[ListedImage, ...]
-    unreadable: tuple[UnreadFile, ...]
-    truncated: bool
-    warnings: tuple[str, ...] = ()
 
 
 def no_picture_there(settings: Settings) -> FetchFailedError:

@@ -16,9 +16,11 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError, VisionError
 from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.names import spelled
 from blip2tools.pictures.pools import Pool, Pools
+from blip2tools.pictures.records import Newest
 from blip2tools.pictures.references import handle_in, place_of
-from blip2tools.pictures.sources import Newest, Sources, no_picture_there
+from blip2tools.pictures.sources import Sources, no_picture_there
 from blip2tools.pictures.store import Store, handle_of
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
@@ -296,7 +298,7 @@ def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
     elif isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
         source = sources.read(str(Path(os.fsdecode(image)).absolute()))
-        data, label, path = source.data, os.fsdecode(image), source.path
+        data, label, path = source.data, spelled(os.fsdecode(image)), source.path
     else:
         from blip2tools.pictures import images
 

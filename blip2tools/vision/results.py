@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from blip2tools.engine.requests import Extract, Ranking, TextScore, Utterance
-from blip2tools.pictures.sources import Listing
+from blip2tools.pictures.records import Listing
 from blip2tools.schemas import (
     MAX_OUTPUT,
     Alternative,

@@ -18,7 +18,8 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
 from blip2tools.pictures.pools import Pools
-from blip2tools.pictures.sources import Facts, Sources
+from blip2tools.pictures.records import Facts
+from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import random
 import re
@@ -235,6 +236,10 @@ async def test_what_is_not_a_file_may_be_wrapped_too(eyes: Eyes):
         f"![x](blip2://images/{handle})",
     ):
         assert (await eyes.call("caption_image", image=reference))[2]["image"]["width"] == 40, reference
+    data = "data:image/png;base64," + base64.b64encode(encoded(size=(41, 30))).decode()
+    long = "data:image/png;base64," + base64.b64encode(encoded("BMP", size=(42, 300))).decode()
+    for reference, width in ((f"![x]({data})", 41), (f'"{data}"', 41), (f"![x]({long})", 42), (f"<{long}>", 42)):
+        assert (await eyes.call("caption_image", image=reference))[2]["image"]["width"] == width, reference[:20]
     assert "--allow-urls" in (await eyes.call("caption_image", image="![x](https://example.com/a.png)"))[1]
 
 
