@@ -138,7 +138,7 @@ class Folders:
         if real is None or not self._allows(real):
             raise self._outside(str(path))
         if not is_there(real):
-            is_link = path.is_symlink()
+            is_link = os.path.islink(path)  # noqa: PTH114  it never raises
             raise NotFoundError("That is a link to something that is not there." if is_link else "That file is gone.")
         return real
 
