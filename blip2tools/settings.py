@@ -18,8 +18,9 @@ PREFIX = "BLIP2TOOLS_"
 
 # Picture formats by content. Everything else that Pillow could open (EPS starts Ghostscript, JPEG 2000 and PSD had overflows)
 # stays out of reach, whatever a file is called.
-DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-OPTIONAL_FORMATS = ("TIFF", "AVIF")
+DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIC")
+# No browser shows TIFF, and its library has had more flaws than all of the others: only who needs it should have it.
+OPTIONAL_FORMATS = ("TIFF",)
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Quantize = Literal["none", "8bit", "4bit"]
@@ -66,6 +67,7 @@ class _Running(BaseModel):
         "none",
         description="`none`, `8bit` or `4bit`: of the language model only, with bitsandbytes; refused if the self-test fails",
     )
+    # With `device` "spread": without these three settings a model larger than one card could not be run at all.
     max_memory: tuple[str, ...] = Field(
         (), max_length=64, description="with `spread`: the most that a device may give, such as `cuda:0=6GiB,cpu=12GiB`"
     )
@@ -89,7 +91,9 @@ class _Running(BaseModel):
         (), max_length=256, description="if given, the only hosts that may be fetched from"
     )
     formats: tuple[str, ...] = Field(
-        DEFAULT_FORMATS, min_length=1, description="picture formats by content; TIFF and AVIF may be added"
+        DEFAULT_FORMATS,
+        min_length=1,
+        description="picture formats by content; TIFF may be added, and HEIC needs the extra `photos`",
     )
     max_image_bytes: int = Field(20 * 2**20, ge=1024, le=2**30, description="largest encoded picture, bytes")
     max_data_bytes: int = Field(
@@ -141,6 +145,8 @@ class _Running(BaseModel):
         description="on a GPU, record what is done with few pictures and rows as CUDA graphs when the model is loaded, which "
         "takes seconds; used only if it then says what the eager way says",
     )
+    # Where steps can be recorded that is as fast. It stays for those that cannot: FLAN-T5 in bfloat16 took 114 ms for a caption
+    # compiled and 441 ms eager on a card where its recorded steps were refused (BENCHMARKS.md).
     compile: bool = Field(
         False,
         description="compile the decoding steps too (on a GPU into those graphs), which takes up to minutes; used only if they "
@@ -220,8 +226,10 @@ class _Running(BaseModel):
 
 
 class Settings(Generation, _Running):
-    """Every setting, its bounds and its default. The table in the documentation is generated from these fields."""
+    """Every setting, its bounds and its default. The table in docs/settings.md is generated from these fields."""
 
+    # It mended 3 of 137 wrong captions on the demo's hard pictures and spoilt one (BENCHMARKS.md). It stays for checkpoints whose
+    # beams are wrong more often: it costs nothing until the matcher doubts, and is off unless asked for.
     best_of: int = Field(
         1,
         ge=1,

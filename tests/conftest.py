@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from blip2tools.settings import environment_without_settings
+from tests.support import forked
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -32,11 +34,25 @@ os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def pytest_configure(config) -> None:
+    if not hasattr(config, "workerinput") and hasattr(os, "fork") and not config.option.collectonly:
+        # With several processes at work it is the whole suite, and the imports can run while the tests are collected.
+        config.fork_server = forked.ForkServer(at_once=bool(getattr(config.option, "numprocesses", None)))
+
+
+def pytest_unconfigure(config) -> None:
+    if hasattr(config, "fork_server"):
+        config.fork_server.end()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     import torch
 
     torch.set_num_threads(1)
+    # Each model that is closed collects garbage: half a second among all that the collected test modules have imported.
+    gc.collect()
+    gc.freeze()
 
 
 def handle_of(data: bytes) -> str:
@@ -92,7 +108,7 @@ def vision(folder):
 
 
 class StdioServer:
-    """A real server process, spoken to line by line."""
+    """A real server process, spoken to line by line; `fresh` where the start itself matters (see `tests.support.forked`)."""
 
     def __init__(
         self,
@@ -101,9 +117,10 @@ class StdioServer:
         env: dict[str, str] | None = None,
         program: tuple[str, ...] = ("blip2tools",),
         prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> None:
         clean = environment_without_settings(keep=["cache_dir"])
-        self.process = subprocess.Popen(
+        self.process = (subprocess.Popen if fresh else forked.start)(
             [*prefix, sys.executable, "-m", *program, "serve", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -134,7 +151,7 @@ class StdioServer:
         self.process.stdin.write(json.dumps(message).encode() + b"\n")
         self.process.stdin.flush()
 
-    def request(self, method: str, timeout: float = 60, **params: Any) -> dict[str, Any]:
+    def request(self, method: str, timeout: float = 200, **params: Any) -> dict[str, Any]:
         self._id += 1
         self.send({"jsonrpc": "2.0", "id": self._id, "method": method, "params": params})
         return self.response(self._id, timeout)
@@ -144,7 +161,7 @@ class StdioServer:
         """Requests that were sent; `call` calls again while the model is not ready."""
         return self._id
 
-    def response(self, number: int, timeout: float = 60) -> dict[str, Any]:
+    def response(self, number: int, timeout: float = 200) -> dict[str, Any]:
         while True:
             message = json.loads(self.lines.get(timeout=timeout))
             if message.get("id") == number:
@@ -160,13 +177,13 @@ class StdioServer:
         self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return answer["result"]
 
-    def call(self, name: str, timeout: float = 60, **arguments: Any) -> dict[str, Any]:
+    def call(self, name: str, timeout: float = 200, **arguments: Any) -> dict[str, Any]:
         while True:
             result = self.request("tools/call", timeout, name=name, arguments=arguments)["result"]
             if "The model is not ready yet" not in json.dumps(result.get("content")):
                 return result  # else the machine is slow: it says to call again
 
-    def end(self, timeout: float = 60) -> int:
+    def end(self, timeout: float = 200) -> int:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         status = self.process.wait(timeout)
@@ -225,15 +242,12 @@ def start_server() -> Iterator[Any]:
 
 
 def run_cli(
-    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """The real command line in a process of its own."""
+    """The real command line in a process of its own; `fresh` where the start itself matters (see `tests.support.forked`)."""
     clean = environment_without_settings(keep=["cache_dir"])
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "blip2tools", *words],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        cwd=cwd,
-        env={**clean, "OMP_NUM_THREADS": "1", **(env or {})},
-    )
+    command = [sys.executable, "-W", "error", "-m", "blip2tools", *words]
+    environment = {**clean, "OMP_NUM_THREADS": "1", **(env or {})}
+    if fresh:
+        return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd, env=environment)
+    return forked.run(command, text=True, timeout=250, cwd=cwd, env=environment)

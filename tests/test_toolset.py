@@ -80,7 +80,8 @@ def test_an_argument_has_format_and_bounds(spec, name, schema):
 
 def test_every_field_of_a_result_that_needs_words_has_them():
     for spec in TOOLS:
-        properties = spec.output_schema()["properties"]
+        schema = spec.output_schema()
+        properties = {name: one for part in schema.get("anyOf", [schema]) for name, one in part["properties"].items()}
         own = set(properties) - {"image", "images", "version", "loaded", "warnings", "limits", "queue", "cache"}
         for name in own:
             assert properties[name].get("description"), f"{spec.name}.{name}"

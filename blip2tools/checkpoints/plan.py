@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints import hub
 from blip2tools.checkpoints.budget import Budget, admit, likely_budget
-from blip2tools.checkpoints.confidence import Calibration
+from blip2tools.checkpoints.confidence import Calibration, Premises
 from blip2tools.checkpoints.family import (
     CAPTIONERS,
     DEMO_CAPTIONER,
@@ -24,6 +24,7 @@ from blip2tools.checkpoints.family import (
     partner,
 )
 from blip2tools.checkpoints.hub import Progress
+from blip2tools.checkpoints.parents import caption_prompt
 from blip2tools.checkpoints.published import Weights
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.errors import ModelUnavailableError
@@ -71,6 +72,11 @@ class Located:
         return None if self.folder is None else hub.revision_of(self.folder)
 
     @property
+    def prompt(self) -> str:
+        """What captions continue by default; empty is nothing."""
+        return caption_prompt(self.member, self.folder)
+
+    @property
     def pull_command(self) -> str:
         """What fetches it."""
         pinned = f" --revision {self.choice.revision}" if self.choice.revision else ""
@@ -108,6 +114,7 @@ class Loaded:
     notes: tuple[str, ...]  # what every result should say about this model
     calibration: Calibration = field(default_factory=Calibration)  # of confidences, where it was fitted
     familiar: float | None = None  # familiarity below which a picture is not of the model's world; None without a world
+    premises: Premises = field(default_factory=Premises)  # how what a question presupposes is judged
     revision: str | None = None  # commit of the captioner's files on the hub
     matcher_revision: str | None = None
     quantize: str = "none"

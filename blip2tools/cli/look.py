@@ -221,7 +221,10 @@ def _tile(tile: Tile) -> str:
 def _add_looking_commands(command: AddCommand) -> None:
     caption = command("caption", _caption, "say what is in pictures", "Say in one sentence what is in each picture.")
     _image_options(caption)
-    caption.add_argument("--prompt", help="beginning of the caption, which the model continues")
+    caption.add_argument(
+        "--prompt",
+        help='beginning of the caption, which the model continues; default: that of its training, "" is none',
+    )
     caption.add_argument(
         "--style",
         choices=tuple(STYLES),

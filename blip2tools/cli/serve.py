@@ -44,7 +44,7 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
     given = {"--host": arguments.host, "--port": arguments.port, "--no-ui": arguments.no_ui or None}
     given |= {"--" + name.replace("_", "-"): getattr(arguments, name) for name in HTTP_SETTINGS}
     if useless := [flag for flag, value in given.items() if value is not None]:
-        raise InvalidInputError(f"{useless[0]} has a meaning with --http only.")
+        raise InvalidInputError(f"{useless[0]} only works with --http.")
     # Before any import that could print: standard output belongs to the protocol from here on.
     from blip2tools.server.stdio import claim_stdout, serve_stdio
 
@@ -73,7 +73,7 @@ def _add_serve_command(command: AddCommand) -> None:
         _serve,
         "serve the tools to MCP clients",
         "Serve the tools over the Model Context Protocol on standard input and output.\n"
-        "MCP clients start this command themselves: see the README for their configuration.\n\n"
+        "MCP clients start this command themselves: `blip2tools install CLIENT` writes it into their configuration.\n\n"
         "With --http one server serves many clients, with MCP at /mcp, pictures to POST /images and a page at /.",
     )
     serve.add_argument("--preload", action="store_true", help="load the model at once, not at the first call")

@@ -13,13 +13,14 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from blip2tools.call import CALLER
-from blip2tools.engine.protocol import Job
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
     ExtractRequest,
     FeatureRequest,
+    FitRequest,
+    Job,
     MatchRequest,
     Request,
     TextFeatureRequest,
@@ -180,6 +181,8 @@ def group(request: Request) -> Hashable:
             return "choose"
         case MatchRequest() | FeatureRequest():
             return "match"
+        case FitRequest():
+            return "fit"
         case TextFeatureRequest():
             return "words"
         case ExtractRequest():
@@ -199,6 +202,8 @@ def rows(request: Request) -> int:
             return len(choices)
         case MatchRequest(texts=texts) | TextFeatureRequest(texts=texts):
             return len(texts)
+        case FitRequest(statements=statements):
+            return len(statements)
         case _:
             return 1
 
@@ -206,7 +211,8 @@ def rows(request: Request) -> int:
 def _speech(generation: Generation, count: int, task: str, longest: int) -> Hashable:
     tokens = generation.max_new_tokens or longest
     length = next(bound for bound in LENGTHS if tokens <= bound)
-    common = (generation.min_new_tokens, generation.repetition_penalty, generation.no_repeat_ngram_size, length)
+    repeating = (generation.repetition_penalty, generation.no_repeat_ngram_size)
+    common = (generation.min_new_tokens, *repeating, generation.beam_rule, length)
     if generation.do_sample:
         return "sample", generation.temperature, generation.top_p, generation.seed, count, *common
     beams = max(generation.num_beams, count)

@@ -27,14 +27,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Line, Work
 from blip2tools.engine.metrics import Metrics
-from blip2tools.engine.protocol import EngineStatus, Job
+from blip2tools.engine.protocol import EngineStatus
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ExtractRequest,
+    Job,
     Request,
     Sight,
     TextFeatureRequest,
@@ -173,6 +175,7 @@ class LocalEngine:
                 recorded=loaded.recorded if loaded else False,
                 uncompiled=loaded.uncompiled if loaded else None,
                 familiar=loaded.familiar if loaded else None,
+                premises=loaded.premises if loaded else Premises(),
                 revision=loaded.revision if loaded else None,
                 matcher_revision=loaded.matcher_revision if loaded else None,
                 quantize=loaded.quantize if loaded else None,
@@ -189,6 +192,7 @@ class LocalEngine:
                 steps=dict(metrics.steps),
                 seconds=metrics.seconds(),
                 memory_bytes=memory,
+                prompt=loaded.words.prompt if loaded else None,
             )
 
     def close(self) -> None:
@@ -312,9 +316,9 @@ class LocalEngine:
             self._deliver(batch[0], _translate(failure))
 
     def _join_batch(self, batch: list[Work], fits: Callable[[Work], bool]) -> list[Work]:
-        """See `Stages.answer`: what has come since for a batch that is under way, put behind its works.
+        """Requests that arrived since for a batch that is under way, appended to it; see `Stages.answer`.
 
-        Who has left makes no room, or a batch might go on for ever and keep every picture that it was about.
+        Rows that ended free no room: otherwise a batch might go on for ever and keep every picture that it was about.
         """
         room = self._max_batch - sum(work.rows for work in batch)
         with self._wake:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 
+from blip2tools.checkpoints.prompts import RETRIEVAL_TOKENS
 from blip2tools.engine.cache import FeatureCache
+from blip2tools.engine.fits import MATCH_TOKENS, Fits, chunks, overflow
 from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
@@ -25,6 +28,8 @@ from blip2tools.engine.requests import (
     Extract,
     ExtractRequest,
     FeatureRequest,
+    Fit,
+    FitRequest,
     MatchRequest,
     Question,
     Ranking,
@@ -48,10 +53,9 @@ if TYPE_CHECKING:
 # Pictures in one pass. On a CPU one keeps it busy, and more of them leave its caches: 16 take 5 % longer each than 4.
 SEE_AT_ONCE = {"cpu": 4}
 SEE_AT_ONCE_ELSEWHERE = 16
-# How often a batch takes in who came while its pictures were looked at, before it begins to speak. Later ones join while it
-# speaks; but prompts that are read together cost half as much each.
+# How often a batch admits late requests during the vision pass. Still later ones join while it decodes; but prompts that are
+# read together cost half as much each.
 WAITS = 2
-MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
 
 
 Join = Callable[[Callable[[Work], bool]], Sequence[Work]]
@@ -64,6 +68,7 @@ class Stages:
         self._loaded = loaded
         self._cache = cache
         self._metrics = metrics
+        self._fits = Fits(loaded, metrics, self._states)
 
     def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
         """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused.
@@ -80,6 +85,8 @@ class Stages:
                 return [self._choose(cast(ChoiceRequest, work.request)) for work in batch]
             case MatchRequest() | FeatureRequest():
                 return self._match(batch)
+            case FitRequest():
+                return list(self._fits.of([cast(FitRequest, work.request) for work in batch]))
             case TextFeatureRequest():
                 return self._text_features(batch)
             case ExtractRequest():
@@ -100,11 +107,13 @@ class Stages:
             tokens |= self._image_tokens([work for work in late if _speech(work).sight.key not in tokens])
         prompts: list[Prompt] = []
         answers: list[object] = []
+        fits: list[tuple[Fit, ...] | None] = []
 
         def asked(those: Sequence[Work], tokens: dict[str, Tensor]) -> Asked:
             place = {key: number for number, key in enumerate(tokens)}
             new = [self._prompt(_speech(work)) for work in those]
             prompts.extend(new)
+            fits.extend(self._fits.of([_speech(work) for work in those]))
             answers.extend([None] * len(those))
             return Asked(
                 torch.cat(list(tokens.values())),
@@ -120,7 +129,7 @@ class Stages:
 
         def said(row: int, texts: Sequence[Spoken]) -> None:
             self._metrics.tokens += sum(text.tokens for text in texts)
-            answers[row] = self._spoken(_speech(works[row]), texts, unread=prompts[row].truncated)
+            answers[row] = self._spoken(_speech(works[row]), texts, unread=prompts[row].truncated, fits=fits[row])
             tell(works[row], answers[row])
 
         first, steps = asked(works, tokens), self._loaded.captioner.steps
@@ -139,11 +148,20 @@ class Stages:
         self._metrics.steps += steps.count - before
         return answers
 
-    def _spoken(self, request: CaptionRequest | AnswerRequest, texts: Sequence[Spoken], *, unread: bool) -> object:
+    def _spoken(
+        self,
+        request: CaptionRequest | AnswerRequest,
+        texts: Sequence[Spoken],
+        *,
+        unread: bool,
+        fits: tuple[Fit, ...] | None,
+    ) -> object:
+        if not all(math.isfinite(text.logprob) for text in texts):
+            return self._overflow(self._loaded.model)
         fitted = self._loaded.calibration
         scaling = fitted.caption if isinstance(request, CaptionRequest) else fitted.answer
         said = [self._utterance(text, unread=unread, scaling=scaling) for text in texts]
-        return said if isinstance(request, CaptionRequest) else said[0]
+        return said if isinstance(request, CaptionRequest) else replace(said[0], fits=fits)
 
     def _utterance(self, spoken: Spoken, *, unread: bool, scaling: Scaling | None) -> Utterance:
         text = self._loaded.words.decode(spoken.ids)
@@ -151,7 +169,8 @@ class Stages:
 
     def _prompt(self, request: CaptionRequest | AnswerRequest) -> Prompt:
         if isinstance(request, CaptionRequest):
-            return self._loaded.words.caption(request.prompt)
+            words = self._loaded.words
+            return words.caption(words.prompt if request.prompt is None else request.prompt)
         return self._question(request.question)
 
     def _question(self, question: Question) -> Prompt:
@@ -183,9 +202,13 @@ class Stages:
         prompt = self._question(asked.question)
         with self._metrics.timed("rank"):
             scores = self._loaded.captioner.rank(tokens, prompt.ids, candidates)
+        if not all(math.isfinite(total) for total, _ in scores):
+            return self._overflow(self._loaded.model)
         best = max(total for total, _ in scores)
         shares = [math.exp(total - best) for total, _ in scores]
-        return Ranking(tuple(share / sum(shares) for share in shares), prompt.truncated)
+        said = min(1.0, math.exp(best) * sum(shares))
+        (fits,) = self._fits.of([asked])
+        return Ranking(tuple(share / sum(shares) for share in shares), prompt.truncated, said, fits)
 
     # ---- matching ----
 
@@ -198,40 +221,53 @@ class Stages:
         features = self._itc(matcher, [request.sight for request in requests], states)
         answers: list[object] = [None] * len(batch)
         for place, request in enumerate(requests):
-            if isinstance(request, FeatureRequest):
+            if not _finite(features[place]):
+                answers[place] = self._overflow(self._loaded.matcher_name)
+            elif isinstance(request, FeatureRequest):
                 answers[place] = features[place][0].tolist()
-        pairs = [place for place, request in enumerate(requests) if isinstance(request, MatchRequest)]
-        texts = [cast(MatchRequest, requests[place]).texts for place in pairs]
+        pairs = [
+            place for place, one in enumerate(requests) if isinstance(one, MatchRequest) and answers[place] is None
+        ]
+        texts = [_read(words, cast(MatchRequest, requests[place])) for place in pairs]
         with self._metrics.timed("match"):
-            scores = _scores(matcher, words, [states[p] for p in pairs], [features[p] for p in pairs], texts)
+            scores = _scores(matcher, [states[p] for p in pairs], [features[p] for p in pairs], texts)
         for place, score in zip(pairs, scores, strict=True):
-            answers[place] = score
+            sound = all(math.isfinite(one.logit) and math.isfinite(one.probability + one.cosine) for one in score)
+            answers[place] = score if sound else self._overflow(self._loaded.matcher_name)
         return answers
+
+    def _overflow(self, name: str | None) -> VisionError:
+        return overflow(name, self._loaded.dtype)
 
     def _text_features(self, batch: Sequence[Work]) -> list[object]:
         matcher, words = self._loaded.matcher, self._loaded.matcher_words
         if matcher is None or words is None:
             return [None] * len(batch)
         requests = [cast(TextFeatureRequest, work.request) for work in batch]
-        rows = matcher.text_features([words(text).ids for request in requests for text in request.texts]).tolist()
-        taken = iter(rows)
+        rows = matcher.text_features([prompt.ids for request in requests for prompt in _read(words, request)])
+        if not _finite(rows):
+            return [self._overflow(self._loaded.matcher_name)] * len(batch)
+        taken = iter(rows.tolist())
         return [[next(taken) for _ in request.texts] for request in requests]
 
-    def _extract(self, asked: ExtractRequest) -> Extract | None:
+    def _extract(self, asked: ExtractRequest) -> Extract | VisionError | None:
         matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
         if matcher is None or words is None or pixels is None:
             return None
-        prompt = None if asked.text is None else words(asked.text)
+        prompt = None if asked.text is None else words(asked.text, matcher.positions)  # the reference cuts none of it
         states = None if asked.sight is None else self._states(matcher.trunk, pixels, [asked.sight])[0]
         if prompt is None:
             if states is None:
                 raise ValueError("neither a picture nor a text")
-            hidden, projected = matcher.image_embeddings(states)
-            return Extract(hidden[0].tolist(), projected[0].tolist(), False)
-        if states is not None:
-            return Extract(matcher.multimodal_embeddings(states, prompt.ids).tolist(), None, prompt.truncated)
-        hidden, projected = matcher.text_embeddings(prompt.ids)
-        return Extract(hidden.tolist(), projected.tolist(), prompt.truncated)
+            hidden, projected = (part[0] for part in matcher.image_embeddings(states))
+        elif states is not None:
+            hidden, projected = matcher.multimodal_embeddings(states, prompt.ids), None
+        else:
+            hidden, projected = matcher.text_embeddings(prompt.ids)
+        if not _finite(hidden) or (projected is not None and not _finite(projected)):
+            return self._overflow(self._loaded.matcher_name)
+        cut = prompt is not None and prompt.truncated
+        return Extract(hidden.tolist(), None if projected is None else projected.tolist(), cut)
 
     # ---- features, cached ----
 
@@ -309,6 +345,15 @@ class Stages:
         return [found[sight.key] for sight in sights]
 
 
+def _read(words: MatcherText, asked: MatchRequest | TextFeatureRequest) -> list[Prompt]:
+    limit = RETRIEVAL_TOKENS if asked.retrieval else None
+    return [words(text, limit) for text in asked.texts]
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
+
+
 def _rows(batch: Tensor) -> list[Tensor]:
     return [batch[row : row + 1] for row in range(batch.shape[0])]
 
@@ -336,21 +381,19 @@ def _longest(request: CaptionRequest | AnswerRequest) -> int:
 
 def _scores(
     matcher: Matcher,
-    words: MatcherText,
     states: Sequence[Tensor],
     features: Sequence[Tensor],
-    texts: Sequence[Sequence[str]],
+    prompts: Sequence[Sequence[Prompt]],
 ) -> list[list[TextScore]]:
     """ITM and ITC of each picture's texts; the texts of all pictures go through together."""
-    prompts = [[words(text) for text in group] for group in texts]
     flat = [prompt.ids for group in prompts for prompt in group]
     if not flat:
-        return [[] for _ in texts]
+        return [[] for _ in prompts]
     owners = [place for place, group in enumerate(prompts) for _ in group]
     queries = features[0].shape[1]
     logits: list[Tensor] = []
     vectors: list[Tensor] = []
-    for first, last in _chunks([queries + len(ids) for ids in flat], MATCH_TOKENS):
+    for first, last in chunks([queries + len(ids) for ids in flat], MATCH_TOKENS):
         ids, own = flat[first:last], owners[first:last]
         # One picture: its keys and values are computed once for all texts.
         seen = states[own[0]] if len(set(own)) == 1 else torch.cat([states[place] for place in own])
@@ -374,15 +417,3 @@ def _scores(
         )
         start = end
     return scores
-
-
-def _chunks(sizes: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Spans of neighbours whose padded size stays within the budget; at least one in each."""
-    spans: list[tuple[int, int]] = []
-    first, widest = 0, 0
-    for place, size in enumerate(sizes):
-        widest = max(widest, size)
-        if place > first and widest * (place - first + 1) > budget:
-            spans.append((first, place))
-            first, widest = place, size
-    return [*spans, (first, len(sizes))]

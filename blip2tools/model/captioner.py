@@ -24,7 +24,9 @@ from blip2tools.model.weights import fingerprint, freeze, named
 
 Family = Literal["opt", "t5"]
 
-VISION_EPS = 1e-6  # of every LayerNorm in the vision tower
+VISION_EPS = (
+    1e-6  # of every LayerNorm in the vision tower, as transformers has it; LAVIS' last one has 1e-5, see FAMILY.md
+)
 RANK_CHUNK = 32  # candidates per forward pass
 
 
@@ -210,7 +212,8 @@ class Captioner:
             asked = more() if more is not None else None
             return None if asked is None else begun(asked)
 
-        chooser = Chooser(options, self._decoder_start, self.eos)
+        start = [self.bos] if self.bos is not None and options.beam_rule == "lavis" else self._decoder_start
+        chooser = Chooser(options, start, self.eos)
         with _any_shape(self.device):
             first = begun(Asked(image_tokens, prompts, max_new_tokens, pictures))
             return decode(self.steps, first, chooser, said, joining)

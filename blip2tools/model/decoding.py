@@ -1,8 +1,9 @@
 """From logits to texts: greedy choice, sampling and beam search, row by row.
 
 The search follows that of transformers 5 (`generation/utils.py`, `_beam_search`, with `early_stopping=False`), so that every
-row gets the tokens that the library would give it alone. What it does not share is the batch: others may join it before any
-token, a row that has ended is taken out, and one whose caller has gone ends at its next token.
+row gets the tokens that the library would give it alone; on request it ends as the reference's search does, see
+`options.BeamRule`. What it does not share is the batch: others may join it before any token, a row that has ended is taken out,
+and one whose caller has gone ends at its next token.
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ class Beams:
         self._cap, self._options, self._eos, self._stop = cap, options, eos, stop
         self._ended: list[tuple[float, Text]] = []
         self._stopped = False
+        # What is cut short has this many tokens more than it says: the reference counts the start token.
+        self._before = 1 if options.beam_rule == "lavis" else 0
         self.texts = [Text()]
         self.parents = [0]
         self.done = False
@@ -120,20 +123,32 @@ class Beams:
         self._stopped = length < self._cap and self._stop()
         over = length == self._cap or self._stopped
         given = self._options.length_penalty
-        penalty = length ** (1.0 if given is None else given)
+        exponent = 1.0 if given is None else given
+        penalty = length**exponent
         running: list[tuple[int, Text]] = []
         for place, (score, parent, token, logprob) in enumerate(candidates):
             text = self.texts[parent].then(token, logprob, score)
-            if not over and token != self._eos:
+            if token != self._eos:
                 running.append((parent, text))
-            elif place < beams:  # the further candidates are there to go on with, when the best ones end
-                self._ended.append((score / penalty, text))
-        self._ended = sorted(self._ended, key=lambda ended: -ended[0])[:beams]
+            if place < beams and (token == self._eos or (over and not self._before)):
+                self._ended.append((score / penalty, text))  # further candidates are there to go on with
+        self._keep_best()
         full = len(self._ended) == beams
-        self.done = over or (full and running[0][1].score / penalty <= self._ended[-1][0])
+        if self._before:
+            penalty = (length + 1) ** exponent
+            self.done = full and candidates[0][0] / penalty <= self._ended[-1][0]
+            if over and not self.done:
+                self._ended += [(text.score / penalty, text) for _, text in running[:beams]]
+                self._keep_best()
+            self.done |= over
+        else:
+            self.done = over or (full and running[0][1].score / penalty <= self._ended[-1][0])
         if not self.done:
             self.parents = [parent for parent, _ in running[:beams]]
             self.texts = [text for _, text in running[:beams]]
+
+    def _keep_best(self) -> None:
+        self._ended = sorted(self._ended, key=lambda ended: -ended[0])[: self._options.num_beams]
 
     def spoken(self) -> list[Spoken]:
         texts = [text for _, text in self._ended[: self._options.num_return_sequences]]

@@ -9,6 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Finish = Literal["eos", "length", "stopped"]
 
+# How a beam search ends, and by which length a text's score is divided.
+# transformers  as the library of today: new tokens count, the end included; the search goes on while the best text that has not
+#               ended could still beat the worst of those that have
+# lavis         as the reference (LAVIS 506965b with transformers 4.33.2, its pin): a cut text counts its start token too,
+#               and the search goes on while the best next token of all could, an end included
+BeamRule = Literal["transformers", "lavis"]
+
 
 class Generation(BaseModel):
     """Options of one generated text. None means the reference's default for the task and the family (LAVIS).
@@ -37,6 +44,10 @@ class Generation(BaseModel):
     top_p: float = Field(default=0.9, gt=0, le=1, description="nucleus of the sampling, probability mass")
     seed: int | None = Field(
         default=None, ge=0, lt=2**63, description="seed of the sampling; default: a fresh one for every call"
+    )
+    beam_rule: BeamRule = Field(
+        default="transformers",
+        description="how a beam search ends and what a length counts: as in transformers today, or as in the reference (`lavis`)",
     )
 
     @model_validator(mode="after")

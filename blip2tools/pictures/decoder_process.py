@@ -70,7 +70,8 @@ def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: ima
         _send(replies, {"width": width, "height": height})
         return
     picture = images.decode(data, limits)
-    _send(replies, {"width": picture.width, "height": picture.height, "animated": picture.animated})
+    facts = {"width": picture.width, "height": picture.height, "animated": picture.animated}
+    _send(replies, {**facts, "warnings": picture.warnings} if picture.warnings else facts)
     for part in images.parts(picture, request["regions"], request["targets"]):
         bands = list(rgb.bands(part.size))
         _send(replies, {"size": part.size, "rows": bands[0][1]})

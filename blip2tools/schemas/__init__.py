@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from blip2tools.schemas.answers import (
+    AnswerResult,
+    AnswersResult,
+    Choice,
+    PictureAnswer,
+    PictureFailure,
+    Premise,
+)
 from blip2tools.schemas.arguments import (
     MAX_TEXT,
     Arguments,
@@ -29,13 +37,11 @@ from blip2tools.schemas.plain import has_too_many_parts, plain
 from blip2tools.schemas.results import (
     MAX_OUTPUT,
     Alternative,
-    AnswerResult,
     BatchStatus,
     CacheStatus,
     CaptionResult,
-    Choice,
     CompareResult,
-    FileError,
+    Failure,
     ImageFile,
     ImageInfo,
     ImageResult,
@@ -58,6 +64,7 @@ __all__ = [
     "MAX_TEXT",
     "Alternative",
     "AnswerResult",
+    "AnswersResult",
     "Arguments",
     "AskArguments",
     "BatchStatus",
@@ -67,8 +74,8 @@ __all__ = [
     "Choice",
     "CompareArguments",
     "CompareResult",
+    "Failure",
     "FeatureArguments",
-    "FileError",
     "Hit",
     "ImageEmbeddings",
     "ImageFeatures",
@@ -82,6 +89,9 @@ __all__ = [
     "MatchArguments",
     "MatchResult",
     "MultimodalEmbeddings",
+    "PictureAnswer",
+    "PictureFailure",
+    "Premise",
     "QueueStatus",
     "Result",
     "RetrievalResult",

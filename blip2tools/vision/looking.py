@@ -15,7 +15,7 @@ from typing import TypeGuard
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError, VisionError
-from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.decoder import Decoder, decode_here
 from blip2tools.pictures.names import spelled
 from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.records import Newest
@@ -50,8 +50,10 @@ class Read:
     """SHA-256 of the data, 64 hex digits."""
     label: str
     """How the result may call where it comes from."""
+    encoded: bool = False
+    """Whether it had to be encoded."""
     ours: bool = False
-    """Whether the encoder was ours."""
+    """Whether nothing of a stranger is in it: it was encoded, and no colour profile came with it."""
     fetched: bool = False
     """Whether it came from an address."""
     path: Path | None = None
@@ -151,11 +153,11 @@ class Looking:
         is decoded at once. While the model loads, the bytes of both are given back.
         """
         read = _read(sources, image, self._settings.max_image_bytes)
-        if self._find(read.digest, regions) or (read.ours and self._engine.targets()):
+        if self._find(read.digest, regions) or (read.encoded and self._engine.targets()):
             return self._look(read, regions)
         if read.fetched and self._engine.targets():
             return self._pools.pictures.wait(lambda: self._look(read, regions))
-        return read if read.fetched or read.ours or held(len(read.data)) else None
+        return read if read.fetched or read.encoded or held(len(read.data)) else None
 
     def _again(self, sources: Sources, image: ImageInput | Newest, read: Read | None) -> Callable[[], Read]:
         limit = self._settings.max_image_bytes
@@ -197,13 +199,10 @@ class Looking:
         targets = self._engine.targets()
         with self._judging(read):
             if read.ours:
-                from blip2tools.pictures import images
-
-                decoded = images.look(bytes(read.data), self._settings, regions, targets)
+                decoded = decode_here(bytes(read.data), self._settings, regions, targets)
             else:
                 decoded = self._decoder.decode(read.data, regions, targets)
         info = ImageInfo(handle=handle_of(read.digest), width=decoded.width, height=decoded.height, source="")
-        warnings = ("this is the first frame of an animation",) if decoded.animated else ()
         seen = []
         for number, region in enumerate(regions):
             key = f"{read.digest}:{_where(region)}"
@@ -216,7 +215,7 @@ class Looking:
                 self._engine.prepare(sight),
                 info,
                 None if region is None else [float(edge) for edge in region],
-                warnings,
+                decoded.warnings,
             )
             self._keep(read.digest, one)
             seen.append(one)
@@ -286,7 +285,7 @@ class _Room:
 
 def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
     """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
-    ours = fetched = False
+    encoded = ours = fetched = False
     data: bytes | memoryview
     path = newest = None
     if isinstance(image, str | Newest):
@@ -302,8 +301,9 @@ def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
     else:
         from blip2tools.pictures import images
 
-        data, label, ours = images.encode(image, limit), "PIL.Image", True
-    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched, path, newest)
+        data, label, encoded = images.encode(image, limit), "PIL.Image", True
+        ours = images.profile_of(image) is None
+    return Read(data, hashlib.sha256(data).hexdigest(), label, encoded, ours, fetched, path, newest)
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:

@@ -12,23 +12,22 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar, cast, get_args
 
 from blip2tools import call
 from blip2tools.call import CALLER, CLOSED
 from blip2tools.checkpoints.confidence import UNFAMILIAR, familiarity
 from blip2tools.engine.line import Admission
-from blip2tools.engine.protocol import Engine, Job
+from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
-    ChoiceRequest,
     Extract,
     ExtractRequest,
     FeatureRequest,
+    Job,
     MatchRequest,
     Question,
-    Ranking,
     Request,
     Sight,
     TextFeatureRequest,
@@ -52,6 +51,7 @@ from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,
+    AnswersResult,
     AskArguments,
     CaptionArguments,
     CaptionResult,
@@ -70,7 +70,8 @@ from blip2tools.schemas import (
     parse,
 )
 from blip2tools.settings import Settings
-from blip2tools.vision import results, together
+from blip2tools.vision import results, surveying, together
+from blip2tools.vision.asking import Asking, Query
 from blip2tools.vision.keywords import ImageInput
 from blip2tools.vision.looking import Looking, Seen
 from blip2tools.vision.loop import FORKED
@@ -115,6 +116,7 @@ class Verbs:
         self._owner = os.getpid()
         self._looking = Looking(settings, engine, store, decoder, pools)
         self._admission = Admission(settings.max_queue)
+        self._asking = Asking(engine, self._ask_engine, self._doubting)
 
     def reading(self, sources: Sources) -> Self:
         """The same verbs, with the same queue, over other sources."""
@@ -122,13 +124,14 @@ class Verbs:
         other.sources = sources
         return other
 
-    async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
-        """See `Vision.text_features`."""
+    async def text_features(self, texts: Sequence[str], *, retrieval: bool = False) -> list[list[float]]:
+        """See `Vision.text_features`; `retrieval` as in `MatchRequest`."""
         listed = texts if isinstance(texts, str) else list(texts)  # a string, a sequence of its letters, is refused
         arguments = parse(MatchArguments, {"image": "-", "texts": listed})
 
         async def verb(_: object, options: object, deadline: float) -> list[list[float]]:
-            return self._matched(await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline))
+            request = TextFeatureRequest(tuple(arguments.texts), retrieval)
+            return self._matched(await self._ask_engine(request, deadline))
 
         return await self.admitted(verb, None, {})
 
@@ -182,11 +185,13 @@ class Verbs:
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
         style = _styled(options)
         settings = self._settings(options, "best_of", "abstain_below")
+        named = (
+            options.get("prompt") is not None
+        )  # an empty one is none at all, and not the style's or the checkpoint's
         arguments = parse(CaptionArguments, _plain_options(options))
+        prompt = arguments.prompt or "" if named else style.prompt
         seen = await self._look(image, arguments.region, deadline)
-        request = CaptionRequest(
-            seen.sight, settings.generation, arguments.prompt or style.prompt, arguments.num_captions
-        )
+        request = CaptionRequest(seen.sight, settings.generation, prompt, arguments.num_captions)
         told = await self._captions(request, deadline)
         if settings.best_of > 1 and results.doubted(told):
             sampled = request.generation.model_copy(update={"do_sample": True})
@@ -227,16 +232,23 @@ class Verbs:
             history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
             template=settings.vqa_template,
         )
-        doubt = settings.abstain_below
         choices = tuple(dict.fromkeys(arguments.choices or ()))  # one that is there twice would share its probability
         if len(choices) == 1:
             raise InvalidInputError("The argument 'choices' must have at least 2 different items.")
-        if arguments.choices is None:
-            request = AnswerRequest(seen.sight, question, settings.generation)
-            spoken: Utterance = await self._ask_engine(request, deadline)
-            return results.answer(await self._doubting(seen, None, deadline), spoken, abstain_below=doubt)
-        ranking: Ranking = await self._ask_engine(ChoiceRequest(seen.sight, question, choices), deadline)
-        return results.choice(await self._doubting(seen, None, deadline), choices, ranking, abstain_below=doubt)
+        query = Query(question, choices, settings.generation, settings.abstain_below)
+        return await self._asking.answer(seen, query, deadline)
+
+    async def ask_each(self, images: Sequence[ImageInput], question: str, options: dict[str, Any]) -> AnswersResult:
+        """See `Vision.ask_each`."""
+        listed = images if isinstance(images, str) else list(images)  # a string, a sequence of its letters, is refused
+        given = ["-" for _ in listed] if isinstance(listed, list) else listed
+        parse(
+            AskArguments, {**_plain_options(_of_tools(options)), "question": question, "image": None, "images": given}
+        )
+        outcomes = await self.each(self.ask, listed, {"question": question, **options, "return_errors": True})
+        return results.answers(
+            listed, cast("list[AnswerResult | VisionError]", outcomes), self._engine.status().model or ""
+        )
 
     async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
         by: Score = options.pop("score", "itm")
@@ -246,15 +258,15 @@ class Verbs:
         return results.match(self._context(seen, matcher=True), texts, scores, by)
 
     async def score(self, image: ImageInput, options: dict[str, Any], deadline: float) -> list[TextScore]:
-        """The scores of each text, in the order of the texts."""
-        return (await self._scored(image, options, deadline))[2]
+        """The scores of each text, in the order of the texts; `retrieval` as in `MatchRequest`."""
+        return (await self._scored(image, options, deadline, retrieval=options.pop("retrieval", False)))[2]
 
     async def _scored(
-        self, image: ImageInput, options: dict[str, Any], deadline: float
+        self, image: ImageInput, options: dict[str, Any], deadline: float, *, retrieval: bool = False
     ) -> tuple[Seen, list[str], list[TextScore]]:
         arguments = parse(MatchArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
-        found = await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
+        found = await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts), retrieval), deadline)
         return seen, arguments.texts, self._matched(found)
 
     async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
@@ -292,7 +304,11 @@ class Verbs:
             lambda one: self._describe(one.sight, generation, deadline), seen, what="captions:"
         )
         context = await self._doubting(seen[0], None if generation.do_sample else overall, deadline)
-        return results.survey(context, overall, boxes, parts)
+        rule, sights = self._engine.status().premises, [one.sight for one in seen]
+        told = (overall, *parts)
+        strange = [self._is_strange(one) for one in told]
+        found = await surveying.checked(self._ask_engine, rule, sights, [one.text for one in told], strange, deadline)
+        return results.survey(context, overall, boxes, parts, found)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
         generation = self._settings(options).generation
@@ -343,13 +359,18 @@ class Verbs:
             own: the model's plain caption of it where there is one; else it is asked for.
             deadline: of the call.
         """
-        context, threshold = self._context(seen), self._engine.status().familiar
-        if threshold is None:
+        context = self._context(seen)
+        if self._engine.status().familiar is None:
             return context
         own = own or await self._describe(seen.sight, Generation(num_beams=1), deadline)
-        if own.score is None or familiarity(own.spoken.logprob, own.score.probability) >= threshold:
-            return context
-        return replace(context, warnings=(*context.warnings, UNFAMILIAR))
+        return replace(context, warnings=(*context.warnings, UNFAMILIAR)) if self._is_strange(own) else context
+
+    def _is_strange(self, own: results.Described) -> bool:
+        """Whether a picture with this plain caption does not look like the world of a small model; never of a large one."""
+        threshold = self._engine.status().familiar
+        if threshold is None or own.score is None:
+            return False
+        return familiarity(own.spoken.logprob, own.score.probability) < threshold
 
     def _settings(self, options: dict[str, Any], *more: str) -> Settings:
         """Take out of `options` what overrides settings: generation options and `more`; the settings with it."""
@@ -421,3 +442,8 @@ def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
             for turn in plain["history"]
         ]
     return {"image": "-", **plain}
+
+
+def _of_tools(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options of a question that a tool takes too."""
+    return {name: options[name] for name in ("choices", "history", "region") if name in options}

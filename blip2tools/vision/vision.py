@@ -23,6 +23,7 @@ from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,
+    AnswersResult,
     CaptionResult,
     CompareResult,
     ImageInfo,
@@ -171,7 +172,8 @@ class Vision(FeatureVerbs):
 
         Args:
             image: one image or a list of them.
-            prompt: the caption's beginning, which the model continues and the result does not repeat.
+            prompt: the caption's beginning, which the model continues and the result does not repeat. Without one it is that
+                of the checkpoint's training ("a photo of" for the -coco captioners, none for the others); "" is none at all.
             region: `[left, top, right, bottom]` as fractions; cropped at full resolution before the model looks.
             num_captions: 1 to 5; further ones are in `alternatives`.
             style: a prompt with the options that belong to it, "plain" by default; see `blip2tools.vision.styles.STYLES`.
@@ -215,6 +217,24 @@ class Vision(FeatureVerbs):
             VisionError: with one of the codes of `blip2tools.errors`.
         """
         return self.run(self.aask(image, question, **options))
+
+    async def aask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
+        """See `ask_each`."""
+        return await self._verbs.ask_each(images, question, dict(options))
+
+    def ask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
+        """Ask one question about 2 to 16 pictures; what cannot be looked at says why, in its place.
+
+        `ask` with a list gives the same answers in full, as a list of results.
+
+        Args:
+            images: the pictures.
+            question, **options: as in `ask`.
+
+        Raises:
+            VisionError: the question or an option is refused, or so are all pictures, for the same reason.
+        """
+        return self.run(self.aask_each(images, question, **options))
 
     @overload
     async def amatch(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
@@ -377,6 +397,7 @@ class Vision(FeatureVerbs):
             if plan.matcher
             else None,
             quantize=engine.quantize or self.settings.quantize,
+            prompt=(plan.captioner.prompt if engine.prompt is None else engine.prompt) or None,
             limits=Limits(
                 allowed_folders=self._verbs.sources.described_folders(),
                 urls=self.settings.allow_urls,

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import io
 import json
+import sys
 import threading
 import time
 from xml.etree import ElementTree
@@ -13,19 +14,33 @@ import torch
 from PIL import Image
 
 from blip2tools.checkpoints.family import CAPTIONERS
-from blip2tools.cli.bench import gpu, latency, pairs, plot, random_models
+from blip2tools.cli.bench import engine, gpu, latency, pairs, plot, random_models
 from blip2tools.cli.bench.engine import CASES, NEW_TOKENS, make_pictures, measure, open_eyes, run
 from blip2tools.cli.bench.latency import Watch
 from blip2tools.cli.bench.random_models import Size, build
 from tests.conftest import run_cli
+from tests.support import forked
 
 SVG = "{http://www.w3.org/2000/svg}"
 SMALL = Size((32, 2, 4), (32, 2, 4), (32, 2, 4, 64), 600, queries=4)
+TINY = dataclasses.replace(SMALL, image_size=56)
 
 
 @pytest.fixture(scope="module", params=["opt", "t5"])
 def pair(request):
     return build(SMALL, request.param)
+
+
+@pytest.fixture
+def few_tokens(monkeypatch):
+    """Whether a measurement runs does not depend on how much it measures."""
+    monkeypatch.setattr(engine, "NEW_TOKENS", 3)
+
+
+@pytest.fixture(scope="module", params=["opt", "t5"])
+def tiny(request):
+    """The same on pictures of 17 places."""
+    return build(TINY, request.param)
 
 
 def test_both_sides_say_the_same(pair):
@@ -43,8 +58,8 @@ def test_both_sides_say_the_same(pair):
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_every_case_runs(pair, case):
-    row = measure(case, pair, beams=1, rounds=1, clock="wall")
+def test_every_case_runs(tiny, case, few_tokens):
+    row = measure(case, tiny, beams=1, rounds=1, clock="wall")
     assert row.lowest <= row.median <= row.highest
     assert row.stock_ms > 0 < row.ours_ms
 
@@ -68,7 +83,7 @@ class TestGpu:
     """On a CPU: that it measures and counts right, not what."""
 
     def test_every_way_through_every_case(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(random_models, "MID", SMALL)
+        monkeypatch.setattr(random_models, "MID", TINY)
         monkeypatch.setattr(gpu, "BATCHES", (1, 3))
         output = tmp_path / "rows.json"
         parser = argparse.ArgumentParser()
@@ -135,7 +150,7 @@ class TestGpu:
     ],
 )
 def test_what_cannot_be_measured(words, status, told):
-    done = run_cli("bench", "engine", *words)
+    done = run_cli("bench", "engine", *words, fresh=words == ("--random", "huge"))
     assert done.returncode == status
     assert told in done.stderr
 
@@ -222,8 +237,8 @@ async def test_the_wall_watch_waits():
     assert time.perf_counter() - started >= 0.05
 
 
-def test_waiting_times_are_those_of_both_sides(pair):
-    subject = pairs.Subject("small", pair, "cpu", "")
+def test_waiting_times_are_those_of_both_sides(tiny, few_tokens):
+    subject = pairs.Subject("small", tiny, "cpu", "")
     streams = latency.run([subject], requests=6, rounds=2, tell=lambda line: None)
     assert [stream.stream for stream in streams] == ["distinct pictures", "pictures seen before"]
     for stream in streams:
@@ -258,7 +273,16 @@ def test_charts_are_well_formed_and_hold_what_they_show():
     assert "allowed: 400 + 5%" in lines
 
 
+FEWER_CALLS = """
+import sys
+from blip2tools.cli import main
+from blip2tools.cli.bench import calls
+calls.CALLS = 6
+sys.exit(main(["bench", "calls", "--rounds", "1"]))
+"""
+
+
 def test_bench_calls():
-    done = run_cli("bench", "calls", "--rounds", "1")
+    done = forked.run([sys.executable, "-W", "error", "-c", FEWER_CALLS], text=True)
     assert done.returncode == 0, done.stderr
     assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == {"captions", "questions", "matches", "mixed"}

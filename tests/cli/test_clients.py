@@ -385,10 +385,9 @@ def test_a_failed_write_leaves_the_file_and_no_litter(tmp_path, monkeypatch):
 # ---- the command ----
 
 
-def install(home, *words):
-    return run_cli(
-        "install", *words, cwd=home, env={"HOME": str(home), "USERPROFILE": str(home), "XDG_CONFIG_HOME": ""}
-    )
+def install(home, *words, fresh=False):
+    environment = {"HOME": str(home), "USERPROFILE": str(home), "XDG_CONFIG_HOME": ""}
+    return run_cli("install", *words, cwd=home, env=environment, fresh=fresh)
 
 
 def test_the_command_shows_asks_and_writes(tmp_path):
@@ -460,7 +459,7 @@ def test_a_person_is_asked(answer, status, tmp_path):
         cwd=tmp_path,
     ) as process:
         os.write(parent, f"{answer}\n".encode())
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=200)
     os.close(parent)
     os.close(child)
     assert process.returncode == status
@@ -470,7 +469,7 @@ def test_a_person_is_asked(answer, status, tmp_path):
 
 def test_an_installed_entry_serves(tmp_path, start_server, picture, folder):
     """What a client reads from its file starts the server that it expects."""
-    done = install(tmp_path, "claude-code", "--yes", "--allow-dir", str(folder), "--model", "demo")
+    done = install(tmp_path, "claude-code", "--yes", "--allow-dir", str(folder), "--model", "demo", fresh=True)
     assert done.returncode == 0, done.stderr
     entry = json.loads((tmp_path / ".mcp.json").read_text())["mcpServers"]["blip2tools"]
     assert Path(entry["command"]).is_file()

@@ -19,6 +19,7 @@ from blip2tools.cli.options import given_settings
 from blip2tools.errors import BusyError
 from blip2tools.settings import Settings
 from tests.conftest import run_cli
+from tests.support import forked
 
 DEMO = ("--model", "demo", "--threads", "1")
 
@@ -77,7 +78,7 @@ def test_survey(pictures, tmp_path):
     for number, drawn in enumerate(pictures[:2]):
         both.paste(Image.open(drawn.path), (224 * number, 0))
     both.save(tmp_path / "both.png")
-    done = run_cli("survey", "both.png", "--rows", "1", *DEMO, cwd=tmp_path)
+    done = run_cli("survey", "both.png", "--rows", "1", *DEMO, cwd=tmp_path, fresh=True)
     assert done.returncode == 0
     _, left, right = done.stdout.splitlines()
     assert left.startswith(f"  0.00 0.00 0.50 1.00  {pictures[0].caption}  (confidence ")
@@ -156,7 +157,7 @@ def test_help_and_version():
         assert done.returncode == 0
         assert "usage: blip2tools" in done.stdout
         assert done.stderr == ""
-    assert run_cli("--version").stdout.strip().startswith("blip2tools 0.")
+    assert run_cli("--version", fresh=True).stdout.strip().startswith("blip2tools 0.")
 
 
 def test_every_setting_is_an_option_of_serve():
@@ -200,10 +201,10 @@ def test_models(tmp_path):
 
 def test_a_closed_pipe_is_no_error(pictures):
     command = [sys.executable, "-m", "blip2tools", "caption", *[str(drawn.path) for drawn in pictures], *DEMO]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forked.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     errors = process.stderr.read()
-    process.wait(60)
+    process.wait(200)
     process.stderr.close()
     assert b"Traceback" not in errors
     assert b"BrokenPipe" not in errors
@@ -230,17 +231,11 @@ def test_graphs_are_recorded_where_that_pays(pictures, given, variable, wanted, 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_an_interrupt_ends_with_130(pictures):
     command = [sys.executable, "-m", "blip2tools", "caption", *[str(pictures[0].path)] * 2000, *DEMO]
-    # A shell lets its background jobs ignore interrupts, and a child inherits that.
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = forked.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()  # it works
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 130
     assert b"Traceback" not in errors
 

@@ -5,11 +5,11 @@ import random
 import pytest
 
 from blip2tools.engine.line import Line, Work, group, rows
-from blip2tools.engine.protocol import Job
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
+    Job,
     MatchRequest,
     Question,
     Sight,

@@ -14,12 +14,12 @@ from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Work
 from blip2tools.engine.local import LocalEngine, _second_tier
 from blip2tools.engine.metrics import Metrics
-from blip2tools.engine.protocol import Job
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
     FeatureRequest,
+    Job,
     MatchRequest,
     Question,
     Sight,
@@ -77,12 +77,12 @@ class Gate:
     def __call__(self, progress):
         progress("reading weights", 0.5)
         self.calls += 1  # last, as tests look at what was told once it has counted
-        assert self.open.wait(20)
+        assert self.open.wait(100)
         return self.loaded
 
 
 def answer(job):
-    return job.future.result(timeout=30)
+    return job.future.result(timeout=100)
 
 
 def test_caption_answer_choice_match(engine, sight, picture):
@@ -619,7 +619,7 @@ class Paused:
             steps.append(1)
             if len(steps) == 2:
                 self.speaking.set()
-                assert self.go_on.wait(20)
+                assert self.go_on.wait(100)
             return extend(*arguments)
 
         monkeypatch.setattr(words, "extend", paused)
@@ -634,7 +634,7 @@ def test_who_comes_while_a_batch_speaks_joins_it(loaded, engine, sights, monkeyp
         answer(running.submit(AnswerRequest(sight, Question("how many?", (), None), Generation()), deadline=None))
     paused, order = Paused(loaded, monkeypatch), []
     jobs = [running.submit(long, deadline=None)]
-    assert paused.speaking.wait(20)
+    assert paused.speaking.wait(100)
     jobs += [running.submit(request, deadline=None) for request in short]
     for number, job in enumerate(jobs):
         job.future.add_done_callback(lambda _, n=number: order.append(n))
@@ -657,7 +657,7 @@ def test_a_batch_takes_in_no_more_than_its_rows_in_all(loaded, sights, monkeypat
         request = caption(sights[0], num_beams=1, min_new_tokens=3, max_new_tokens=tokens)
         jobs.append(running.submit(request, deadline=None))
         jobs[-1].future.add_done_callback(lambda _, n=number: order.append(n))
-        assert paused.speaking.wait(20)
+        assert paused.speaking.wait(100)
     paused.go_on.set()
     for job in jobs:
         answer(job)
@@ -675,7 +675,7 @@ def test_nobody_joins_while_it_is_the_turn_of_others(loaded, sights, monkeypatch
         caption(sights[0], num_beams=1, min_new_tokens=8, max_new_tokens=8),
     ]
     jobs = [running.submit(requests[0], deadline=None)]
-    assert paused.speaking.wait(20)
+    assert paused.speaking.wait(100)
     jobs += [running.submit(request, deadline=None) for request in requests[1:]]
     for number, job in enumerate(jobs):
         job.future.add_done_callback(lambda _, n=number: order.append(n))
@@ -699,7 +699,7 @@ def test_who_joined_a_batch_that_fails_is_answered_too(loaded, sights, monkeypat
 
     monkeypatch.setattr(type(loaded.captioner._words), "join", fails_once)
     jobs = [running.submit(caption(sights[0], num_beams=1), deadline=None)]
-    assert paused.speaking.wait(20)
+    assert paused.speaking.wait(100)
     jobs += [running.submit(caption(sights[0], num_beams=1, max_new_tokens=most), deadline=None) for most in (28, 29)]
     paused.go_on.set()
     assert all(answer(job)[0].text for job in jobs)

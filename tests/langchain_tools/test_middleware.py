@@ -369,7 +369,7 @@ def run_without(package, code):
     """Run code in a process where a package is not installed."""
     block = f"import sys; sys.modules[{package!r}] = None\n"
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", block + code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", block + code], capture_output=True, text=True, timeout=200
     )
 
 

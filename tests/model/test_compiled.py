@@ -275,7 +275,7 @@ class TestAtTheStart:
             "model": "demo",
             "device": "cpu",
             "compile": True,
-            "max_batch": 10,
+            "max_batch": 2,
             "num_beams": 2,
             "keep_answers": 0,
             "self_test": False,
@@ -382,7 +382,7 @@ class TestAtTheStart:
         monkeypatch.setattr(torch, "compile", failing)
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         monkeypatch.setattr(compiling, "_limit", lambda loaded: None)
-        chosen = Settings.load({}, **options | {"compile": compile})
+        chosen = Settings.load({}, **options | {"compile": compile, "max_batch": 10})
         here = checkpoints.load(chosen)
         found = compiling.switch_on(replace(here, device="cuda:0"), chosen)
         assert (found.recorded, found.compiled) == (True, False)
@@ -404,7 +404,7 @@ class TestAtTheStart:
         """Each by itself: every number of rows is a graph of its own."""
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         monkeypatch.setattr(compiling, "_limit", lambda loaded: None)
-        chosen = Settings.load({}, **options | {"compile": False})
+        chosen = Settings.load({}, **options | {"compile": False, "max_batch": 10})
         loaded = replace(checkpoints.load(chosen), device="cuda:0")
         owner, name = {
             "_see": (loaded.captioner.trunk, "_states"),

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from blip2tools.errors import VisionError
-from blip2tools.pictures import decoder, decoder_process, images
-from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures import decoder, decoder_process
+from blip2tools.pictures.decoder import Decoder, decode_here
 from blip2tools.settings import Settings
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -86,7 +86,7 @@ class TestPixels:
         self, shared: Decoder, size: tuple[int, int], targets: tuple[tuple[int, int], ...]
     ) -> None:
         data = encoded(noise(size), compress_level=0)
-        there, here = shared.decode(data, REGIONS, targets), images.look(data, SETTINGS, REGIONS, targets)
+        there, here = shared.decode(data, REGIONS, targets), decode_here(data, SETTINGS, REGIONS, targets)
         assert (there.width, there.height, there.animated) == (*size, False)
         assert len(there.parts) == len(here.parts) == len(REGIONS) * max(1, len(targets))
         assert all(a.tobytes() == b.tobytes() for a, b in zip(there.parts, here.parts, strict=True))
@@ -232,7 +232,7 @@ class TestDeath:
             "except MemoryError: print('bounded')\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", is_bounded], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", is_bounded], capture_output=True, text=True, timeout=200, check=True
         )
         assert done.stdout == "bounded\n"
 
@@ -383,7 +383,7 @@ class TestStart:
             "import sys, blip2tools.pictures.decoder_process\n"
             "print(sorted({'torch', 'transformers', 'pydantic', 'numpy', 'mcp'} & set(sys.modules)))"
         )
-        done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True, timeout=200)
         assert done.stdout == "[]\n"
 
     def test_it_does_not_inherit_settings_or_import_from_the_working_folder(

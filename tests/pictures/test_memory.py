@@ -82,7 +82,7 @@ def test_as_much_as_is_said(decoder: Decoder, name: str) -> None:
 def test_while_the_model_loads(start_server, tmp_path: Path) -> None:
     """The first call of a server is a survey of 50 megapixels: five views of it, whose sizes the model has yet to tell."""
     (tmp_path / "large.jpg").write_bytes(picture("jpeg", (8000, 6250)))
-    server = start_server("--model", "demo", "--allow-dir", str(tmp_path), "--threads", "1")
+    server = start_server("--model", "demo", "--allow-dir", str(tmp_path), "--threads", "1", fresh=True)
     server.initialize()
     said = server.call("survey_image", image="large.jpg", rows=2, columns=2)
     while "model_unavailable" in said["content"][0]["text"]:  # on a slow machine: call again, it says

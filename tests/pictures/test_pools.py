@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from blip2tools.pictures.pools import Pool
 from tests.pictures.test_decoder import encoded
 from tests.pictures.test_fetch import SETTINGS as WEB
 from tests.pictures.test_fetch import Server
+from tests.support import forked
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="stops the decoder's process by its number")
 
@@ -93,7 +93,7 @@ def fresh(number):
 class TestTurns:
     async def test_one_callers_many_do_not_hold_up_anothers_one(self, pool):
         order, go_on = [], threading.Event()
-        first = asyncio.ensure_future(as_caller("many", pool.run(lambda: go_on.wait(20))))
+        first = asyncio.ensure_future(as_caller("many", pool.run(lambda: go_on.wait(100))))
         many = [
             asyncio.ensure_future(as_caller("many", pool.run(lambda number=number: order.append(number))))
             for number in range(20)
@@ -129,7 +129,7 @@ class TestTurns:
             assert await as_caller("who", pool.run(lambda: other.wait(CALLER.get))) == "who"
             with pytest.raises(ZeroDivisionError):
                 await pool.run(lambda: other.wait(lambda: 1 / 0))
-            busy = asyncio.ensure_future(other.run(lambda: go_on.wait(20)))
+            busy = asyncio.ensure_future(other.run(lambda: go_on.wait(100)))
             await until(lambda: other._running)
             waits = asyncio.ensure_future(pool.run(lambda: other.wait(lambda: 1)))
             await until(lambda: other._callers)
@@ -144,7 +144,7 @@ class TestTurns:
 
     async def test_what_is_cancelled_in_line_is_never_done_and_let_go(self, pool):
         started, go_on, done = threading.Event(), threading.Event(), []
-        busy = asyncio.ensure_future(pool.run(lambda: started.set() or go_on.wait(20)))
+        busy = asyncio.ensure_future(pool.run(lambda: started.set() or go_on.wait(100)))
         await until(started.is_set)
         waiting = [asyncio.ensure_future(pool.run(lambda: done.append(1))) for _ in range(3)]
         await asyncio.sleep(0)
@@ -180,7 +180,7 @@ class TestTurns:
             started.set()
             wake = threading.Event()
             with STOP.get().ending(wake.set):
-                assert wake.wait(20)
+                assert wake.wait(100)
             STOP.get().check()
 
         running, waiting = (asyncio.ensure_future(pool.run(work)) for _ in range(2))
@@ -252,7 +252,7 @@ class TestPlaces:
             "    os._exit(0)\n"
         )
         words = [sys.executable, "-c", code, str(picture.path)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+        done = forked.run(words, text=True)
         assert done.stdout.splitlines() == ["model_unavailable"] * 2 + [picture.caption], done.stderr
 
 
@@ -294,7 +294,7 @@ class TestSlowAddresses:
         def slow(url, settings):
             wake = threading.Event()
             with STOP.get().ending(wake.set):
-                assert wake.wait(60)
+                assert wake.wait(100)
             STOP.get().check()
 
         monkeypatch.setattr("blip2tools.pictures.fetch.fetch", slow)

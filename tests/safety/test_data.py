@@ -77,7 +77,7 @@ def raw(face, line: bytes, *, answers: bool = True) -> dict | None:
     """One line as it is; the answer to it, which must come before that of a good call."""
     face.server.process.stdin.write(line + b"\n")
     face.server.process.stdin.flush()
-    found = json.loads(face.server.lines.get(timeout=60)) if answers else None
+    found = json.loads(face.server.lines.get(timeout=200)) if answers else None
     face.healthy()
     return found
 

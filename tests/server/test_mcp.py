@@ -201,7 +201,7 @@ def test_a_line_is_judged_as_by_the_sdk_itself(line):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_handshake_does_not_wait_for_torch(start_server, folder, picture):
-    server = start_server("--model", "demo", "--allow-dir", str(folder))
+    server = start_server("--model", "demo", "--allow-dir", str(folder), fresh=True)
     loaded = Path(f"/proc/{server.process.pid}/maps")
     server.initialize()
     server.request("tools/list")
@@ -231,7 +231,7 @@ def test_a_signal_ends_it(start_server, folder, number):
     server = start_server("--model", "demo", "--allow-dir", str(folder))
     server.initialize()
     server.process.send_signal(number)
-    assert server.process.wait(10) == 128 + number
+    assert server.process.wait(100) == 128 + number
     server.end()
     assert "Traceback" not in server.log
 

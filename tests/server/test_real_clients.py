@@ -39,8 +39,8 @@ def test_every_client_has_a_script_and_exact_versions():
         assert "mcp" in pins(client)
 
 
-def test_the_readme_tells_the_versions_that_are_tested():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_the_page_tells_the_versions_that_are_tested():
+    text = (REPOSITORY / "docs" / "mcp.md").read_text(encoding="utf-8")
     for client in CLIENTS:
         (name, version), *_ = pins(client).items()
         row = [re.escape(word) for word in (name, version, pins(client)["mcp"])]

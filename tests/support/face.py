@@ -150,7 +150,7 @@ class Face:
         for _ in range(3):
             self.healthy()
 
-    def ask(self, tool: str, arguments: Any, timeout: float = 60) -> Answer:
+    def ask(self, tool: str, arguments: Any, timeout: float = 200) -> Answer:
         """One call with whatever arguments; its code, time and memory."""
         before = self.processes.resident()
         self.processes.begin_peak()

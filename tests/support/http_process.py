@@ -16,19 +16,25 @@ import httpx2
 from blip2tools import Vision
 from blip2tools.server.http.serve import Listener, build_http_server
 from blip2tools.settings import environment_without_settings
+from tests.support import forked
 
 TOKEN = "a-token-for-tests-0123456789"
 
 
 class HttpProcess:
-    """`blip2tools serve --http`, its address, and what it writes to its log."""
+    """`blip2tools serve --http`, its address, and what it writes to its log; `fresh` as for `StdioServer`."""
 
     def __init__(
-        self, *arguments: str, env: dict[str, str] | None = None, ready: bool = True, prefix: tuple[str, ...] = ()
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        ready: bool = True,
+        prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> None:
         clean = environment_without_settings(keep=["cache_dir"])
         self.token = (env or {}).get("BLIP2TOOLS_TOKEN")
-        self.process = subprocess.Popen(
+        self.process = (subprocess.Popen if fresh else forked.start)(
             [
                 *prefix,
                 sys.executable,
@@ -54,7 +60,7 @@ class HttpProcess:
         self.url, self.stdout = "", b""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if not self._address.wait(60) or not self.url:
+        if not self._address.wait(200) or not self.url:
             self.process.kill()
             raise AssertionError(self.log)
         if ready:
@@ -77,9 +83,9 @@ class HttpProcess:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def client(self, **options: Any) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, headers=self.headers, timeout=60, trust_env=False, **options)
+        return httpx2.Client(base_url=self.url, headers=self.headers, timeout=200, trust_env=False, **options)
 
-    def wait_until_ready(self, timeout: float = 60) -> None:
+    def wait_until_ready(self, timeout: float = 200) -> None:
         with self.client() as client:
             until = time.monotonic() + timeout
             while client.get("/readyz").status_code != 200:
@@ -92,7 +98,7 @@ class HttpProcess:
             lines = client.get("/metrics").text.splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
-    def end(self, number: int | None = signal.SIGTERM, timeout: float = 30) -> int:
+    def end(self, number: int | None = signal.SIGTERM, timeout: float = 100) -> int:
         if number is not None and self.process.poll() is None:
             self.process.send_signal(number)
         status = self.process.wait(timeout)
@@ -126,7 +132,7 @@ class HttpThread:
 
     def end(self) -> None:
         self._server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(100)
         self._listener.__exit__(None, None, None)
 
 

@@ -288,7 +288,7 @@ def test_while_the_model_is_loading_a_call_says_how_far_it_is(picture, monkeypat
 
     def slow(settings, progress, *, download):
         progress("downloading flan-t5-xl", 0.43)
-        assert go_on.wait(20)
+        assert go_on.wait(100)
         return load(settings, progress, download=download)
 
     monkeypatch.setattr(checkpoints, "load", slow)
@@ -332,7 +332,7 @@ async def test_closing_ends_calls_under_way_with_an_error_of_ours(picture, monke
 
     def slow(*given):
         inside.release()
-        go_on.wait(20)
+        go_on.wait(100)
         return decode(*given)
 
     monkeypatch.setattr(Looking, "_decode", slow)

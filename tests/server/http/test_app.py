@@ -46,7 +46,9 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def server(folder):
-    running = HttpProcess("--model", "demo", "--allow-dir", str(folder), "--max-image-bytes", str(MIB), ready=False)
+    running = HttpProcess(
+        "--model", "demo", "--allow-dir", str(folder), "--max-image-bytes", str(MIB), ready=False, fresh=True
+    )
     with running.client() as client:
         running.early = client.get("/readyz")
     running.wait_until_ready()
@@ -100,7 +102,7 @@ def routes(vision):
 @asynccontextmanager
 async def mcp_client(server, mode):
     async with (
-        httpx2.AsyncClient(headers=server.headers, timeout=60, trust_env=False) as http,
+        httpx2.AsyncClient(headers=server.headers, timeout=200, trust_env=False) as http,
         Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=mode) as client,
     ):
         yield client
@@ -111,7 +113,7 @@ def slices(count):
     return [[0, 0, 1, round(0.5 + 0.4 * number / count, 4)] for number in range(count)]
 
 
-def eventually(check, timeout=20):
+def eventually(check, timeout=100):
     until = time.monotonic() + timeout
     while not (found := check()):
         assert time.monotonic() < until
@@ -534,7 +536,7 @@ def test_a_client_that_goes_frees_its_row(slow, picture):
     before = slow.metrics()
 
     async def leave():
-        async with httpx2.AsyncClient(base_url=slow.url, timeout=60, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=slow.url, timeout=200, trust_env=False) as client:
             body = [{"image": picture.path.name, "region": region} for region in slices(24)]
             calls = [asyncio.ensure_future(client.post("/api/caption", json=one)) for one in body]
             await asyncio.to_thread(busy, slow)
@@ -590,7 +592,7 @@ async def test_mcp_cancellation_reaches_the_decoder(slow, picture, mode):
         await asyncio.to_thread(busy, slow)
         for one in calls:
             one.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await asyncio.gather(*calls, return_exceptions=True)
         again = await client.call_tool("match_image_text", {"image": picture.path.name, "texts": ["a red circle"]})
         assert not again.is_error
@@ -916,10 +918,11 @@ def test_the_text_of_metrics():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_64_clients_and_2000_calls(pictures, folder):
+@pytest.mark.parametrize("calls", [400, pytest.param(2000, marks=pytest.mark.long)])
+def test_64_clients_and_many_calls(pictures, folder, calls):
     """5 % cancels and 5 % bad inputs: no call is lost, each answer belongs to its own picture, no 5xx."""
     running = HttpProcess("--model", "demo", "--allow-dir", str(folder), "--rate-limit", "0")
-    calls, clients = 2000, 64
+    clients = 64
     outcomes = []
 
     async def one(client, number):
@@ -957,7 +960,7 @@ def test_64_clients_and_2000_calls(pictures, folder):
         running.kill()
     assert len(outcomes) == calls
     counts = {outcome: outcomes.count(outcome) for outcome in ("good", "bad", "cancelled")}
-    assert counts == {"good": 1800, "bad": 100, "cancelled": 100}
+    assert counts == {"good": calls * 9 // 10, "bad": calls // 20, "cancelled": calls // 20}
     assert numbers["blip2tools_requests_waiting"] == 0
     assert numbers['blip2tools_requests_total{end="failed"}'] == 0
     assert not [name for name in numbers if 'status="5' in name and "readyz" not in name]
