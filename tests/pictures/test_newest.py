@@ -84,15 +84,16 @@ def eyes(looking) -> Iterator[Eyes]:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
+UNREAD = ("unsupported_image", "corrupt_image")  # by whether the format is one of those that are read
 UNREADABLE = {
-    "a phone's HEIC": ("IMG_0042.HEIC", ftyp(b"heic"), "unsupported_image"),
-    "AVIF": ("photo.avif", ftyp(b"avif"), "unsupported_image"),
-    "JPEG XL": ("photo.jxl", b"\xff\x0a" + bytes(100), "unsupported_image"),
-    "a camera's raw picture": ("DSC_0001.NEF", b"MM\0*" + bytes(300), "unsupported_image"),
+    "a phone's HEIC": ("IMG_0042.HEIC", ftyp(b"heic"), UNREAD),
+    "AVIF": ("photo.avif", ftyp(b"avif"), UNREAD),
+    "JPEG XL": ("photo.jxl", b"\xff\x0a" + bytes(100), UNREAD),
+    "a camera's raw picture": ("DSC_0001.NEF", b"MM\0*" + bytes(300), UNREAD),
     "CR3": ("IMG.CR3", ftyp(b"crx "), "unsupported_image"),
     "a vector picture": ("plan.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_image"),
-    "HEIC under another name": ("screenshot.png", ftyp(b"heix"), "unsupported_image"),
-    "HEIC without an ending": ("photo", ftyp(b"heic"), "unsupported_image"),
+    "HEIC under another name": ("screenshot.png", ftyp(b"heix"), UNREAD),
+    "HEIC without an ending": ("photo", ftyp(b"heic"), UNREAD),
     "more pixels than are read": ("long.png", WIDE, ("too_large", "corrupt_image")),
     "cut off": ("cut.jpg", encoded("JPEG", (400, 300))[:2000], "corrupt_image"),
     "only a signature": ("short.png", b"\x89PNG\r\n\x1a\n", "corrupt_image"),
