@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip2tools.checkpoints import Loaded, Progress
+    from blip2tools.engine.fits import KeptFits
     from blip2tools.engine.stages import Stages
     from blip2tools.pictures.images import Target
 
@@ -105,6 +106,7 @@ class LocalEngine:
         self._expected = 0
         self._under_way: dict[Request, Work] = {}
         self._answers: OrderedDict[Request, object] = OrderedDict()
+        self._fits: KeptFits = {}
         self._loaded: Loaded | None = None
         self._loading = False
         self._state = "not loaded"
@@ -274,7 +276,7 @@ class LocalEngine:
             return
         from blip2tools.engine.stages import Stages
 
-        stages = Stages(loaded, self._cache, self._metrics)
+        stages = Stages(loaded, self._cache, self._metrics, self._fits)
         for work in [work for work in batch if work.stopped()]:  # they gave up while the model was being loaded
             self._deliver(work, None)
         live = [work for work in batch if not work.answered]
@@ -388,6 +390,7 @@ class LocalEngine:
         had = self._loaded is not None
         self._loaded = None
         self._answers.clear()
+        self._fits.clear()
         self._cache.clear()
         if had:
             gc.collect()

@@ -18,7 +18,7 @@ import torch
 
 from blip2tools.checkpoints.prompts import RETRIEVAL_TOKENS
 from blip2tools.engine.cache import FeatureCache
-from blip2tools.engine.fits import MATCH_TOKENS, Fits, chunks, overflow
+from blip2tools.engine.fits import MATCH_TOKENS, Fits, KeptFits, chunks, overflow
 from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
@@ -64,11 +64,13 @@ Join = Callable[[Callable[[Work], bool]], Sequence[Work]]
 class Stages:
     """A loaded model behind its cache."""
 
-    def __init__(self, loaded: Loaded, cache: FeatureCache[Tensor], metrics: Metrics) -> None:
+    def __init__(
+        self, loaded: Loaded, cache: FeatureCache[Tensor], metrics: Metrics, fits: KeptFits | None = None
+    ) -> None:
         self._loaded = loaded
         self._cache = cache
         self._metrics = metrics
-        self._fits = Fits(loaded, metrics, self._states)
+        self._fits = Fits(loaded, metrics, self._states, {} if fits is None else fits)
 
     def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
         """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused.

@@ -56,6 +56,11 @@ class Generation(BaseModel):
             raise ValueError("min_new_tokens is above max_new_tokens")
         return self
 
+    @classmethod
+    def of(cls, other: Generation) -> Generation:
+        """The generation options alone of something that has more, such as settings."""
+        return Generation.model_construct(**{name: getattr(other, name) for name in Generation.model_fields})
+
     @property
     def repeatable(self) -> bool:
         """Whether the same request gives the same words again."""
