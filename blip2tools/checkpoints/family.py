@@ -44,6 +44,7 @@ class Member:
     note: str
     # The prompt that it was trained with: of the published ones, that of LAVIS's zero-shot VQA configurations.
     vqa_template: str = "Question: {question} Short answer:"
+    prompt: str = ""  # likewise of captions, which continue it; empty is none
 
     @property
     def parameters(self) -> int:
@@ -82,6 +83,7 @@ def _member(name: str, language_model: str | None, note: str) -> Member:
         weights=weights(facts),
         image_size=number(facts.vision, "image_size"),
         note=note,
+        prompt=str(facts.captions["prompt"].value) if facts.captions else "",
     )
 
 
@@ -92,9 +94,9 @@ CAPTIONERS = (
     _member("flan-t5-xl", "FLAN-T5 XL", "good answers and captions"),
     _member("opt-6.7b", "OPT 6.7B", "good captions, weaker answers"),
     _member("opt-2.7b", "OPT 2.7B", "good captions, weaker answers; the smallest"),
-    _member("flan-t5-xl-coco", "FLAN-T5 XL", "tuned for COCO captions; poor at questions"),
-    _member("opt-6.7b-coco", "OPT 6.7B", "tuned for COCO captions; poor at questions"),
-    _member("opt-2.7b-coco", "OPT 2.7B", "tuned for COCO captions; poor at questions"),
+    _member("flan-t5-xl-coco", "FLAN-T5 XL", "tuned for COCO captions, which continue 'a photo of'; poor at questions"),
+    _member("opt-6.7b-coco", "OPT 6.7B", "tuned for COCO captions, which continue 'a photo of'; poor at questions"),
+    _member("opt-2.7b-coco", "OPT 2.7B", "tuned for COCO captions, which continue 'a photo of'; poor at questions"),
 )
 
 MATCHERS = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2tools.errors import ModelUnavailableError
+from blip2tools.settings import foreign_variable
 
 Progress = Callable[[str, float | None], None]  # what is being done, and the share done (0 to 1) where it is known
 
@@ -49,6 +50,12 @@ def cached(repository: str, revision: str | None = None, *, allow_pickle: bool =
     return None
 
 
+def offline_variables() -> list[str]:
+    """The variables by which the hub's client is switched off, all of which must go before it answers."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return [name for name in names if (foreign_variable(name) or "").upper() in ("1", "ON", "YES", "TRUE")]
+
+
 def revision_of(folder: Path) -> str | None:
     """The commit of a folder in the cache; None for any other folder."""
     return folder.name if folder.parent.name == "snapshots" and _FULL_REVISION.fullmatch(folder.name) else None
@@ -64,6 +71,8 @@ def missing_from(folder: Path, *, allow_pickle: bool = False) -> str | None:
             return "the image processor's configuration"
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")):
             return "the tokenizer"
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "merges.txt", "vocab.txt", "spiece.model")):
+            return "merges.txt, the half of its tokenizer"
     try:
         shards = weight_files(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -252,7 +261,7 @@ def _check_disk(folder: Path, needed: int, name: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed and needed + _SPARE_DISK > free:
         raise ModelUnavailableError(
-            f"{name} needs {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; "
+            f"{name} needs {needed / 1e9:.1f} GB of disk, only {free / 1e9:.1f} GB is free; "
             "make room, or point HF_HOME at a larger disk."
         )
 
@@ -275,7 +284,8 @@ def _reason(error: Exception, name: str) -> str:
     if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
         return f"The hub has no public model named {name}; check the name."
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"The hub is switched off (HF_HUB_OFFLINE); unset that and {again}."
+        switches = " and ".join(offline_variables()) or "HF_HUB_OFFLINE"
+        return f"The hub is switched off ({switches}); unset that and {again}."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full; make room, or point HF_HOME at a larger disk, and {again}."
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

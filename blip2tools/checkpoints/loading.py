@@ -148,12 +148,13 @@ def _load_captioner(
         if captioner.positions is not None:
             room = min(room, captioner.positions - captioner.num_queries - CANDIDATE_TOKENS)
         words = CaptionerText(
-            configuration.tokenizer(folder),
+            configuration.tokenizer(folder, located.name),
             captioner.family,
             special=captioner.eos if captioner.bos is None else captioner.bos,
             budget=room,
             reserved={captioner.eos, captioner.pad},
             template=located.member.vqa_template if located.member is not None else VQA_TEMPLATE,
+            prompt=located.prompt,
         )
     return captioner, pixels, words
 
@@ -174,7 +175,7 @@ def _load_matcher(
         if own_pixels.key == pixels.key and same_weights(captioner.trunk, trunk):
             trunk, own_pixels = captioner.trunk, pixels
         matcher = Matcher(model, trunk)
-        tokenizer = configuration.tokenizer(folder)
+        tokenizer = configuration.tokenizer(folder, located.name)
         cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
         if cls is None or sep is None:
             raise unfit(located, "its tokenizer is not BERT's")

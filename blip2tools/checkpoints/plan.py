@@ -24,6 +24,7 @@ from blip2tools.checkpoints.family import (
     partner,
 )
 from blip2tools.checkpoints.hub import Progress
+from blip2tools.checkpoints.parents import caption_prompt
 from blip2tools.checkpoints.published import Weights
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.errors import ModelUnavailableError
@@ -69,6 +70,11 @@ class Located:
     def revision(self) -> str | None:
         """The commit of its files, where they come from the hub."""
         return None if self.folder is None else hub.revision_of(self.folder)
+
+    @property
+    def prompt(self) -> str:
+        """What captions continue by default; empty is nothing."""
+        return caption_prompt(self.member, self.folder)
 
     @property
     def pull_command(self) -> str:

@@ -20,7 +20,10 @@ NEWEST_TURN = "Question: {question} Answer:"
 
 CANDIDATE_TOKENS = 32  # of an answer to rank
 MATCH_TOKENS = 32  # max_txt_len of LAVIS's matcher, [CLS] and [SEP] included
+RETRIEVAL_TOKENS = 35  # of LAVIS's `compute_sim_matrix`, by which the published recall was measured
 _PUNCTUATION = re.compile(r"[.!\"()*#:;~]")  # lavis/processors/blip_processors.py, pre_caption
+# What the tokenizers of the reference join when they decode (transformers 4, `clean_up_tokenization_spaces`), in this order.
+_JOINED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,11 @@ class PlainEncoder:
         return [token for token in self._encode(text) if token not in self._reserved]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens left out, without space around it."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Text of `ids`, special tokens left out, without space around it and before punctuation."""
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        for spaced in _JOINED:
+            text = text.replace(spaced, spaced.strip())
+        return text.strip()
 
     @property
     def fingerprint(self) -> str:
@@ -73,8 +79,12 @@ class PlainEncoder:
 
     @property
     def vocabulary(self) -> int:
-        """One more than the largest id that a text can give."""
-        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        """One more than the largest id that a text can give.
+
+        Special tokens are none of them: the published matcher's tokenizer has `<image>`, for which there is no row.
+        """
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        return 1 + max((number for number in ids if number not in self._reserved), default=-1)
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -90,6 +100,7 @@ class CaptionerText:
         budget: the most ids in a prompt, the special one included.
         reserved: further ids that no text may produce.
         template: what questions are put into, with `{question}`.
+        prompt: what captions were trained to continue; empty is nothing.
     """
 
     def __init__(
@@ -101,8 +112,10 @@ class CaptionerText:
         budget: int,
         reserved: Iterable[int] = (),
         template: str = VQA_TEMPLATE,
+        prompt: str = "",
     ) -> None:
         self._template = template
+        self.prompt = prompt
         self.family = family
         self.budget = budget
         self._special = special
@@ -120,7 +133,7 @@ class CaptionerText:
 
     def caption(self, prompt: str | None = None) -> Prompt:
         """The row for a caption that continues `prompt`, or for a free one. A prompt too long loses its beginning."""
-        ids = self._encode(" ".join((prompt or "").split()))
+        ids = self._encode(_line(prompt or ""))
         return self._row(ids[-(self.budget - 1) :], truncated=len(ids) > self.budget - 1)
 
     def question(self, question: str, history: Sequence[tuple[str, str]] = (), template: str | None = None) -> Prompt:
@@ -191,11 +204,16 @@ class MatcherText:
         """One more than the largest id that a text can give."""
         return self._encode.vocabulary
 
-    def __call__(self, text: str) -> Prompt:
-        """The row for one text. A text of punctuation alone keeps it."""
+    def __call__(self, text: str, limit: int | None = None) -> Prompt:
+        """The row for one text. A text of punctuation alone keeps it.
+
+        Args:
+            text: what to read.
+            limit: the most ids, the special ones included, where they are others than for a match.
+        """
         lowered = _line(text.lower())
         ids = self._encode(_line(_PUNCTUATION.sub(" ", lowered)) or lowered)
-        room = self._limit - 2
+        room = (limit or self._limit) - 2
         return Prompt((self._cls, *ids[:room], self._sep), truncated=len(ids) > room)
 
     def spells(self, text: str) -> bool:

@@ -32,7 +32,7 @@ SOURCES = {
     "converter": Source(
         "transformers, models/blip_2/convert_blip_2_original_to_pytorch.py, `get_blip2_config` and the processor it saves"
     ),
-    "lavis": Source("LAVIS, lavis/configs/models/blip2/*.yaml (`image_size`, `num_query_token`)"),
+    "lavis": Source("LAVIS, lavis/configs/models/blip2/*.yaml (`image_size`, `num_query_token`, `prompt`)"),
     "language": Source(
         "configuration of the language model itself (facebook/opt-6.7b as printed by transformers 4.20.1), which the "
         "converter takes over"
@@ -131,6 +131,8 @@ _LANGUAGE = {
     | _facts("sibling", layer_norm_epsilon=1e-6, relative_attention_num_buckets=32, relative_attention_max_distance=128)
     | _facts("count", d_model=4096, d_ff=10240, num_heads=64, num_layers=24, tie_word_embeddings=False),
 }
+COCO_PROMPT = "a photo of"  # also in LAVIS' projects/blip2/train/caption_coco_ft.yaml
+COCO_IMAGE_SIZE = 364  # pixels; of captioners only those that were tuned on COCO have it
 _IMAGE_TOKEN = {"opt": 50265, "t5": 32100}
 _CONFIG_SEEN = ("opt-2.7b", "flan-t5-xl")
 
@@ -144,6 +146,7 @@ class Published:
     text: Facts  # empty for a matcher
     top: Facts  # num_query_tokens, image_text_hidden_size, image_token_index
     files: Facts  # of the download: the precision, and how many values it holds
+    captions: Facts  # the prompt that they were trained and evaluated with, if there was one
 
     @property
     def parts(self) -> dict[str, Facts]:
@@ -154,6 +157,7 @@ class Published:
             "qformer_config": self.qformer,
             "text_config": self.text,
             "files": self.files,
+            "captions": self.captions,
         }
 
 
@@ -254,7 +258,7 @@ def published(name: str) -> Published:
         KeyError: no published checkpoint goes by this name.
     """
     coco = name.endswith("-coco")
-    vision = _VISION | _facts("converter", image_size=364 if coco else 224)
+    vision = _VISION | _facts("converter", image_size=COCO_IMAGE_SIZE if coco else 224)
     if name.startswith("itm-vit-g"):
         return Published(
             vision,
@@ -262,6 +266,7 @@ def published(name: str) -> Published:
             {},
             _TOP | _facts("update", image_token_index=30523),
             _facts("sibling", dtype="float32"),
+            {},
         )
     language = name.removesuffix("-coco")
     text = _LANGUAGE[language]
@@ -273,9 +278,9 @@ def published(name: str) -> Published:
     files = _facts("config" if seen else "sibling", dtype="float32")
     if text["tie_word_embeddings"].value:
         files |= _facts("count", stores_tied_output=name == "opt-2.7b-coco")
-    return Published(
-        vision, _QFORMER, text, _TOP | _facts("config" if seen else "sibling", image_token_index=token), files
-    )
+    top = _TOP | _facts("config" if seen else "sibling", image_token_index=token)
+    captions = _facts("lavis", prompt=COCO_PROMPT) if coco else {}
+    return Published(vision, _QFORMER, text, top, files, captions)
 
 
 def stored(published: Published) -> int:

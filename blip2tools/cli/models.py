@@ -26,6 +26,7 @@ def _models(arguments: argparse.Namespace) -> int:
             "image_size": member.image_size,
             "here": checkpoints.is_cached(member.name),
             "note": member.note,
+            "prompt": member.prompt or None,
         }
         for member in FAMILY
     ]

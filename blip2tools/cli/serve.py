@@ -44,7 +44,7 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
     given = {"--host": arguments.host, "--port": arguments.port, "--no-ui": arguments.no_ui or None}
     given |= {"--" + name.replace("_", "-"): getattr(arguments, name) for name in HTTP_SETTINGS}
     if useless := [flag for flag, value in given.items() if value is not None]:
-        raise InvalidInputError(f"{useless[0]} has a meaning with --http only.")
+        raise InvalidInputError(f"{useless[0]} only works with --http.")
     # Before any import that could print: standard output belongs to the protocol from here on.
     from blip2tools.server.stdio import claim_stdout, serve_stdio
 

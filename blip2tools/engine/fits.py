@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import AnswerRequest, CaptionRequest, ChoiceRequest, Fit, FitRequest, Sight
+from blip2tools.errors import ModelUnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from blip2tools.model import Matcher, Pixels, Trunk
 
 MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
+KeptFits: TypeAlias = dict[tuple[str, str], Fit]  # of the key of a picture's pixels and a statement
+
 KEPT = 4096  # fits of a picture and a statement, 200 bytes each
 
 
@@ -28,6 +32,7 @@ class Fits:
         loaded: the model.
         metrics: told how long it takes.
         states: trunk states (1, 1 + P, D) of each sight.
+        kept: the fits of earlier batches, the oldest first; added to.
     """
 
     def __init__(
@@ -35,11 +40,12 @@ class Fits:
         loaded: Loaded,
         metrics: Metrics,
         states: Callable[[Trunk, Pixels, Sequence[Sight]], list[Tensor]],
+        kept: KeptFits,
     ) -> None:
         self._loaded = loaded
         self._metrics = metrics
         self._states = states
-        self._kept: dict[tuple[str, str], Fit] = {}  # the oldest first
+        self._kept = kept
 
     def of(
         self, requests: Sequence[CaptionRequest | AnswerRequest | ChoiceRequest | FitRequest]
@@ -67,11 +73,21 @@ class Fits:
         states = dict(zip(keys, self._states(matcher.trunk, pixels, [sights[key] for key in keys]), strict=True))
         with self._metrics.timed("match"):
             odds = _odds(matcher, [states[key] for key, _ in pairs], [words(text) for _, text in pairs])
+        if not all(math.isfinite(one) for one in odds):
+            raise overflow(self._loaded.matcher_name, self._loaded.dtype)
         fresh = {pair: Fit(one, words.spells(pair[1])) for pair, one in zip(pairs, odds, strict=True)}
-        self._kept |= fresh
+        self._kept.update(fresh)
         while len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
         return fresh
+
+
+def overflow(name: str | None, dtype: str) -> ModelUnavailableError:
+    """The refusal of what was computed with numbers that are none: a text or score of it would mean nothing."""
+    return ModelUnavailableError(
+        f"The model {name} computes numbers that are none (NaN or infinite): its weights are damaged, or overflow in {dtype}. "
+        "`blip2tools doctor` says what to do."
+    )
 
 
 def _odds(matcher: Matcher, states: Sequence[Tensor], prompts: Sequence[Prompt]) -> list[float]:

@@ -211,7 +211,8 @@ def rows(request: Request) -> int:
 def _speech(generation: Generation, count: int, task: str, longest: int) -> Hashable:
     tokens = generation.max_new_tokens or longest
     length = next(bound for bound in LENGTHS if tokens <= bound)
-    common = (generation.min_new_tokens, generation.repetition_penalty, generation.no_repeat_ngram_size, length)
+    repeating = (generation.repetition_penalty, generation.no_repeat_ngram_size)
+    common = (generation.min_new_tokens, *repeating, generation.beam_rule, length)
     if generation.do_sample:
         return "sample", generation.temperature, generation.top_p, generation.seed, count, *common
     beams = max(generation.num_beams, count)

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip2tools.checkpoints import Loaded, Progress
+    from blip2tools.engine.fits import KeptFits
     from blip2tools.engine.stages import Stages
     from blip2tools.pictures.images import Target
 
@@ -105,6 +106,7 @@ class LocalEngine:
         self._expected = 0
         self._under_way: dict[Request, Work] = {}
         self._answers: OrderedDict[Request, object] = OrderedDict()
+        self._fits: KeptFits = {}
         self._loaded: Loaded | None = None
         self._loading = False
         self._state = "not loaded"
@@ -192,6 +194,7 @@ class LocalEngine:
                 steps=dict(metrics.steps),
                 seconds=metrics.seconds(),
                 memory_bytes=memory,
+                prompt=loaded.words.prompt if loaded else None,
             )
 
     def close(self) -> None:
@@ -273,7 +276,7 @@ class LocalEngine:
             return
         from blip2tools.engine.stages import Stages
 
-        stages = Stages(loaded, self._cache, self._metrics)
+        stages = Stages(loaded, self._cache, self._metrics, self._fits)
         for work in [work for work in batch if work.stopped()]:  # they gave up while the model was being loaded
             self._deliver(work, None)
         live = [work for work in batch if not work.answered]
@@ -315,9 +318,9 @@ class LocalEngine:
             self._deliver(batch[0], _translate(failure))
 
     def _join_batch(self, batch: list[Work], fits: Callable[[Work], bool]) -> list[Work]:
-        """See `Stages.answer`: what has come since for a batch that is under way, put behind its works.
+        """Requests that arrived since for a batch that is under way, appended to it; see `Stages.answer`.
 
-        Who has left makes no room, or a batch might go on for ever and keep every picture that it was about.
+        Rows that ended free no room: otherwise a batch might go on for ever and keep every picture that it was about.
         """
         room = self._max_batch - sum(work.rows for work in batch)
         with self._wake:
@@ -387,6 +390,7 @@ class LocalEngine:
         had = self._loaded is not None
         self._loaded = None
         self._answers.clear()
+        self._fits.clear()
         self._cache.clear()
         if had:
             gc.collect()

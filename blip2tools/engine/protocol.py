@@ -48,6 +48,7 @@ class EngineStatus:
     steps: Mapping[str, int]  # of decoding, "compiled", "recorded" and "eager"
     seconds: Mapping[str, tuple[int, float, float, float]]  # stage -> count, total, median and 99th percentile of late
     memory_bytes: int | None  # taken on the device; None where it does not say
+    prompt: str | None = None  # what captions continue by default; empty is nothing, None is not known yet
 
 
 class Engine(Protocol):

@@ -39,7 +39,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
-    """Say what is there: `count` captions that continue `prompt`."""
+    """Say what is there: `count` captions that continue `prompt`; None is the checkpoint's own, an empty one none at all."""
 
     sight: Sight
     generation: Generation
@@ -93,6 +93,7 @@ class MatchRequest:
 
     sight: Sight
     texts: tuple[str, ...]
+    retrieval: bool = False  # read as many ids of a text as the reference's retrieval does, and not its matching
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class TextFeatureRequest:
     """The contrastive features of texts."""
 
     texts: tuple[str, ...]
+    retrieval: bool = False  # as in `MatchRequest`
 
 
 @dataclass(frozen=True, slots=True)

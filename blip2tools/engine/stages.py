@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from blip2tools.checkpoints.prompts import RETRIEVAL_TOKENS
 from blip2tools.engine.cache import FeatureCache
-from blip2tools.engine.fits import MATCH_TOKENS, Fits, chunks
+from blip2tools.engine.fits import MATCH_TOKENS, Fits, KeptFits, chunks, overflow
 from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 # Pictures in one pass. On a CPU one keeps it busy, and more of them leave its caches: 16 take 5 % longer each than 4.
 SEE_AT_ONCE = {"cpu": 4}
 SEE_AT_ONCE_ELSEWHERE = 16
-# How often a batch takes in who came while its pictures were looked at, before it begins to speak. Later ones join while it
-# speaks; but prompts that are read together cost half as much each.
+# How often a batch admits late requests during the vision pass. Still later ones join while it decodes; but prompts that are
+# read together cost half as much each.
 WAITS = 2
 
 
@@ -63,11 +64,13 @@ Join = Callable[[Callable[[Work], bool]], Sequence[Work]]
 class Stages:
     """A loaded model behind its cache."""
 
-    def __init__(self, loaded: Loaded, cache: FeatureCache[Tensor], metrics: Metrics) -> None:
+    def __init__(
+        self, loaded: Loaded, cache: FeatureCache[Tensor], metrics: Metrics, fits: KeptFits | None = None
+    ) -> None:
         self._loaded = loaded
         self._cache = cache
         self._metrics = metrics
-        self._fits = Fits(loaded, metrics, self._states)
+        self._fits = Fits(loaded, metrics, self._states, {} if fits is None else fits)
 
     def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
         """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused.
@@ -155,6 +158,8 @@ class Stages:
         unread: bool,
         fits: tuple[Fit, ...] | None,
     ) -> object:
+        if not all(math.isfinite(text.logprob) for text in texts):
+            return self._overflow(self._loaded.model)
         fitted = self._loaded.calibration
         scaling = fitted.caption if isinstance(request, CaptionRequest) else fitted.answer
         said = [self._utterance(text, unread=unread, scaling=scaling) for text in texts]
@@ -166,7 +171,8 @@ class Stages:
 
     def _prompt(self, request: CaptionRequest | AnswerRequest) -> Prompt:
         if isinstance(request, CaptionRequest):
-            return self._loaded.words.caption(request.prompt)
+            words = self._loaded.words
+            return words.caption(words.prompt if request.prompt is None else request.prompt)
         return self._question(request.question)
 
     def _question(self, question: Question) -> Prompt:
@@ -198,6 +204,8 @@ class Stages:
         prompt = self._question(asked.question)
         with self._metrics.timed("rank"):
             scores = self._loaded.captioner.rank(tokens, prompt.ids, candidates)
+        if not all(math.isfinite(total) for total, _ in scores):
+            return self._overflow(self._loaded.model)
         best = max(total for total, _ in scores)
         shares = [math.exp(total - best) for total, _ in scores]
         said = min(1.0, math.exp(best) * sum(shares))
@@ -215,40 +223,53 @@ class Stages:
         features = self._itc(matcher, [request.sight for request in requests], states)
         answers: list[object] = [None] * len(batch)
         for place, request in enumerate(requests):
-            if isinstance(request, FeatureRequest):
+            if not _finite(features[place]):
+                answers[place] = self._overflow(self._loaded.matcher_name)
+            elif isinstance(request, FeatureRequest):
                 answers[place] = features[place][0].tolist()
-        pairs = [place for place, request in enumerate(requests) if isinstance(request, MatchRequest)]
-        texts = [cast(MatchRequest, requests[place]).texts for place in pairs]
+        pairs = [
+            place for place, one in enumerate(requests) if isinstance(one, MatchRequest) and answers[place] is None
+        ]
+        texts = [_read(words, cast(MatchRequest, requests[place])) for place in pairs]
         with self._metrics.timed("match"):
-            scores = _scores(matcher, words, [states[p] for p in pairs], [features[p] for p in pairs], texts)
+            scores = _scores(matcher, [states[p] for p in pairs], [features[p] for p in pairs], texts)
         for place, score in zip(pairs, scores, strict=True):
-            answers[place] = score
+            sound = all(math.isfinite(one.logit) and math.isfinite(one.probability + one.cosine) for one in score)
+            answers[place] = score if sound else self._overflow(self._loaded.matcher_name)
         return answers
+
+    def _overflow(self, name: str | None) -> VisionError:
+        return overflow(name, self._loaded.dtype)
 
     def _text_features(self, batch: Sequence[Work]) -> list[object]:
         matcher, words = self._loaded.matcher, self._loaded.matcher_words
         if matcher is None or words is None:
             return [None] * len(batch)
         requests = [cast(TextFeatureRequest, work.request) for work in batch]
-        rows = matcher.text_features([words(text).ids for request in requests for text in request.texts]).tolist()
-        taken = iter(rows)
+        rows = matcher.text_features([prompt.ids for request in requests for prompt in _read(words, request)])
+        if not _finite(rows):
+            return [self._overflow(self._loaded.matcher_name)] * len(batch)
+        taken = iter(rows.tolist())
         return [[next(taken) for _ in request.texts] for request in requests]
 
-    def _extract(self, asked: ExtractRequest) -> Extract | None:
+    def _extract(self, asked: ExtractRequest) -> Extract | VisionError | None:
         matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
         if matcher is None or words is None or pixels is None:
             return None
-        prompt = None if asked.text is None else words(asked.text)
+        prompt = None if asked.text is None else words(asked.text, matcher.positions)  # the reference cuts none of it
         states = None if asked.sight is None else self._states(matcher.trunk, pixels, [asked.sight])[0]
         if prompt is None:
             if states is None:
                 raise ValueError("neither a picture nor a text")
-            hidden, projected = matcher.image_embeddings(states)
-            return Extract(hidden[0].tolist(), projected[0].tolist(), False)
-        if states is not None:
-            return Extract(matcher.multimodal_embeddings(states, prompt.ids).tolist(), None, prompt.truncated)
-        hidden, projected = matcher.text_embeddings(prompt.ids)
-        return Extract(hidden.tolist(), projected.tolist(), prompt.truncated)
+            hidden, projected = (part[0] for part in matcher.image_embeddings(states))
+        elif states is not None:
+            hidden, projected = matcher.multimodal_embeddings(states, prompt.ids), None
+        else:
+            hidden, projected = matcher.text_embeddings(prompt.ids)
+        if not _finite(hidden) or (projected is not None and not _finite(projected)):
+            return self._overflow(self._loaded.matcher_name)
+        cut = prompt is not None and prompt.truncated
+        return Extract(hidden.tolist(), None if projected is None else projected.tolist(), cut)
 
     # ---- features, cached ----
 
@@ -326,6 +347,15 @@ class Stages:
         return [found[sight.key] for sight in sights]
 
 
+def _read(words: MatcherText, asked: MatchRequest | TextFeatureRequest) -> list[Prompt]:
+    limit = RETRIEVAL_TOKENS if asked.retrieval else None
+    return [words(text, limit) for text in asked.texts]
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
+
+
 def _rows(batch: Tensor) -> list[Tensor]:
     return [batch[row : row + 1] for row in range(batch.shape[0])]
 
@@ -353,16 +383,14 @@ def _longest(request: CaptionRequest | AnswerRequest) -> int:
 
 def _scores(
     matcher: Matcher,
-    words: MatcherText,
     states: Sequence[Tensor],
     features: Sequence[Tensor],
-    texts: Sequence[Sequence[str]],
+    prompts: Sequence[Sequence[Prompt]],
 ) -> list[list[TextScore]]:
     """ITM and ITC of each picture's texts; the texts of all pictures go through together."""
-    prompts = [[words(text) for text in group] for group in texts]
     flat = [prompt.ids for group in prompts for prompt in group]
     if not flat:
-        return [[] for _ in texts]
+        return [[] for _ in prompts]
     owners = [place for place, group in enumerate(prompts) for _ in group]
     queries = features[0].shape[1]
     logits: list[Tensor] = []

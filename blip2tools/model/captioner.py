@@ -18,13 +18,15 @@ from blip2tools.model.compiled import Steps
 from blip2tools.model.decoding import Beams, Begun, Chooser, Row, Samples, decode
 from blip2tools.model.language import T5, LanguageModel, Opt, Rows
 from blip2tools.model.options import GenerationOptions, Spoken
-from blip2tools.model.recorded import ROWS, Recorded
+from blip2tools.model.recorded import MORE, Recorded
 from blip2tools.model.trunk import Trunk, right_padded
 from blip2tools.model.weights import fingerprint, freeze, named
 
 Family = Literal["opt", "t5"]
 
-VISION_EPS = 1e-6  # of every LayerNorm in the vision tower
+VISION_EPS = (
+    1e-6  # of every LayerNorm in the vision tower, as transformers has it; LAVIS' last one has 1e-5, see FAMILY.md
+)
 RANK_CHUNK = 32  # candidates per forward pass
 
 
@@ -47,6 +49,27 @@ def _any_shape(device: torch.device) -> Iterator[None]:
         return
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         yield
+
+
+@contextmanager
+def _as_precise(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Products of float32 numbers as precise as of this dtype, where that is half precision.
+
+    TensorFloat-32 has float32's range, so that nothing overflows, and as many digits as float16, in which the states come
+    and the image tokens go on.
+    """
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # who runs us has set it in a way of their own
+        before = None
+    if device.type != "cuda" or dtype == torch.float32 or before != "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Captioner:
@@ -143,9 +166,10 @@ class Captioner:
 
     def _image_tokens(self, states: Tensor) -> tuple[Tensor]:
         queries = self._query_tokens.expand(states.shape[0], -1, -1)
-        hidden = self._qformer(
-            query_embeds=queries, encoder_hidden_states=self._post_layernorm(states)
-        ).last_hidden_state
+        with _as_precise(self.device, states.dtype):
+            hidden = self._qformer(
+                query_embeds=queries, encoder_hidden_states=self._post_layernorm(states)
+            ).last_hidden_state
         return (self._projection(hidden.to(self.dtype)),)
 
     def record(self, pool: Any, limit: int | None) -> None:
@@ -156,9 +180,10 @@ class Captioner:
             limit: the most bytes for what is kept of prompts; if that is too little, they are read as before.
         """
         self.trunk.record(pool)
-        shape = (ROWS[-1], *self.trunk.states_shape)
+        shape = (MORE, *self.trunk.states_shape)
         self._query.record([torch.zeros(shape, dtype=self.trunk.dtype, device=self.device)], pool)
-        self._words.record(self.num_queries, pool, limit)
+        with _any_shape(self.device):  # for prompts of 33 places cuDNN's is no faster either, but slower
+            self._words.record(self.num_queries, pool, limit)
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:
@@ -210,7 +235,8 @@ class Captioner:
             asked = more() if more is not None else None
             return None if asked is None else begun(asked)
 
-        chooser = Chooser(options, self._decoder_start, self.eos)
+        start = [self.bos] if self.bos is not None and options.beam_rule == "lavis" else self._decoder_start
+        chooser = Chooser(options, start, self.eos)
         with _any_shape(self.device):
             first = begun(Asked(image_tokens, prompts, max_new_tokens, pictures))
             return decode(self.steps, first, chooser, said, joining)

@@ -9,6 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Finish = Literal["eos", "length", "stopped"]
 
+# How a beam search ends, and by which length a text's score is divided.
+# transformers  as the library of today: new tokens count, the end included; the search goes on while the best text that has not
+#               ended could still beat the worst of those that have
+# lavis         as the reference (LAVIS 506965b with transformers 4.33.2, its pin): a cut text counts its start token too,
+#               and the search goes on while the best next token of all could, an end included
+BeamRule = Literal["transformers", "lavis"]
+
 
 class Generation(BaseModel):
     """Options of one generated text. None means the reference's default for the task and the family (LAVIS).
@@ -38,12 +45,21 @@ class Generation(BaseModel):
     seed: int | None = Field(
         default=None, ge=0, lt=2**63, description="seed of the sampling; default: a fresh one for every call"
     )
+    beam_rule: BeamRule = Field(
+        default="transformers",
+        description="how a beam search ends and what a length counts: as in transformers today, or as in the reference (`lavis`)",
+    )
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Self:
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is above max_new_tokens")
         return self
+
+    @classmethod
+    def of(cls, other: Generation) -> Generation:
+        """The generation options alone of something that has more, such as settings."""
+        return Generation.model_construct(**{name: getattr(other, name) for name in Generation.model_fields})
 
     @property
     def repeatable(self) -> bool:

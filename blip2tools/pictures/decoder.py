@@ -255,7 +255,7 @@ class Decoder:
                 "anew as PNG or JPEG."
             )
         logger.warning("a decoder process ended with status %s on a picture", process.status)
-        return CorruptImageError("The picture made its decoder fail; save it anew as PNG or JPEG.")
+        return CorruptImageError("The picture could not be decoded; save it again as PNG or JPEG.")
 
 
 class _Process:

@@ -38,7 +38,7 @@ class Profile:
 
     Attributes:
         space: `RGB`, `grey` or `CMYK`.
-        code_points: primaries and transfer of its `cicp` tag, which wins over its curves (ICC.1:2022, 9.2.17).
+        code_points: primaries and transfer of its `cicp` tag (ICC.1:2022, 9.2.17), which wins over its curves in browsers.
         data: its bytes, changed such that what a browser takes of them is what LittleCMS takes with relative intent.
     """
 
@@ -70,7 +70,7 @@ def parse(data: bytes) -> Profile:
         tags.setdefault(name, (begin, length))
     space = _SPACES.get(data[16:20])
     if space is None or data[20:24] not in (b"XYZ ", b"Lab "):
-        raise UnusableError("is of a kind that is not applied")
+        raise UnusableError("is of another kind than those for pictures")
     table = next((name for name in _TABLES if name in tags), None)
     if not _is_complete(space, data[20:24], table, tags):
         raise UnusableError("lacks what it needs")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from blip2tools.errors import InvalidInputError
 from blip2tools.schemas.plain import plain
 
 MAX_FOLDER = 4096
+MAX_NAME = 255
+MAX_OFFSET = 100_000
 MAX_TEXT = 512  # characters of one question, choice, prompt or statement
 
 A = TypeVar("A", bound="Arguments")
@@ -30,6 +32,11 @@ def _region(value: list[float]) -> list[float]:
             "must be [left, top, right, bottom] as fractions from 0 to 1, with left < right and top < bottom"
         )
     return [float(edge) for edge in value]
+
+
+def _given(value: object) -> object:
+    """An empty text is none: models fill in what they mean to leave out."""
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 Words = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_words)]
@@ -76,7 +83,7 @@ class CaptionArguments(Arguments):
 
     image: ImageReference
     region: Region = None
-    prompt: Words | None = Field(
+    prompt: Annotated[Words | None, BeforeValidator(_given)] = Field(
         None,
         description=(
             "Beginning of the caption, which the model continues, e.g. 'a photo of'; at most 512 characters. Leave out "
@@ -173,6 +180,16 @@ class ListArguments(Arguments):
         ),
     )
     limit: int = Field(20, ge=1, le=100, description="How many pictures at most, 1 to 100; 20 if left out.")
+    offset: int = Field(
+        0,
+        ge=0,
+        le=MAX_OFFSET,
+        description="How many of the newest to pass over, 0 to 100000: 20 goes on after the first 20.",
+    )
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = Field(
+        None,
+        description="Only files whose name holds this, in any case, e.g. 'ring'; with * or ? it is a pattern for the whole name.",
+    )
 
 
 class FeatureArguments(Arguments):

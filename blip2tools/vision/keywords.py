@@ -12,6 +12,8 @@ from blip2tools.vision.styles import Score, Style
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from blip2tools.model.options import BeamRule
+
 
 class GenerationKeywords(TypedDict, total=False):
     """Options of every verb that speaks: each overrides the setting of the same name."""
@@ -26,6 +28,7 @@ class GenerationKeywords(TypedDict, total=False):
     temperature: float
     top_p: float
     seed: int | None
+    beam_rule: BeamRule
 
 
 class CaptionOptions(GenerationKeywords, total=False):
@@ -65,12 +68,6 @@ class MatchOptions(LookOptions, total=False):
     """Keywords of `match`; `score` decides the order: see `blip2tools.vision.styles.Score`."""
 
     score: Score
-
-
-class ExtractOptions(TypedDict, total=False):
-    """Keywords of `extract_features`."""
-
-    region: Sequence[float] | None
 
 
 class SurveyOptions(GenerationKeywords, total=False):

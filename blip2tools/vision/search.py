@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, get_args, overload
 
 from blip2tools.call import CALLER
@@ -141,7 +142,7 @@ class FeatureVerbs(Runner):
             mode "text"        a text         `states` L x H and `projected` L x D; the first row is `text_features`'
             mode "multimodal"  both           `states` Q x H: the queries after they have read picture and text together
 
-        Text is prepared as for `match`: lower case, without most punctuation, 32 tokens at most.
+        Text is prepared as for `match`, lower case and without most punctuation, but read as a whole.
 
         Args:
             image: one image; None in mode "text".
@@ -202,7 +203,8 @@ class FeatureVerbs(Runner):
         """Search among pictures by text, or among texts by picture, as the reference's benchmark does it.
 
         Every query's k nearest candidates by ITC are judged again by ITM and ordered by its logit of a match plus the ITC
-        cosine (LAVIS, `compute_sim_matrix` of `blip2_qformer.py`; k is its `k_test`, 128).
+        cosine (LAVIS, `compute_sim_matrix` of `blip2.py`; k is its `k_test`, 128). Of a text 35 tokens are read, as there; a
+        match reads 32, as the model was trained.
 
         Args:
             images: the pictures; candidates, or queries with "image_to_text".
@@ -265,7 +267,7 @@ async def _cosines(verbs: Verbs, images: Sequence[ImageInput], texts: Sequence[s
     import numpy as np
 
     groups = [texts[first : first + TEXTS_AT_ONCE] for first in range(0, len(texts), TEXTS_AT_ONCE)]
-    rows = await together.each(verbs.text_features, groups, at_once=AT_ONCE)
+    rows = await together.each(partial(verbs.text_features, retrieval=True), groups, at_once=AT_ONCE)
     words = np.asarray([vector for group in rows for vector in group], dtype=np.float32)
 
     async def similarity(image: ImageInput) -> Cosines:
@@ -289,7 +291,7 @@ async def _scores(
         judged: dict[tuple[int, int], TextScore] = {}
         for first in range(0, len(numbers), TEXTS_AT_ONCE):
             group = numbers[first : first + TEXTS_AT_ONCE]
-            options: dict[str, Any] = {"texts": [texts[number] for number in group]}
+            options: dict[str, Any] = {"texts": [texts[number] for number in group], "retrieval": True}
             scores = await verbs.admitted(verbs.score, images[image], options)
             judged |= {(image, number): score for number, score in zip(group, scores, strict=True)}
         return judged

@@ -124,13 +124,14 @@ class Verbs:
         other.sources = sources
         return other
 
-    async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
-        """See `Vision.text_features`."""
+    async def text_features(self, texts: Sequence[str], *, retrieval: bool = False) -> list[list[float]]:
+        """See `Vision.text_features`; `retrieval` as in `MatchRequest`."""
         listed = texts if isinstance(texts, str) else list(texts)  # a string, a sequence of its letters, is refused
         arguments = parse(MatchArguments, {"image": "-", "texts": listed})
 
         async def verb(_: object, options: object, deadline: float) -> list[list[float]]:
-            return self._matched(await self._ask_engine(TextFeatureRequest(tuple(arguments.texts)), deadline))
+            request = TextFeatureRequest(tuple(arguments.texts), retrieval)
+            return self._matched(await self._ask_engine(request, deadline))
 
         return await self.admitted(verb, None, {})
 
@@ -184,11 +185,13 @@ class Verbs:
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
         style = _styled(options)
         settings = self._settings(options, "best_of", "abstain_below")
+        named = (
+            options.get("prompt") is not None
+        )  # an empty one is none at all, and not the style's or the checkpoint's
         arguments = parse(CaptionArguments, _plain_options(options))
+        prompt = arguments.prompt or "" if named else style.prompt
         seen = await self._look(image, arguments.region, deadline)
-        request = CaptionRequest(
-            seen.sight, settings.generation, arguments.prompt or style.prompt, arguments.num_captions
-        )
+        request = CaptionRequest(seen.sight, Generation.of(settings), prompt, arguments.num_captions)
         told = await self._captions(request, deadline)
         if settings.best_of > 1 and results.doubted(told):
             sampled = request.generation.model_copy(update={"do_sample": True})
@@ -213,11 +216,13 @@ class Verbs:
         settings = self._settings(options, "vqa_template")
         seen = await self._look(image, None, deadline)
         if question is None:
-            told: list[Utterance] = await self._ask_engine(CaptionRequest(seen.sight, settings.generation), deadline)
+            told: list[Utterance] = await self._ask_engine(
+                CaptionRequest(seen.sight, Generation.of(settings)), deadline
+            )
             return told[0]
         arguments = parse(AskArguments, {"image": "-", "question": question})
         asked = Question(arguments.question, (), settings.vqa_template)
-        answer: Utterance = await self._ask_engine(AnswerRequest(seen.sight, asked, settings.generation), deadline)
+        answer: Utterance = await self._ask_engine(AnswerRequest(seen.sight, asked, Generation.of(settings)), deadline)
         return answer
 
     async def ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
@@ -232,7 +237,7 @@ class Verbs:
         choices = tuple(dict.fromkeys(arguments.choices or ()))  # one that is there twice would share its probability
         if len(choices) == 1:
             raise InvalidInputError("The argument 'choices' must have at least 2 different items.")
-        query = Query(question, choices, settings.generation, settings.abstain_below)
+        query = Query(question, choices, Generation.of(settings), settings.abstain_below)
         return await self._asking.answer(seen, query, deadline)
 
     async def ask_each(self, images: Sequence[ImageInput], question: str, options: dict[str, Any]) -> AnswersResult:
@@ -255,15 +260,15 @@ class Verbs:
         return results.match(self._context(seen, matcher=True), texts, scores, by)
 
     async def score(self, image: ImageInput, options: dict[str, Any], deadline: float) -> list[TextScore]:
-        """The scores of each text, in the order of the texts."""
-        return (await self._scored(image, options, deadline))[2]
+        """The scores of each text, in the order of the texts; `retrieval` as in `MatchRequest`."""
+        return (await self._scored(image, options, deadline, retrieval=options.pop("retrieval", False)))[2]
 
     async def _scored(
-        self, image: ImageInput, options: dict[str, Any], deadline: float
+        self, image: ImageInput, options: dict[str, Any], deadline: float, *, retrieval: bool = False
     ) -> tuple[Seen, list[str], list[TextScore]]:
         arguments = parse(MatchArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
-        found = await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts)), deadline)
+        found = await self._ask_engine(MatchRequest(seen.sight, tuple(arguments.texts), retrieval), deadline)
         return seen, arguments.texts, self._matched(found)
 
     async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
@@ -293,7 +298,7 @@ class Verbs:
         return results.embeddings(None if seen is None else self._context(seen, matcher=True), found)
 
     async def survey(self, image: ImageInput, options: dict[str, Any], deadline: float) -> SurveyResult:
-        generation = self._settings(options).generation
+        generation = Generation.of(self._settings(options))
         arguments = parse(SurveyArguments, _plain_options(options))
         boxes = together.grid(arguments.rows, arguments.columns)
         seen = await self._look_at_parts(image, [None, *boxes], deadline)
@@ -308,7 +313,7 @@ class Verbs:
         return results.survey(context, overall, boxes, parts, found)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
-        generation = self._settings(options).generation
+        generation = Generation.of(self._settings(options))
         given = ["-" for _ in images] if isinstance(images, list | tuple) else images
         parse(CompareArguments, {"images": given, **options})
         seen = await together.each(lambda one: self._look(one, None, deadline), images)

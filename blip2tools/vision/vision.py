@@ -18,7 +18,8 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
 from blip2tools.pictures.pools import Pools
-from blip2tools.pictures.sources import Facts, Sources
+from blip2tools.pictures.records import Facts
+from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,
@@ -171,7 +172,8 @@ class Vision(FeatureVerbs):
 
         Args:
             image: one image or a list of them.
-            prompt: the caption's beginning, which the model continues and the result does not repeat.
+            prompt: the caption's beginning, which the model continues and the result does not repeat. Without one it is that
+                of the checkpoint's training ("a photo of" for the -coco captioners, none for the others); "" is none at all.
             region: `[left, top, right, bottom]` as fractions; cropped at full resolution before the model looks.
             num_captions: 1 to 5; further ones are in `alternatives`.
             style: a prompt with the options that belong to it, "plain" by default; see `blip2tools.vision.styles.STYLES`.
@@ -303,21 +305,47 @@ class Vision(FeatureVerbs):
         """
         return self.run(self.acompare(images, **options))
 
-    async def alist_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
+    async def alist_images(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        limit: int = 20,
+        offset: int = 0,
+        name: str | None = None,
+    ) -> ListResult:
         """See `list_images`."""
-        arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), "limit": limit})
+        asked = {"limit": limit, "offset": offset, "name": name}
+        arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), **asked})
         found = await self._verbs.in_pool(
-            self._pools.folders, lambda: self._verbs.sources.list_images(arguments.folder, arguments.limit)
+            self._pools.folders,
+            lambda: self._verbs.sources.list_images(
+                arguments.folder, arguments.limit, arguments.offset, arguments.name
+            ),
         )
-        return results.listing(found)
+        return results.listing(found, arguments.offset, arguments.name)
 
-    def list_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
+    def list_images(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        limit: int = 20,
+        offset: int = 0,
+        name: str | None = None,
+    ) -> ListResult:
         """Pictures in `folder` (default: every allowed one) and its direct subfolders, newest first.
+
+        Files that look like pictures and cannot be read are in `unreadable`, with why.
+
+        Args:
+            folder: where to look.
+            limit: how many files at most, 1 to 100.
+            offset: how many of the newest to pass over.
+            name: only files whose name holds this, or fits it where it has `*` or `?`, in any case.
 
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`.
         """
-        return self.run(self.alist_images(folder, limit=limit))
+        return self.run(self.alist_images(folder, limit=limit, offset=offset, name=name))
 
     async def akeep(self, image: ImageInput) -> ImageInfo:
         """See `keep`."""
@@ -369,6 +397,7 @@ class Vision(FeatureVerbs):
             if plan.matcher
             else None,
             quantize=engine.quantize or self.settings.quantize,
+            prompt=(plan.captioner.prompt if engine.prompt is None else engine.prompt) or None,
             limits=Limits(
                 allowed_folders=self._verbs.sources.described_folders(),
                 urls=self.settings.allow_urls,
@@ -383,7 +412,11 @@ class Vision(FeatureVerbs):
             cache=status.cache(engine),
             handles=self._store.known(10) if self._reveal_handles else [],
             cannot=status.CANNOT,
-            warnings=list(dict.fromkeys((*plan.warnings, *engine.notes, *filter(None, [engine.uncompiled])))),
+            warnings=list(
+                dict.fromkeys(
+                    (*plan.warnings, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled]))
+                )
+            ),
         )
 
 

@@ -20,14 +20,14 @@ class TestAdvice:
     def test_a_card_of_six_gigabytes(self):
         card = Budget(6 * GB, 2, place="cuda:0", main_memory=32 * GB)
         assert refusal("opt-2.7b", card) == (
-            "opt-2.7b needs 7.7 GB of memory on cuda:0, 6.0 GB are free: try `--quantize 8bit` (5.2 GB), "
+            "opt-2.7b needs 7.7 GB of memory on cuda:0, only 6.0 GB is free: try `--quantize 8bit` (5.2 GB), "
             "`--quantize 4bit` (4.0 GB) or `--device spread`, which uses main memory too."
         )
 
     def test_a_large_model_names_smaller_ones(self):
         card = Budget(8_500_000_000, 2, place="cuda:0")
         assert refusal("opt-6.7b", card) == (
-            "opt-6.7b needs 15.7 GB of memory on cuda:0, 8.5 GB are free: try `--quantize 4bit` (6.2 GB), "
+            "opt-6.7b needs 15.7 GB of memory on cuda:0, only 8.5 GB is free: try `--quantize 4bit` (6.2 GB), "
             "flan-t5-xl or opt-2.7b."
         )
 
@@ -51,12 +51,12 @@ class TestAdvice:
 
     def test_nothing_fits(self):
         assert refusal("opt-2.7b", Budget(GB, 2, place="cuda:0")).endswith(
-            "1.0 GB are free: nothing of the family fits there; free some, or use another machine."
+            "only 1.0 GB is free: nothing of the family fits there; free some, or use another machine."
         )
 
     def test_a_matcher_beside_its_captioner(self):
         message = refusal("itm-vit-g", Budget(9 * GB, 2, place="cuda:0"), kind="matcher", beside=7 * GB)
-        assert message.startswith("itm-vit-g needs 2.7 GB of memory on cuda:0, 2.0 GB are free: ")
+        assert message.startswith("itm-vit-g needs 2.7 GB of memory on cuda:0, only 2.0 GB is free: ")
 
     def test_what_fits_is_no_word(self):
         for budget in (Budget(None, 4), Budget(15 * GB, 4), Budget(8 * GB, 2)):

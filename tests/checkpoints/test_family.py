@@ -26,7 +26,7 @@ def cases(names):
 
 
 CASES, MATCHER_CASES = cases(CAPTIONERS), cases(MATCHERS)
-PROMPTS = (None, "a photo of", "Question: what color is the dog? Short answer:")
+PROMPTS = ("", "a photo of", "Question: what color is the dog? Short answer:")
 TEXTS = ("a red dog", "a photo of the cat on the dog is it", "no")
 
 
@@ -183,6 +183,10 @@ def test_a_captioner_speaks_as_stock_transformers(name, layout, tmp_path):
                 new
             )
             assert seen.confidence == pytest.approx(math.exp(mean), abs=1e-3)
+        own = vision.caption(PICTURES[0], num_beams=1, max_new_tokens=8)
+        prompt = "a photo of" if name.endswith("-coco") else ""
+        assert own.text == vision.caption(PICTURES[0], prompt=prompt, num_beams=1, max_new_tokens=8).text
+        assert vision.status().prompt == (prompt or None)
         answered = vision.ask(PICTURES[2], "what color is the dog?", num_beams=1, max_new_tokens=8)
         new = greedy[2][0]
         assert answered.answer == " ".join(backend.decode(new[: new.index(eos)] if eos in new else new).split())

@@ -140,7 +140,8 @@ class TestPull:
         assert "no public model named some/thing" in pull("some/thing")["error"]
         server.gated.add("some/gated")
         assert "terms" in pull("some/gated")["error"]
-        assert "HF_HUB_OFFLINE" in pull(HF_HUB_OFFLINE="1")["error"]
+        assert "(HF_HUB_OFFLINE); unset" in pull(HF_HUB_OFFLINE="1")["error"]
+        assert "(TRANSFORMERS_OFFLINE); unset" in pull(TRANSFORMERS_OFFLINE="1")["error"]
         unreachable = pull(HF_ENDPOINT="http://127.0.0.1:9")["error"]
         assert unreachable == (
             "The download of opt-2.7b failed; check the network and run `blip2tools pull opt-2.7b` again, "
@@ -264,7 +265,7 @@ class TestAdmission:
     def test_a_family_member_before_the_hub_is_asked(self, pull, server):
         limited = pull(given=LIMITED, anyway=False)
         assert limited["error"].startswith(
-            "opt-2.7b needs 15.0 GB of memory on all devices together, 6.4 GB are free: nothing of the family fits there"
+            "opt-2.7b needs 15.0 GB of memory on all devices together, only 6.4 GB is free: nothing of the family fits there"
         )
         assert server.requests == []
 

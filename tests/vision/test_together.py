@@ -127,6 +127,11 @@ def test_without_a_matcher_a_survey_says_so(plain_eyes, picture):
     assert sum("no image-text matcher" in warning for warning in found.warnings) == 1
 
 
+def test_without_a_matcher_nothing_is_guessed(plain_eyes, picture):
+    result = plain_eyes.ask(picture.path, "what color is the mermaid?")
+    assert (result.premise.text, result.premise.probability, result.premise.holds) == ("a mermaid", None, None)
+
+
 def test_pictures_side_by_side(vision, pictures):
     found = vision.compare([pictures[0].path, pictures[1].path, pictures[0].path.name])
     assert found.captions == [pictures[index].caption for index in (0, 1, 0)]

@@ -80,7 +80,7 @@ class Trial:
     def prompts(self) -> list[tuple[int, ...]]:
         """Prompts for the three captions, and for one question."""
         words = self.loaded.words
-        return [words.caption().ids] * len(PICTURES) + [words.question(QUESTION).ids]
+        return [words.caption(words.prompt).ids] * len(PICTURES) + [words.question(QUESTION).ids]
 
     @cached_property
     def batch(self) -> list[Spoken]:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 
 from blip2tools.checkpoints import Located, Progress, hub
 from blip2tools.checkpoints.family import Kind
 from blip2tools.checkpoints.selftest import Finding
 from blip2tools.cli.doctor.report import size
+from blip2tools.errors import ModelUnavailableError
 
 _BLOCK = 2**22  # bytes hashed between two reports
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -115,17 +115,21 @@ def _picture_size(folder: Path) -> str:
 
 
 def _tokenizer(folder: Path, kind: Kind) -> str:
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        return "in an older form, read when the model is loaded"
+    from blip2tools.checkpoints import configuration
+    from blip2tools.checkpoints.prompts import PlainEncoder
+
     try:
-        tokenizer = Tokenizer.from_file(str(file))
-        ids = tokenizer.encode("a red circle", add_special_tokens=False).ids
-    except Exception as error:  # the library has no exceptions of its own
-        raise Damage("tokenizer.json cannot be read") from error
+        tokenizer = configuration.tokenizer(folder, folder.name)
+        encode = PlainEncoder(tokenizer)
+        ids = encode("a red circle")
+    except ModelUnavailableError as error:
+        raise Damage(error.message.rstrip("."), "install what is named") from error
+    except Exception as error:  # the libraries raise what they like about files that are not their own
+        name = "tokenizer.json" if (folder / "tokenizer.json").is_file() else "the tokenizer"
+        raise Damage(f"{name} cannot be read") from error
     if not ids:
         raise Damage("it makes nothing of words")
-    words = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+    words = encode.vocabulary
     config = _json(folder / "config.json")
     part = config.get("text_config" if kind == "captioner" else "qformer_config") or {}
     if words > int(part.get("vocab_size") or words):

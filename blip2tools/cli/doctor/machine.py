@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip2tools.checkpoints import is_cached
+from blip2tools.checkpoints import hub, is_cached
 from blip2tools.checkpoints.family import FAMILY, SUGGESTED, find
 from blip2tools.checkpoints.selftest import Finding
 from blip2tools.cli.doctor.report import size, tilde
@@ -279,8 +279,9 @@ def network(settings: Settings, asked: bool | None) -> Finding:
     try:
         HfApi().model_info(str(member and member.hub), timeout=HUB_PATIENCE_S)
     except OfflineModeIsEnabled:
+        switches = " and ".join(hub.offline_variables()) or "HF_HUB_OFFLINE"
         return Finding(
-            name="hub", status="warning", sentence="the hub is switched off", remedy="unset HF_HUB_OFFLINE to download"
+            name="hub", status="warning", sentence="the hub is switched off", remedy=f"unset {switches} to download"
         )
     except Exception as error:  # noqa: BLE001 - whatever the hub's client raises holds addresses
         return Finding(

@@ -14,7 +14,8 @@ from blip2tools.cli.console import OK, SOME_FAILED, Bar, say, tell
 from blip2tools.cli.evaluate import datasets
 from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
 from blip2tools.errors import InvalidInputError
-from blip2tools.vision.styles import STYLES
+from blip2tools.settings import Settings
+from blip2tools.vision.styles import STYLES, Style
 
 TEXT: Final = """\
 Evaluate a model on a data set on this computer, with the settings as for the other commands. Predictions are kept in the
@@ -58,8 +59,8 @@ def add_evaluate_command(command: AddCommand) -> None:
     captions.add_argument(
         "--style",
         choices=tuple(STYLES),
-        default="plain",
-        help="prompt and options, e.g. coco as the reference evaluates",
+        help="prompt and options; default: coco, as the published figures were made, for the captioners that were tuned on COCO, "
+        "else plain",
     )
     setting_options(captions)
 
@@ -114,12 +115,21 @@ def _captions(arguments: argparse.Namespace) -> int:
     from blip2tools.cli.evaluate import tasks
 
     items = datasets.captioned(arguments.dataset, arguments.images)[: arguments.limit]
+    style = arguments.style or published_style(Settings.load(**given_settings(arguments)))
     return _run(
         "captions",
         arguments,
-        {"style": arguments.style},
-        lambda run: tasks.evaluate_captions(run, items, arguments.style),
+        {"style": style},
+        lambda run: tasks.evaluate_captions(run, items, style),
     )
+
+
+def published_style(settings: Settings) -> Style:
+    """How the published captions of a model were made."""
+    from blip2tools import checkpoints
+    from blip2tools.checkpoints.published import COCO_PROMPT
+
+    return "coco" if checkpoints.locate(settings).captioner.prompt == COCO_PROMPT else "plain"
 
 
 def _vqa(arguments: argparse.Namespace) -> int:
