@@ -145,8 +145,9 @@ class _Running(BaseModel):
         description="on a GPU, record what is done with few pictures and rows as CUDA graphs when the model is loaded, which "
         "takes seconds; used only if it then says what the eager way says",
     )
-    # Where steps can be recorded that is as fast. It stays for those that cannot: FLAN-T5 in bfloat16 took 114 ms for a caption
-    # compiled and 441 ms eager on a card where its recorded steps were refused (BENCHMARKS.md).
+    # Where steps can be recorded that is as fast. It stays for those that cannot: FLAN-T5 in bfloat16 with random weights took
+    # 114 ms for a caption compiled and 341 to 441 eager on a card where recorded steps for five beams were refused
+    # (BENCHMARKS.md).
     compile: bool = Field(
         False,
         description="compile the decoding steps too (on a GPU into those graphs), which takes up to minutes; used only if they "

@@ -124,7 +124,6 @@ def attention_kernel(
     number = tl.arange(0, WIDTH)
     inside = number < SIZE
     mine = query + sequence * query_row + head * SIZE + number
-    kind = query.dtype.element_ty
     asked = tl.load(mine, inside, 0.0).to(tl.float32) * scaling
     if OWN > 0:  # on their way while the prompt is looked at
         key = tl.load(mine + heads * SIZE, inside, 0.0)
@@ -139,11 +138,9 @@ def attention_kernel(
         own_keys = tl.load(kept + late[:, None] * own_place + number[None, :], there, 0.0)
         own_values = tl.load(kept + own_kind + late[:, None] * own_place + number[None, :], there, 0.0)
         newest_bias = tl.load(added + newest * bias_place).to(tl.float32)
-    # Products of matrices take at least sixteen rows: sixteen times the same.
-    rows = tl.broadcast_to(asked.to(kind)[None, :], (16, WIDTH))
-    highest = tl.full((16,), -1e30, tl.float32)  # a number, for what is masked altogether
-    share = tl.zeros((16,), tl.float32)
-    found = tl.zeros((16, WIDTH), tl.float32)
+    highest = tl.full((), -1e30, tl.float32)  # a number, for what is masked altogether
+    share = tl.zeros((), tl.float32)
+    found = tl.zeros((WIDTH,), tl.float32)
     row = sequence // sequences
     told = prompt + row * prompt_row + head * prompt_head
     for start in tl.static_range(0, PROMPT, BLOCK):
@@ -151,23 +148,21 @@ def attention_kernel(
         more = tl.load(mask + row * mask_row + place, place < places, float("-inf")).to(tl.float32)
         both = (more > float("-inf"))[:, None] & inside[None, :]  # what is masked need not be read
         each = place[:, None] * prompt_place + number[None, :]
-        keys = tl.load(told + each, both, 0.0)
+        keys = tl.load(told + each, both, 0.0).to(tl.float32)
         values = tl.load(told + prompt_kind + each, both, 0.0)
-        score = tl.dot(rows, tl.trans(keys), input_precision="ieee") + more[None, :]
-        higher = tl.maximum(highest, tl.max(score, 1))
-        weight, fade = tl.exp(score - higher[:, None]), tl.exp(highest - higher)
-        found = found * fade[:, None] + tl.dot(weight.to(kind), values, input_precision="ieee")
-        share = share * fade + tl.sum(weight, 1)
+        score = tl.sum(keys * asked[None, :], 1) + more
+        higher = tl.maximum(highest, tl.max(score, 0))
+        weight, fade = tl.exp(score - higher), tl.exp(highest - higher)
+        found = found * fade + tl.sum(weight[:, None] * values.to(tl.float32), 0)
+        share = share * fade + tl.sum(weight, 0)
         highest = higher
     if OWN > 0:
-        score = tl.dot(rows, tl.trans(own_keys), input_precision="ieee") + extra[None, :]
+        score = tl.sum(own_keys.to(tl.float32) * asked[None, :], 1) + extra
         last = tl.sum(key.to(tl.float32) * asked, 0) + newest_bias
-        higher = tl.maximum(tl.maximum(highest, last), tl.max(score, 1))
-        weight, fade, newly = tl.exp(score - higher[:, None]), tl.exp(highest - higher), tl.exp(last - higher)
-        found = found * fade[:, None] + tl.dot(weight.to(kind), own_values, input_precision="ieee")
-        found += newly[:, None] * value.to(tl.float32)[None, :]
-        share = share * fade + tl.sum(weight, 1) + newly
+        higher = tl.maximum(tl.maximum(highest, last), tl.max(score, 0))
+        weight, fade, newly = tl.exp(score - higher), tl.exp(highest - higher), tl.exp(last - higher)
+        found = found * fade + tl.sum(weight[:, None] * own_values.to(tl.float32), 0) + newly * value.to(tl.float32)
+        share = share * fade + tl.sum(weight, 0) + newly
         tl.store(kept + newest * own_place + number, key, inside)
         tl.store(kept + own_kind + newest * own_place + number, value, inside)
-    result = tl.sum(found / share[:, None], 0) / 16
-    tl.store(seen + sequence * heads * SIZE + head * SIZE + number, result, inside)
+    tl.store(seen + sequence * heads * SIZE + head * SIZE + number, found / share, inside)
