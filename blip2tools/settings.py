@@ -303,6 +303,33 @@ def foreign_variable(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+_VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)\}|\$env:(\w+)|\$(\w+)|%(\w+)%", re.ASCII)
+
+
+def expanded(path: Path) -> Path:
+    """A folder of the operator's with `~` and variables (`$HOME`, `${HOME}`, `${env:HOME}`, `%USERPROFILE%`) written out.
+
+    Clients that start a server without a shell leave that to it. A folder that is really called so stays as it is, and so do
+    variables that are not set.
+    """
+    if os.path.lexists(path):
+        return path
+
+    def value(match: re.Match[str]) -> str:
+        name = next(filter(None, match.groups()))
+        return os.environ.get(name) or (str(Path.home()) if name == "userHome" else match[0])
+
+    try:
+        return Path(_VARIABLE.sub(value, str(path))).expanduser()
+    except RuntimeError:  # nobody's home
+        return path
+
+
+def unexpanded(path: Path) -> list[str]:
+    """The variables that `expanded` has left in a path, as they are written there."""
+    return [match[0] for match in _VARIABLE.finditer(str(path))]
+
+
 def strays() -> list[str]:
     """Variables of this package's prefix that no setting reads: most likely misspelt."""
     known = {variable(name) for name in Settings.model_fields}
@@ -337,9 +364,46 @@ def _explain(error: ValidationError, from_environment: set[str]) -> str:
     name = variable(location) if location in from_environment else f"'{location}'"
     if problem["type"] == "extra_forbidden":
         return f"There is no setting named {name}."
-    text = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    return (
-        f"The setting {name} is refused: {text[0].lower()}{text[1:]}."
-        if location
-        else f"The settings are refused: {text}."
-    )
+    text = _why(problem["type"], problem.get("ctx", {}), location, problem["input"], problem["msg"])
+    return f"The setting {name} is refused: {text}." if location else f"The settings are refused: {text}."
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "1 or 0", "string": "text", "tuple": "a list"}
+_BOUNDS = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+}
+
+
+def _why(kind: str, context: Mapping[str, Any], name: str, given: object, said: str) -> str:
+    """What is wrong with a value, as the end of a sentence."""
+    if kind == "string_pattern_mismatch":
+        return _about_device(str(given)) if name == "device" else _REVISIONS
+    if kind == "literal_error":
+        return f"it must be one of {context['expected'].replace(chr(39), '')}"
+    if kind in _BOUNDS:
+        return f"it must be {_BOUNDS[kind].format(**context)}"
+    if (wanted := _KINDS.get(kind.partition("_")[0])) and kind.endswith(("_parsing", "_type", "_from_float")):
+        return f"it must be {wanted}"
+    text = re.sub(r"^(?:Input|String|Tuple|Value) should", "it should", said.removeprefix("Value error, ").rstrip("."))
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+_REVISIONS = "it must be a commit, a tag, a branch or refs/pr/N, such as main"
+
+
+def _about_device(given: str) -> str:
+    """What a device is called here, and what somebody may have meant who calls it otherwise."""
+    word = re.sub(r"[^a-z0-9]", "", given.lower())
+    number = re.fullmatch(r"(?:cuda|gpu|nvidia|rocm|hip)?(\d{1,2})", word)
+    meant = ""
+    if number or word in ("cuda", "gpu", "nvidia", "cudagpu", "rocm", "amd", "hip"):
+        meant = f"; a GPU of NVIDIA or AMD is {f'cuda:{number[1]}' if number else 'cuda'}, one of Apple mps"
+    elif word in ("metal", "apple", "mac", "silicon"):
+        meant = "; the GPU of a Mac is mps"
+    elif word in ("all", "multi", "multigpu", "balanced", "gpus"):
+        meant = "; spread uses several GPUs"
+    shown = "".join(char for char in given[:40] if char.isprintable())
+    return f"'{shown}' is none of auto, cpu, mps, cuda, cuda:N and spread{meant}"

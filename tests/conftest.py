@@ -28,6 +28,9 @@ REPOSITORY = Path(__file__).parent.parent
 # The tests decide what is set: a developer's own variables must not change an outcome.
 for _name in [name for name in os.environ if name.startswith("BLIP2TOOLS_")]:
     del os.environ[_name]
+# Where there is no GPU, its kernels are run by an interpreter, which has to be known before Triton is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
 # What is remembered about models is remembered for this run of the tests alone.
 _cache = tempfile.TemporaryDirectory(prefix="blip2tools-tests-")
 os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name

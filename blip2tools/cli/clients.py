@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blip2tools.errors import InvalidInputError
-from blip2tools.settings import foreign_variable
+from blip2tools.settings import expanded, foreign_variable, unexpanded
 
 SERVER_NAME = "blip2tools"
 UVX = ("uvx", "--from", "blip2tools[mcp]", "blip2tools")
@@ -286,7 +286,8 @@ def _folder(client: Client, folder: str, base: Path) -> str:
     if client.workspace is not None and folder.startswith(client.workspace):
         return folder
     # Not resolved: a link may be meant to point elsewhere tomorrow.
-    path = os.path.normpath(base / Path(folder).expanduser())
+    path = os.path.normpath(base / expanded(Path(folder)))
     if not Path(path).is_dir():
-        raise InvalidInputError(f"There is no folder {path}.")
+        unset = "".join(f" ({name} is not set here)" for name in unexpanded(Path(path))[:1])
+        raise InvalidInputError(f"There is no folder {path}{unset}.")
     return path

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from blip2tools.__version__ import __version__
 from blip2tools.cli.bench import add_bench_command
-from blip2tools.cli.console import INTERRUPTED, NO_MODEL, SOME_FAILED, USAGE, fail
+from blip2tools.cli.console import INTERRUPTED, NO_MODEL, SOME_FAILED, USAGE, fail, speak_utf8
 from blip2tools.cli.doctor import LOOKED_AT, add_doctor_command
 from blip2tools.cli.evaluate import add_evaluate_command
 from blip2tools.cli.look import _add_looking_commands
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 all well, 1 some pictures failed, 2 usage, 3 model unavailable, 130 interrupted.
     """
+    speak_utf8(as_json=False)  # also for what the parser says of itself
     arguments = build_parser().parse_args(argv)
+    speak_utf8(as_json=getattr(arguments, "json", False) or getattr(arguments, "snippet", False))
     # A person gets one sentence; what lies behind it is for who asks for it. The server turns its log on by itself.
     level = logging.INFO if arguments.verbose else logging.CRITICAL
     logging.basicConfig(stream=sys.stderr, level=level, format="blip2tools: %(message)s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TextIO
 
@@ -38,6 +39,17 @@ class Bar:
         if share is not None:
             self._bar.n = round(100 * share)
         self._bar.refresh()
+
+
+def speak_utf8(*, as_json: bool) -> None:
+    """Let no name end a command: JSON is UTF-8 whatever the console's encoding (RFC 8259, 8.1), and what a console cannot show
+    is written with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            if as_json and stream is sys.stdout:
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+            else:
+                stream.reconfigure(errors="backslashreplace")
 
 
 def tell(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import json
@@ -34,6 +35,11 @@ class Edit:
     after: str
 
     @property
+    def drops_mark(self) -> bool:
+        """Whether a byte order mark goes, which no line of the diff shows."""
+        return (self.before or "").startswith(BOM)
+
+    @property
     def changes(self) -> bool:
         """Whether there is anything to do."""
         return self.before != self.after
@@ -59,7 +65,7 @@ def plan_member(path: Path, keys: Sequence[str], value: Any) -> Edit:
     if before is None or not before.removeprefix(BOM).strip():
         fresh = json.dumps(nested(keys, value), indent=2, ensure_ascii=False) + "\n"
         return Edit(path, before, fresh)
-    mark = BOM if before.startswith(BOM) else ""
+    # The mark is not written again: clients parse the file as it is, and JSON may not begin with one (RFC 8259, 8.1).
     text = before.removeprefix(BOM)
     document = _parse(text, path)
     after = _with_member(text, document, keys, value, path)
@@ -67,7 +73,7 @@ def plan_member(path: Path, keys: Sequence[str], value: Any) -> Edit:
     # The splice is checked by a second opinion before anything is written.
     if json.loads(after) != document:
         raise InvalidInputError(f"{path} could not be changed safely, and was left alone.")
-    return Edit(path, before, mark + after)
+    return Edit(path, before, after)
 
 
 def write(edit: Edit, now: datetime | None = None) -> Path | None:
@@ -122,7 +128,13 @@ def _backup(path: Path, now: datetime) -> Path:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
+        # As an older PowerShell writes with `>`; its mark stays, so that the change is seen as one.
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = data.decode("utf-16")
+            if text.lstrip()[:1] in ("{", ""):
+                return BOM + text
+        return data.decode("utf-8")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:

@@ -109,15 +109,17 @@ class _Outcomes:
     def add(self, image: str, outcome: ImageResult | VisionError, *, of_all: Sequence[str]) -> None:
         """Report one picture; `of_all`: warnings that are about the model, and so about no picture in particular."""
         self._count += 1
+        source = _as_unicode(image)
         if isinstance(outcome, VisionError):
             self._failed.append(outcome)
             if self._json:
-                tell(json.dumps({"source": image, "error": {"code": outcome.code, "message": outcome.message}}))
+                error = {"code": outcome.code, "message": outcome.message}
+                tell(json.dumps({"source": source, "error": error}, ensure_ascii=False))
             else:
                 say(f"{printable(image, SHOWN)}: {outcome}")
             return
         if self._json:
-            tell(json.dumps({"source": image, **outcome.model_dump(mode="json")}, ensure_ascii=False))
+            tell(json.dumps({"source": source, **outcome.model_dump(mode="json")}, ensure_ascii=False))
             return
         shown = self._show(outcome)
         name = f"{printable(image, SHOWN)}: " if self._several else ""
@@ -139,6 +141,11 @@ class _Outcomes:
             if all(isinstance(error, InvalidInputError) for error in self._failed):
                 return USAGE
         return SOME_FAILED
+
+
+def _as_unicode(text: str) -> str:
+    """An argument of the command line as JSON can hold it: bytes that are no UTF-8 are written `\\xff`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 NOT_OF_SURVEYS = ("best_of", "abstain_below", "vqa_template")

@@ -107,7 +107,12 @@ def _apply(edit: Edit, client: Client, scope: Scope, *, dry_run: bool, yes: bool
     if not edit.changes:
         _say(f"{edit.path} already has this entry; nothing was changed.")
         return 0
-    _print(edit.diff())
+    if edit.drops_mark:
+        _say(
+            f"{edit.path} begins with a byte order mark, with which {client.title} may not parse it; it is written without."
+        )
+    if diff := edit.diff():
+        _print(diff)
     if scope == "user" and not edit.path.parent.is_dir():
         _say(f"There is no folder {edit.path.parent} yet; is {client.title} installed? It would be made.")
     if dry_run:

@@ -69,15 +69,26 @@ def _tool(eyes: Vision, spec: ToolSpec) -> BaseTool:
         audience.show(text)
         return text, result.model_dump(mode="json")
 
-    def look_sync(**arguments: Any) -> tuple[str, dict[str, Any]]:
-        return eyes.run(look(**arguments))
+    # `tool.invoke("photo.png")` hands a bare text on by its place: it is the first argument, if there is one.
+    first = next(iter(spec.arguments.model_fields), None)
+
+    def named(given: tuple[Any, ...], arguments: dict[str, Any]) -> dict[str, Any]:
+        if not given or (first is None and not str(given[0]).strip()):
+            return arguments
+        return {first or "text": given[0], **arguments}
+
+    async def look_async(*given: Any, **arguments: Any) -> tuple[str, dict[str, Any]]:
+        return await look(**named(given, arguments))
+
+    def look_sync(*given: Any, **arguments: Any) -> tuple[str, dict[str, Any]]:
+        return eyes.run(look(**named(given, arguments)))
 
     def refuse(problem: ValidationError | Any) -> str:
         return str(InvalidInputError(explain(problem, spec.arguments)))
 
     return StructuredTool.from_function(
         func=look_sync,
-        coroutine=look,
+        coroutine=look_async,
         name=spec.name,
         description=spec.description,
         args_schema=_schema(spec),

@@ -18,7 +18,7 @@ from blip2tools.model.compiled import Steps
 from blip2tools.model.decoding import Beams, Begun, Chooser, Row, Samples, decode
 from blip2tools.model.language import T5, LanguageModel, Opt, Rows
 from blip2tools.model.options import GenerationOptions, Spoken
-from blip2tools.model.recorded import ROWS, Recorded
+from blip2tools.model.recorded import MORE, Recorded
 from blip2tools.model.trunk import Trunk, right_padded
 from blip2tools.model.weights import fingerprint, freeze, named
 
@@ -49,6 +49,27 @@ def _any_shape(device: torch.device) -> Iterator[None]:
         return
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         yield
+
+
+@contextmanager
+def _as_precise(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Products of float32 numbers as precise as of this dtype, where that is half precision.
+
+    TensorFloat-32 has float32's range, so that nothing overflows, and as many digits as float16, in which the states come
+    and the image tokens go on.
+    """
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # who runs us has set it in a way of their own
+        before = None
+    if device.type != "cuda" or dtype == torch.float32 or before != "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Captioner:
@@ -145,9 +166,10 @@ class Captioner:
 
     def _image_tokens(self, states: Tensor) -> tuple[Tensor]:
         queries = self._query_tokens.expand(states.shape[0], -1, -1)
-        hidden = self._qformer(
-            query_embeds=queries, encoder_hidden_states=self._post_layernorm(states)
-        ).last_hidden_state
+        with _as_precise(self.device, states.dtype):
+            hidden = self._qformer(
+                query_embeds=queries, encoder_hidden_states=self._post_layernorm(states)
+            ).last_hidden_state
         return (self._projection(hidden.to(self.dtype)),)
 
     def record(self, pool: Any, limit: int | None) -> None:
@@ -158,9 +180,10 @@ class Captioner:
             limit: the most bytes for what is kept of prompts; if that is too little, they are read as before.
         """
         self.trunk.record(pool)
-        shape = (ROWS[-1], *self.trunk.states_shape)
+        shape = (MORE, *self.trunk.states_shape)
         self._query.record([torch.zeros(shape, dtype=self.trunk.dtype, device=self.device)], pool)
-        self._words.record(self.num_queries, pool, limit)
+        with _any_shape(self.device):  # for prompts of 33 places cuDNN's is no faster either, but slower
+            self._words.record(self.num_queries, pool, limit)
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:

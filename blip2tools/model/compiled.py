@@ -82,6 +82,7 @@ class Steps:
     Attributes:
         recorded: whether the blocks are used; false until it is set.
         way: "compiled" or "recorded", what steps in blocks are.
+        hasty: whether recorded steps begin before it is known what the last one said: a GPU then waits for nobody.
         count: steps so far, "compiled", "recorded" and "eager".
     """
 
@@ -92,12 +93,18 @@ class Steps:
         self._held: Rows | None = None  # those that lie in the blocks of `_graph`
         self.recorded = False
         self.way: Way = "recorded"
+        self.hasty = False
         self.count: Counter[str] = Counter()
 
     @property
     def shapes(self) -> list[Shape]:
         """What there are blocks for, smallest first."""
         return list(self._graphs)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the next step may begin before it is known what the last one said."""
+        return self.recorded and self.hasty
 
     def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
         """As `LanguageModel.extend`. In blocks, the logits are good until the next step."""
@@ -150,7 +157,9 @@ class Steps:
             return
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"torch\b")  # its advice to itself
-            self._build(fitting, self._compiled(fitting) if compiler else self._model.layer, progress)
+            layer = self._compiled(fitting) if compiler else self._model.quick() or self._model.layer
+            self._build(fitting, layer, progress)
+        self.hasty = self._model.block(1, 1).is_cuda
 
     def _compiled(self, wanted: Sequence[Shape]) -> Layer:
         """The layer, compiled for every kind of shape there is among these."""
@@ -173,7 +182,7 @@ class Steps:
 
     def drop(self) -> None:
         """Give the memory of all graphs back; from now on every step is eager."""
-        self.recorded = False
+        self.recorded = self.hasty = False
         self._graphs, self._graph, self._held = {}, None, None
 
     def _smallest(self, rows: Rows) -> _Graph | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -47,6 +47,10 @@ class Text:
 class Model(Protocol):
     """What adds tokens to rows, and rows to rows."""
 
+    @property
+    def ahead(self) -> bool:
+        """Whether a step may be begun before it is known what the last one said, and be for nothing if that was the end."""
+
     def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
         """See `LanguageModel.extend`."""
 
@@ -60,6 +64,10 @@ class Row(Protocol):
     done: bool
     texts: list[Text]  # what its sequences go on from
     parents: list[int]  # which of its sequences each of them was before the last token
+
+    @property
+    def left(self) -> int:
+        """Tokens that it may still say, unless it ends before."""
 
     def choose(self, candidates: Sequence[Candidate]) -> None:
         """Take the next tokens, best candidates first."""
@@ -83,6 +91,10 @@ class Samples:
         self.texts = [Text()] * count
         self.parents = list(range(count))
         self.done = False
+
+    @property
+    def left(self) -> int:
+        return self._cap - max(len(text.ids) for text in self.texts)
 
     def choose(self, candidates: Sequence[Candidate]) -> None:
         for _, place, token, logprob in candidates:
@@ -117,6 +129,10 @@ class Beams:
         self.texts = [Text()]
         self.parents = [0]
         self.done = False
+
+    @property
+    def left(self) -> int:
+        return self._cap - len(self.texts[0].ids)
 
     def choose(self, candidates: Sequence[Candidate]) -> None:
         beams, length = self._options.num_beams, len(self.texts[0].ids) + 1
@@ -159,6 +175,15 @@ class Beams:
         return "eos" if text.ids[-1] == self._eos else "length"
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What rows can say next, on its way from the device."""
+
+    tokens: Tensor | None  # one for each sequence, still on the device; None where a search has to choose among them
+    candidates: Callable[[], list[list[Candidate]]]
+    """Waits for it: of each row, best first."""
+
+
 class Chooser:
     """The next tokens' candidates for every row, from logits.
 
@@ -180,34 +205,37 @@ class Chooser:
             self._penalties.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram_size))
         self._streams: dict[int, list[random.Random]] = {}  # of each request
 
-    def __call__(self, logits: Tensor, rows: Sequence[int], texts: Sequence[Sequence[Text]]) -> list[list[Candidate]]:
-        """Candidates of the rows of these numbers from logits (all their sequences, V), best first."""
+    def __call__(self, logits: Tensor, rows: Sequence[int], texts: Sequence[Sequence[Text]]) -> Chosen:
+        """What the rows of these numbers can say next, from logits (all their sequences, V)."""
         logits = logits.float()
         said = [text.ids for row in texts for text in row]
         if self._options.do_sample:
             shares = [stream.random() for row in rows for stream in self._draws(row)]
             tokens = nucleus(self._scored(logits, said), self._options.temperature, self._options.top_p, shares)
         elif self._options.num_beams > 1:
-            return self._best(logits.log_softmax(-1), said, texts)
+            return Chosen(None, self._best(logits.log_softmax(-1), said, texts))
         else:
             tokens = self._scored(logits, said).argmax(-1)
-        chosen = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
-        found = iter(_together(tokens, chosen))
-        steps = [[(place, *next(found)) for place in range(len(row))] for row in texts]
-        return [[(0.0, place, int(token), logprob) for place, token, logprob in row] for row in steps]
+        found = _together(tokens, logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1))
+
+        def candidates() -> list[list[Candidate]]:
+            each = iter(found())
+            steps = [[(place, *next(each)) for place in range(len(row))] for row in texts]
+            return [[(0.0, place, int(token), logprob) for place, token, logprob in row] for row in steps]
+
+        return Chosen(tokens, candidates)
 
     def _best(
         self, logprobs: Tensor, said: Sequence[tuple[int, ...]], texts: Sequence[Sequence[Text]]
-    ) -> list[list[Candidate]]:
+    ) -> Callable[[], list[list[Candidate]]]:
         """Twice as many as there are beams: as many can end, and the search must be able to go on."""
         vocabulary, count = logprobs.shape[-1], 2 * self._options.num_beams
         before = sent([[text.score for text in row] for row in texts], logprobs.device)
         scores = self._scored(logprobs, said).view(*before.shape, vocabulary) + before[..., None]
         best, places = scores.flatten(1).topk(count)
-        chosen = logprobs.view(len(texts), -1).gather(1, places)
-        return [
-            [(score, *divmod(int(place), vocabulary), logprob) for score, place, logprob in row]
-            for row in _together(best, places, chosen)
+        found = _together(best, places, logprobs.view(len(texts), -1).gather(1, places))
+        return lambda: [
+            [(score, *divmod(int(place), vocabulary), logprob) for score, place, logprob in row] for row in found()
         ]
 
     def _draws(self, row: int) -> list[random.Random]:
@@ -261,10 +289,24 @@ class Batch:
         if len(places) < len(self.live):
             self.rows, self.live = self.rows.kept(places), [self.live[place] for place in places]
 
-    def choose(self, logits: Tensor, chooser: Chooser, said: Callable[[int, list[Spoken]], None] | None) -> None:
-        """Let every request choose its sequences' next tokens from logits (R, V), and tell what is done by that."""
-        candidates = chooser(logits, self.live, [self.requests[number].texts for number in self.live])
-        for number, found in zip(self.live, candidates, strict=True):
+    def asked(self, logits: Tensor, chooser: Chooser) -> Chosen:
+        """What every request can choose among, from logits (R, V)."""
+        return chooser(logits, self.live, [self.requests[number].texts for number in self.live])
+
+    def choose(
+        self, chosen: Chosen, said: Callable[[int, list[Spoken]], None] | None, ahead: Tensor | None = None
+    ) -> Tensor | None:
+        """Let every request choose its sequences' next tokens, and tell what is done by that.
+
+        Args:
+            chosen: what they can choose among.
+            said: see `decode`.
+            ahead: logits of the step after, if it has begun.
+
+        Returns:
+            Those logits of the rows that are left.
+        """
+        for number, found in zip(self.live, chosen.candidates(), strict=True):
             request = self.requests[number]
             if not request.done:
                 request.choose(found)
@@ -273,15 +315,23 @@ class Batch:
         going = self.going()
         if not going:
             self.live = []
-            return
+            return None
+        width = len(self.requests[self.live[going[0]]].texts)
         if len(going) <= CROWDED * len(self.live):
             self.keep(going)
+            if ahead is not None:
+                index = [place * width + sequence for place in going for sequence in range(width)]
+                ahead = ahead.index_select(0, sent(index, ahead.device))
         batch = [self.requests[number] for number in self.live]
-        width = len(batch[0].texts)
         if self.rows.sequences != width:
             self.rows = self.rows.widened(width)
         else:
             self.rows.reorder([place * width + parent for place, row in enumerate(batch) for parent in row.parents])
+        return ahead
+
+    def goes_on(self) -> bool:
+        """Whether a request can say more than one token yet."""
+        return any(not one.done and one.left > 1 for one in (self.requests[number] for number in self.live))
 
     def newest(self) -> list[list[int]]:
         """The ids to add, one for each sequence."""
@@ -307,29 +357,68 @@ def decode(
         said: told as `said(number, texts)` of each request when it is done, whatever the others still have to say.
         more: asked before each token for requests that join; they are numbered on.
     """
-    requests, rows, logits = begun
+    requests, rows, first = begun
     batch = Batch(list(requests), list(range(len(requests))), rows)
-    batch.choose(logits, chooser, said)
+    batch.choose(batch.asked(first, chooser), said)
+    logits: Tensor | None = None  # of a step that has begun before those who join were there
     while batch.live:
         if (found := more()) is not None:
-            requests, rows, logits = found
-            first = len(batch.requests)
-            batch.requests += requests
-            others = Batch(batch.requests, list(range(first, len(batch.requests))), rows)
-            others.choose(logits, chooser, said)
-            others.keep(others.going())
-            if others.live:
-                batch.keep(batch.going())
-                batch.rows, batch.live = model.join(batch.rows, others.rows), batch.live + others.live
-        ids = sent(batch.newest(), batch.rows.own.device)
-        batch.rows, logits = model.extend(batch.rows, ids)
-        batch.choose(logits[:, -1], chooser, said)
+            if logits is not None:
+                batch.choose(batch.asked(logits[:, -1], chooser), said)
+                logits = None
+            _joined(model, batch, found, chooser, said)
+            if not batch.live:
+                break
+        if logits is None:
+            batch.rows, logits = model.extend(batch.rows, sent(batch.newest(), batch.rows.own.device))
+        chosen, ahead = batch.asked(logits[:, -1], chooser), None
+        if model.ahead and chosen.tokens is not None and batch.goes_on():
+            batch.rows, ahead = model.extend(batch.rows, chosen.tokens[:, None])
+        logits = batch.choose(chosen, said, ahead)
     return [request.spoken() for request in batch.requests]
 
 
-def _together(*parts: Tensor) -> Any:
-    """The values of tensors of one shape side by side, as lists: one wait for the device, and not one for each."""
-    return torch.stack([part.float() for part in parts], -1).tolist()  # exact for whole numbers below 2 ** 24
+def _joined(
+    model: Model,
+    batch: Batch,
+    begun: Begun,
+    chooser: Chooser,
+    said: Callable[[int, list[Spoken]], None] | None,
+) -> None:
+    """Let further requests choose their first tokens and come into the batch."""
+    requests, rows, logits = begun
+    numbers = list(range(len(batch.requests), len(batch.requests) + len(requests)))
+    batch.requests += requests
+    others = Batch(batch.requests, numbers, rows)
+    others.choose(others.asked(logits, chooser), said)
+    others.keep(others.going())
+    if not others.live:
+        return
+    if batch.live:
+        batch.keep(batch.going())
+        batch.rows, batch.live = model.join(batch.rows, others.rows), batch.live + others.live
+    else:
+        batch.rows, batch.live = others.rows, others.live
+
+
+def _together(*parts: Tensor) -> Callable[[], Any]:
+    """The values of tensors of one shape side by side, as lists: one wait for the device, and not one for each.
+
+    It is the wait for what the device has been told so far, whatever it is told until somebody asks for the values.
+    """
+    whole = torch.stack([part.float() for part in parts], -1)  # exact for whole numbers below 2 ** 24
+    if not whole.is_cuda:
+        return whole.tolist
+    here = torch.empty(whole.shape, dtype=whole.dtype, pin_memory=True)
+    here.copy_(whole, non_blocking=True)
+    arrived = cast(Any, torch.cuda).Event()
+    arrived.record()
+
+    def values() -> Any:
+        arrived.synchronize()
+        return here.tolist()
+
+    return values
 
 
 def nucleus(scores: Tensor, temperature: float, top_p: float, shares: Sequence[float]) -> Tensor:

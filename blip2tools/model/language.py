@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blip2tools.model import kernels
 from blip2tools.model.recorded import PLACES, Recorded
 
 MASKED = float("-inf")
 OPT_NAMES, T5_NAMES = ("q_proj", "k_proj", "v_proj"), ("q", "k", "v")
 # Devices on which query, key and value are one product instead of three: on an H100 4 of 55 ms of a compiled caption.
 JOINED = ("cuda",)
-PROMPTS = 4  # that are read together when that is recorded: each place of a large model's is a third of a megabyte
+PROMPTS = 16  # that are read together when that is recorded: each place of a large model's is a third of a megabyte
 
 Prompt: TypeAlias = tuple[Tensor, Tensor] | None  # keys and values of a layer's prompts, and their mask
 Layer: TypeAlias = Callable[..., Tensor]  # `LanguageModel.layer`, or the same compiled
@@ -116,7 +117,10 @@ class LanguageModel(ABC):
         if hasattr(attention, "joined_weight"):
             parts = functional.linear(states, attention.joined_weight, attention.joined_bias)
             parts = parts.view(*states.shape[:2], 3, self._heads, self._size).permute(2, 0, 3, 1, 4)
-            own.index_copy_(3, at, parts[1:])
+            if len(at) == own.shape[3]:  # all there are: a copy in order takes half as long
+                own.copy_(parts[1:])
+            else:
+                own.index_copy_(3, at, parts[1:])
             return parts[0]
         query, keys, values = (self._split(getattr(attention, name)(states)) for name in names)
         own[0].index_copy_(2, at, keys)
@@ -188,6 +192,10 @@ class LanguageModel(ABC):
         Keys and values of all of them go to the places `at` of `own`.
         """
 
+    def quick(self) -> Layer | None:
+        """A layer as `layer`, of kernels of our own, for steps of one token in blocks; None where that cannot be."""
+        return None
+
     @abstractmethod
     def between(self, places: int) -> Tensor:
         """`Rows.bias` for so many new tokens."""
@@ -223,8 +231,8 @@ class Opt(LanguageModel):
         self._places = decoder.embed_positions
         attention = decoder.layers[0].self_attn
         self._heads, self._size, self._scaling = attention.num_heads, attention.head_dim, attention.scaling
-        self._pictures = Recorded(self._pictures_read, gives=(2, 0))
-        self._texts = Recorded(self._texts_read, given=(2, 0, 0), gives=(2, 0))
+        self._pictures = Recorded(self._pictures_read, gives=(2, 0), pieces=2)
+        self._texts = Recorded(self._texts_read, given=(2, 0, 0), gives=(2, 0), pieces=2)
         self._widths: tuple[int, ...] = ()  # of recorded texts
         self.recordings = (self._pictures, self._texts)
 
@@ -235,16 +243,17 @@ class Opt(LanguageModel):
         owners = sent(pictures, device)
         prefix, last = self._read_pictures(image_tokens, prompts[0][0])
         first = prefix.shape[4]
-        prompt, last = prefix.index_select(2, owners), last.index_select(0, owners)
+        prompt, last = _picked(prefix, 2, pictures), last.index_select(0, owners)
         mask = last.new_zeros(len(prompts), 1, 1, first)
         lengths = sent([len(prompt) - 1 for prompt in prompts], device)
         if longer := [row for row, prompt in enumerate(prompts) if len(prompt) > 1]:
             index = sent(longer, device)
             texts = [prompts[row][1:] for row in longer]
-            text, hidden = self._read_texts(prompt.index_select(2, index), texts)
+            text, hidden = self._read_texts(_picked(prompt, 2, longer), texts)
             width = text.shape[4]
-            whole = self.block(len(prompts), width)
-            prompt = torch.cat([prompt, whole.index_copy_(2, index, text)], 4)
+            if len(longer) < len(prompts):
+                text = self.block(len(prompts), width).index_copy_(2, index, text)
+            prompt = torch.cat([prompt, text], 4)
             last = last.index_copy(0, index, hidden)
             padded = torch.arange(width, device=device) < width - lengths[:, None]
             mask = torch.cat(
@@ -349,6 +358,28 @@ class Opt(LanguageModel):
         hidden = hidden + attention.out_proj(seen.transpose(1, 2).flatten(2))
         return hidden + cast(Tensor, part.fc2(part.activation_fn(part.fc1(part.final_layer_norm(hidden)))))
 
+    def quick(self) -> Layer | None:
+        layers = [one for part in self._layers for one in (part.self_attn.out_proj, part.fc1, part.fc2)]
+        fits = all(hasattr(part.self_attn, "joined_weight") for part in self._layers) and all(
+            isinstance(part.activation_fn, nn.ReLU) for part in self._layers
+        )
+        return self._quick_layer if fits and kernels.available(layers) else None
+
+    def _quick_layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
+        attention, states, last = part.self_attn, hidden[:, 0], part.final_layer_norm
+        parts = kernels.multiplied(
+            states, attention.joined_weight, attention.joined_bias, norm=part.self_attn_layer_norm
+        )
+        seen = kernels.attended(parts, self._heads, self._scaling, prompt=prompt, own=(own, at, bias))
+        output, inner, outer = attention.out_proj, part.fc1, part.fc2
+        if len(states) == 1:
+            states = kernels.multiplied(seen, output.weight, output.bias, plus=states)
+            middle = kernels.multiplied(states, inner.weight, inner.bias, norm=last, relu=True)
+        else:
+            states, ready = kernels.normed(states, last, plus=functional.linear(seen, output.weight, output.bias))
+            middle = kernels.multiplied(ready, inner.weight, inner.bias, relu=True)
+        return kernels.multiplied(middle, outer.weight, outer.bias, plus=states)[:, None]
+
 
 class T5(LanguageModel):
     """T5: the encoder reads image tokens and text, the decoder begins with its start token."""
@@ -409,6 +440,31 @@ class T5(LanguageModel):
         seen = _unfolded(seen, len(hidden))
         return cast(Tensor, feed_forward(hidden + attention.o(seen.transpose(1, 2).flatten(2))))
 
+    def quick(self) -> Layer | None:
+        layers: list[Any] = []
+        for part in self._layers:
+            itself, cross, forward = part.layer
+            dense = forward.DenseReluDense
+            if not hasattr(itself.SelfAttention, "joined_weight") or not hasattr(dense, "wi_1"):
+                return None
+            layers += [itself.SelfAttention.o, cross.EncDecAttention.q, cross.EncDecAttention.o]
+            layers += [dense.wi_0, dense.wi_1, dense.wo]
+        return self._quick_layer if kernels.available(layers) else None
+
+    def _quick_layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
+        (itself, cross, forward), states = part.layer, hidden[:, 0]
+        attention, dense = itself.SelfAttention, forward.DenseReluDense
+        parts = kernels.multiplied(states, attention.joined_weight, None, norm=itself.layer_norm)
+        seen = kernels.attended(parts, self._heads, 1.0, own=(own, at, bias))
+        states = kernels.multiplied(seen, attention.o.weight, None, plus=states)
+        attention = cross.EncDecAttention
+        query = kernels.multiplied(states, attention.q.weight, None, norm=cross.layer_norm)
+        seen = kernels.attended(query, self._heads, 1.0, prompt=prompt)
+        states, ready = kernels.normed(states, forward.layer_norm, plus=functional.linear(seen, attention.o.weight))
+        gate = dense.act(kernels.multiplied(ready, dense.wi_0.weight, None))
+        middle = gate * kernels.multiplied(ready, dense.wi_1.weight, None)
+        return kernels.multiplied(middle, dense.wo.weight, None, plus=states)[:, None]
+
     def _readers(self) -> list[tuple[Any, Any]]:
         """Each decoder layer's projections of the encoded rows to keys and values."""
         return [(block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v) for block in self._layers]
@@ -446,6 +502,13 @@ def _join(attention: Any, names: tuple[str, str, str]) -> None:
 def sent(values: Sequence[Any], device: torch.device) -> Tensor:
     """A tensor on the device, without waiting for what the device has still to do."""
     return torch.tensor(values).to(device, non_blocking=True)  # pageable memory has been read when this returns
+
+
+def _picked(states: Tensor, dim: int, numbers: Sequence[int]) -> Tensor:
+    """`index_select`; the states themselves where that would copy all of them, as prompts of many rows are large."""
+    if list(numbers) == list(range(states.shape[dim])):
+        return states
+    return states.index_select(dim, sent(numbers, states.device))
 
 
 def _causal(places: int, like: Tensor) -> Tensor:

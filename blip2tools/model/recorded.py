@@ -26,6 +26,9 @@ from torch import Tensor
 # Above that a GPU has enough to do with each operation while the next one is started: on an H100 a tower of 39 layers takes
 # 9 ms to start and as long to do for eight pictures.
 ROWS = (1, 2, 4, 8)
+# What has less to do for each row, a Q-Former or a prompt of a few words, is recorded for more of them.
+MORE = 32
+COUNTS = (*ROWS, 16, MORE)
 PLACES = 64  # of a usual prompt in front of a language model, image tokens included
 
 Work = Callable[..., tuple[Tensor, ...]]
@@ -48,44 +51,67 @@ class Recorded:
             the device.
         given: which dimension of each tensor that it gets counts the rows.
         gives: likewise of those that it gives.
+        pieces: into how many parts rows may be cut that no recording holds together.
 
     Attributes:
         used: whether recordings are, where there are any.
     """
 
-    def __init__(self, work: Work, given: Sequence[int] = (0,), gives: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self, work: Work, given: Sequence[int] = (0,), gives: Sequence[int] = (0,), *, pieces: int = 1
+    ) -> None:
         # The owner's own method must not keep the owner: a model that nobody holds any more gives its memory back at once.
-        self._work = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work
-        self._given, self._gives = tuple(given), tuple(gives)
+        self._work = _weak(work)
+        self._given, self._gives, self._pieces = tuple(given), tuple(gives), pieces
         self._recordings: list[_Recording] = []
         self.used = True
 
     def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
         """What the work gives for these."""
         count = rows[0].shape[self._given[0]]
-        fitting = (one for one in self._recordings if one.rows >= count and self._alike(one.blocks, rows))
-        held = next(fitting, None) if self.used else None
-        if held is None:
-            return self._done(*rows)
+        fitting = [one for one in self._recordings if self._alike(one.blocks, rows)] if self.used else []
+        most = fitting[-1].rows if fitting else 0
+        if count > most * self._pieces:
+            return _done(self._work, *rows)
+        if count <= most:
+            # Copies: the next replay writes over the results of this one.
+            return tuple(one.clone() for one in self._replayed(fitting, rows))
+        whole: list[Tensor] = []
+        for first in range(0, count, most):
+            size = min(most, count - first)
+            results = self._replayed(
+                fitting, [one.narrow(dim, first, size) for dim, one in zip(self._given, rows, strict=True)]
+            )
+            for number, (dim, one) in enumerate(zip(self._gives, results, strict=True)):
+                if not first:
+                    whole.append(one.new_empty((*one.shape[:dim], count, *one.shape[dim + 1 :])))
+                whole[number].narrow(dim, first, size).copy_(one)
+        return tuple(whole)
+
+    def _replayed(self, fitting: Sequence[_Recording], rows: Sequence[Tensor]) -> list[Tensor]:
+        """What the smallest recording that holds the rows gives for them, until the next replay."""
+        count = rows[0].shape[self._given[0]]
+        held = next(one for one in fitting if one.rows >= count)
         for block, dim, given in zip(held.blocks, self._given, rows, strict=True):
             block.narrow(dim, 0, count).copy_(given, non_blocking=True)
-        # Copies: the next replay writes over the results of this one.
-        return tuple(one.narrow(dim, 0, count).clone() for dim, one in zip(self._gives, held.run(), strict=True))
+        return [one.narrow(dim, 0, count) for dim, one in zip(self._gives, held.run(), strict=True)]
 
     @torch.inference_mode()
-    def record(self, blocks: Sequence[Tensor], pool: Any) -> None:
-        """Record it for tensors like these, for every number of rows in `ROWS` that they hold.
+    def record(self, blocks: Sequence[Tensor], pool: Any, quick: Work | None = None) -> None:
+        """Record it for tensors like these, for every number of rows in `COUNTS` that they hold.
 
         Args:
             blocks: where rows are put from now on; they may lie in one memory with those of other recordings.
             pool: of CUDA graphs; None, on a CPU, only puts the work behind the blocks.
+            quick: gives the same in another way, which is recorded in the place of the work.
         """
+        work = self._work if quick is None else _weak(quick)
         most = blocks[0].shape[self._given[0]]
-        for rows in (rows for rows in ROWS if rows <= most):
+        for rows in (rows for rows in COUNTS if rows <= most):
             views = tuple(block.narrow(dim, 0, rows) for dim, block in zip(self._given, blocks, strict=True))
 
             def run(views: tuple[Tensor, ...] = views) -> tuple[Tensor, ...]:
-                return self._done(*views)
+                return _done(work, *views)
 
             self._recordings.append(
                 _Recording(rows, views, run if pool is None else captured(run, pool, views[0].device))
@@ -94,17 +120,11 @@ class Recorded:
 
     def holds(self, rows: int) -> bool:
         """Whether so many rows are replayed."""
-        return self.used and any(one.rows >= rows for one in self._recordings)
+        return self.used and any(one.rows * self._pieces >= rows for one in self._recordings)
 
     def drop(self) -> None:
         """Give the memory back; from now on the work is done as it is."""
         self._recordings = []
-
-    def _done(self, *rows: Tensor) -> tuple[Tensor, ...]:
-        work = self._work()
-        if work is None:
-            raise RuntimeError("the owner of this work is gone")
-        return work(*rows)
 
     def _alike(self, blocks: Sequence[Tensor], rows: Sequence[Tensor]) -> bool:
         """Whether the tensors differ in their rows only."""
@@ -112,6 +132,18 @@ class Recorded:
             one.shape[:dim] == other.shape[:dim] and one.shape[dim + 1 :] == other.shape[dim + 1 :]
             for one, other, dim in zip(blocks, rows, self._given, strict=True)
         )
+
+
+def _weak(work: Work) -> Callable[[], Work | None]:
+    """The work, while it has an owner."""
+    return weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work
+
+
+def _done(work: Callable[[], Work | None], *rows: Tensor) -> tuple[Tensor, ...]:
+    there = work()
+    if there is None:
+        raise RuntimeError("the owner of this work is gone")
+    return there(*rows)
 
 
 _capturing = threading.Lock()  # a process can capture one graph at a time

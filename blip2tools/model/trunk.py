@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from blip2tools.model import kernels
 from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.weights import fingerprint, freeze
 
@@ -67,7 +68,7 @@ class Trunk:
         self.image_size = int(tower.config.image_size)
         self.states_shape = (int(tower.embeddings.num_positions), int(tower.config.hidden_size))
         freeze(self.embeddings, self.encoder)
-        self._see = Recorded(self._states)
+        self._see = Recorded(self._states, pieces=4)
         self._fingerprint: str | None = None
 
     @property
@@ -106,8 +107,8 @@ class Trunk:
 
     def record(self, pool: Any) -> None:
         """Record `see` for a few pictures; see `recorded`."""
-        side = self.image_size
-        self._see.record([torch.zeros(ROWS[-1], 3, side, side, dtype=self.dtype, device=self.device)], pool)
+        side, quick = self.image_size, self._quick_states if self._plain() else None
+        self._see.record([torch.zeros(ROWS[-1], 3, side, side, dtype=self.dtype, device=self.device)], pool, quick)
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:
@@ -116,6 +117,29 @@ class Trunk:
 
     def _states(self, pixels: Tensor) -> tuple[Tensor]:
         return (self.encoder(inputs_embeds=self._embedded(pixels)).last_hidden_state,)
+
+    def _plain(self) -> bool:
+        """Whether its layers are of the kind that `_quick_states` knows."""
+        layers = cast(Any, self.encoder).layers
+        norms = [norm for layer in layers for norm in (layer.layer_norm1, layer.layer_norm2)]
+        return all(type(norm) is nn.LayerNorm for norm in norms) and kernels.available(
+            layer.mlp.fc1 for layer in layers
+        )
+
+    def _quick_states(self, pixels: Tensor) -> tuple[Tensor]:
+        """As `_states`, with each sum and the norm behind it as one kernel of our own."""
+        layers, hidden = cast(Any, self.encoder).layers, self._embedded(pixels)
+        shape = hidden.shape
+        hidden, ready = kernels.normed(hidden.view(-1, shape[-1]), layers[0].layer_norm1)
+        for number, layer in enumerate(layers):
+            seen = layer.self_attn(ready.view(shape))[0].view(-1, shape[-1])
+            hidden, ready = kernels.normed(hidden, layer.layer_norm2, plus=seen)
+            made = layer.mlp(ready)
+            if number + 1 < len(layers):
+                hidden, ready = kernels.normed(hidden, layers[number + 1].layer_norm1, plus=made)
+            else:
+                hidden = hidden + made
+        return (hidden.view(shape),)
 
     def _embedded(self, pixels: Tensor) -> Tensor:
         """Patches, [CLS] in front, with their positions.

@@ -2,130 +2,145 @@
 
 A path is judged where it really leads: both sides resolved and compared part by part (CVE-2025-53110, CVE-2025-53109),
 then the opened file once more. A hard link inside an allowed folder counts as inside: whoever could make it may read
-the file anyway.
+the file anyway. A name that no file has exactly is compared with those that are there, as `names` folds them.
 """
 
 from __future__ import annotations
 
 import difflib
-import itertools
-import logging
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
-from blip2tools.call import STOP
-from blip2tools.errors import InvalidInputError, NotAllowedError, NotFoundError, TooLargeError
+from blip2tools.errors import NotAllowedError, NotFoundError, TooLargeError, VisionError
+from blip2tools.pictures.alike import Place, look_alikes
+from blip2tools.pictures.names import Likeness, distinctly, lookalikes, printably, readings, spelled, unwrapped
+from blip2tools.pictures.newest import READ_FLAGS, Scan
+from blip2tools.pictures.paths import (
+    MAX_PATH,
+    as_path,
+    at_home,
+    has_bytes,
+    is_drive,
+    is_elsewhere,
+    is_there,
+    path_of,
+    problem_of,
+    real_path,
+)
+from blip2tools.pictures.roots import configured_roots, default_roots, labels_of
 from blip2tools.schemas.plain import quoted
 from blip2tools.settings import Settings, variable
 
-logger = logging.getLogger(__name__)
-
-MAX_PATH = 4096
-MAX_NAME_BYTES = 255
-MAX_ENTRIES = 20_000  # directory entries looked at for one listing
 MAX_SUGGESTIONS = 3
-
-# O_NONBLOCK: a FIFO with no writer must not hang the call. Flags that a system does not know count as 0.
-_FLAGS = os.O_RDONLY
-for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
-    _FLAGS |= getattr(os, _name, 0)
-
-_SYSTEM = (Path("/proc"), Path("/sys"))
-_SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "AVIF": (".avif",),
-    "HEIC": (".heic", ".heif", ".hif"),
-}
-# Where chat clients keep uploads on their own machines, which a tool's server cannot see.
-_ELSEWHERE = ("/mnt/user-data", "/mnt/data", "/home/claude", "/home/oai", "/tmp/outputs")  # noqa: S108  compared only
+MAX_COMPARED = 2000  # newest names that a misspelt one is compared with
+MAX_SHOWN = 160  # characters of one name in a question
 
 _ADVICE = "start the server with --allow-dir FOLDER ({variable}), or pass the picture as a data: URI"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file with a picture's suffix in an allowed folder; its content has not been looked at."""
-
-    path: Path
-    size: int
-    modified: float
-    """Seconds since 1970."""
 
 
 class Folders:
     """The folders that may be read from.
 
     Args:
-        settings: `allowed_dirs` and `formats`.
+        settings: `allowed_dirs`.
         trusted: any regular file may be read; relative paths start at the working directory.
         reveal: whether messages name the allowed folders in full or by their last part.
 
     Raises:
-        InvalidInputError: a configured folder does not exist or may never be opened.
+        InvalidInputError: none of the configured folders exists, or one may never be opened.
     """
 
     def __init__(self, settings: Settings, *, trusted: bool, reveal: bool) -> None:
         configured = settings.allowed_dirs
-        self.roots = _default_roots() if configured is None else tuple(_checked(path) for path in configured)
-        self._labels = _labels(self.roots)
+        found = default_roots() if configured is None else configured_roots(configured)
+        self.roots = found.real
+        self.warnings = found.warnings
+        """What to know about configured folders that are not there."""
+        self._written = found.written
+        self._labels = labels_of(self.roots)
         self._trusted = trusted
         self._reveal = reveal
-        self._suffixes = tuple(suffix for name in settings.formats for suffix in _SUFFIXES[name])
-        for root in self.roots:
-            if os.name != "nt" and root.stat().st_mode & stat.S_IWOTH:
-                logger.warning("anybody on this machine can put files into the allowed folder %s", root)
 
     def described(self) -> list[str]:
         """The allowed folders as messages name them."""
         if self._reveal:
-            return [str(root) for root in self.roots]
+            return [_by_part(spelled, root) for root in self.roots]
         if len(self.roots) == 1 and os.path.lexists(self.roots[0] / self.roots[0].name):
             return ["."]  # its own name would lead to what is in it
-        return [_as_path(Path(name)) for name in self._labels]
+        return [_by_part(spelled, as_path(Path(name), of_folder=True)) for name in self._labels]
 
-    def locate(self, text: str, *, expand_home: bool = True) -> Path:
-        """The real path of an existing file or folder that `text` names and that may be read.
+    def find(self, text: str, *, is_uri: bool = False, folder: bool = False) -> Path:
+        """The real path of what a caller calls a file or folder.
+
+        First exactly as it is written, also without quotes, a link's markdown or a shell's escapes around it; then the one file
+        whose name looks the same.
+
+        Args:
+            text: the name.
+            is_uri: it comes from a `file:` address, in which nothing stands for anything else.
+            folder: whether a folder is meant.
 
         Raises:
             InvalidInputError: no path at all: control characters, or too long.
             NotAllowedError: outside the allowed folders, whether or not something is there.
-            NotFoundError: inside, but nothing is there.
+            NotFoundError: inside, but nothing is there, or several things look like it.
         """
-        _check_text(text)
         if not self.roots and not self._trusted:
-            raise NotAllowedError(
-                "No folder is open to this server, so it cannot read local files; "
-                + _ADVICE.format(variable=variable("allowed_dirs"))
-                + "."
-            )
-        # A Windows share is contacted, with the user's credentials, as soon as its path is resolved.
-        share = text[:2].replace("\\", "/") == "//" and not self._trusted
-        if share and not any(root.drive and text.lower().startswith(root.drive.lower()) for root in self.roots):
-            raise self._outside(text)
-        inside: Path | None = None
-        outside = False
-        for candidate in self._candidates(text, expand_home):
-            real = _real(candidate)
-            if real and self._allows(real):
-                if _exists(real):
-                    return real
-                inside = inside or real
-            else:
-                outside = True
-        if self._trusted or (inside and not outside):
-            raise self._missing(text, inside or Path(text))
-        raise self._outside(text)
+            self.locate(text)  # says that there is none
+        expand_home = not is_uri
+        meant = [text] if is_uri else readings(text)
+        for one in meant:
+            if real := self._exactly(one, expand_home):
+                return real
+        for one in meant:
+            fits = self._alike(one, expand_home, folder)
+            if len(fits) == 1:
+                return fits[0]
+            if fits:
+                raise self._which(text, fits)
+        return self.locate(text if is_uri else unwrapped(text), expand_home=expand_home)
+
+    def locate(self, text: str, *, expand_home: bool = True) -> Path:
+        """The real path of an existing file or folder that is named exactly so and that may be read.
+
+        Raises:
+            VisionError: as `find`.
+        """
+        if real := self._exactly(text, expand_home):
+            return real
+        raise self._why_not(text, expand_home)
+
+    def is_called(self, path: Path, text: str, *, is_uri: bool = False) -> bool:
+        """Whether what `find` gave for a text is named exactly so."""
+        return self._exactly(text, expand_home=not is_uri) == path
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether a path lies in an allowed folder, as it is written."""
+        return any(path.is_relative_to(root) for root in self.roots)
+
+    def below(self, path: Path) -> str:
+        """A path from its allowed folder on; its last part where it lies in none."""
+        root = next((root for root in self.roots if path.is_relative_to(root)), path.parent)
+        return str(path.relative_to(root))
+
+    def judge(self, path: Path) -> Path:
+        """The real path of a file that was found in a folder.
+
+        Raises:
+            NotFoundError, NotAllowedError: it has gone, or leads outside by now.
+        """
+        real = real_path(path)
+        if real is None or not self._allows(real):
+            raise self._outside(str(path))
+        if not is_there(real):
+            is_link = os.path.islink(path)  # noqa: PTH114  it never raises
+            raise NotFoundError("That is a link to something that is not there." if is_link else "That file is gone.")
+        return real
 
     def read(self, path: Path, limit: int) -> bytes:
         """All bytes of a located file, at most `limit`.
@@ -147,49 +162,78 @@ class Folders:
         with self._opened(path) as (file, _):
             return file.read(count)
 
-    def pictures(self, folder: Path | None = None) -> tuple[list[Found], bool]:
-        """Files with a picture's suffix in `folder`, or in every allowed one, and in its direct subfolders.
+    def newest(
+        self,
+        count: int,
+        folder: Path | None = None,
+        accepts: Callable[[Path, str], bool] | None = None,
+        *,
+        by_bytes: bool = True,
+    ) -> Scan:
+        """A scan for the newest pictures in `folder`, or in every allowed one, and in its direct subfolders."""
+        scan = Scan(count, self._allows, accepts, by_bytes=by_bytes)
+        scan.look((folder,) if folder else self.roots)
+        return scan
 
-        Newest first, and whether the search ended early at its limit of entries. Hidden names are left out.
-        """
-        budget = _Budget(MAX_ENTRIES)
-        found: dict[Path, Found] = {}
-        for root in (folder,) if folder else self.roots:
-            subfolders: list[Path] = []
-            self._scan(root, budget, found, subfolders.append)
-            for subfolder in sorted(subfolders):
-                self._scan(subfolder, budget, found, None)
-        newest = sorted(found.values(), key=lambda one: (-one.modified, str(one.path)))
-        return newest, budget.spent
+    def unseen(self, scan: Scan) -> list[str]:
+        """A sentence for each folder that a scan could not look into."""
+        return [
+            f'the folder "{printably(self.shown(folder))[:MAX_SHOWN]}" cannot be listed, so what is in it is not seen'
+            for folder in scan.unlisted
+        ]
 
     def shown(self, path: Path) -> str:
         """A found file as a reference that leads back to it: in full, or from its allowed folder on."""
+        return self._leading_back(self._shown(path), path)
+
+    def short(self, path: Path) -> str:
+        """A found file as the shortest reference that leads back to it: from its allowed folder on, if that leads to no other."""
+        return self._leading_back(self._short(path), path)
+
+    def _short(self, path: Path) -> str:
+        for root in self.roots:
+            if path.is_relative_to(root):
+                relative = path.relative_to(root)
+                others = [one for one in self._candidates(str(relative), expand_home=False) if one != path]
+                return self._shown(path) if any(map(os.path.lexists, others)) else as_path(relative)
+        return self._shown(path)
+
+    def _shown(self, path: Path) -> str:
         if self._reveal:
             return str(path)
         for label, root in self._labels.items():
             if path.is_relative_to(root):
                 relative = path.relative_to(root)
-                return _as_path(relative if len(self.roots) == 1 else label / relative)
+                return as_path(relative if len(self.roots) == 1 else label / relative)
         return path.name
 
-    def short(self, path: Path) -> str:
-        """A found file as the shortest reference that leads back to it: from its allowed folder on, if that leads to no other."""
-        for root in self.roots:
-            if path.is_relative_to(root):
-                relative = path.relative_to(root)
-                others = [one for one in self._candidates(str(relative), expand_home=False) if one != path]
-                return self.shown(path) if any(map(os.path.lexists, others)) else _as_path(relative)
-        return self.shown(path)
+    def _leading_back(self, text: str, path: Path) -> str:
+        told = _by_part(spelled, text)
+        if told != text and self._exactly(told, expand_home=False) not in (None, path):
+            return "file:" + quote(os.fsencode(text))  # something else is really called as this is spelled
+        return told
 
     def _allows(self, real: Path) -> bool:
         return self._trusted or any(real.is_relative_to(root) for root in self.roots)
 
+    def _exactly(self, text: str, expand_home: bool) -> Path | None:
+        """The real path of what is named exactly so, if it is there and may be read."""
+        if not text or len(text) > MAX_PATH or "\0" in text or not has_bytes(text) or self._is_foreign_share(text):
+            return None
+        for candidate in self._candidates(text, expand_home):
+            real = real_path(candidate)
+            if real and self._allows(real) and is_there(real):
+                return real
+        return None
+
+    def _is_foreign_share(self, text: str) -> bool:
+        """Whether this is a Windows share that is not allowed: one is contacted, with the user's credentials, as soon as its
+        path is resolved."""
+        share = text[:2].replace("\\", "/") == "//" and not self._trusted
+        return share and not any(root.drive and text.lower().startswith(root.drive.lower()) for root in self.roots)
+
     def _candidates(self, text: str, expand_home: bool) -> Iterator[Path]:
-        path = Path(text)
-        if expand_home and text.startswith("~") and path.parts[0] == "~":
-            # Only one's own home: `~user` and `$HOME` are names like any other, and so is `./~`.
-            with suppress(RuntimeError):
-                path = path.expanduser()
+        path = at_home(text) if expand_home else Path(text)
         if path.is_absolute():
             yield path
             return
@@ -203,6 +247,33 @@ class Folders:
             yield root / path
         yield from labelled if len(self.roots) == 1 else ()
 
+    def _alike(self, text: str, expand_home: bool, folder: bool) -> list[Path]:
+        """What may be read and looks like what is written."""
+        if not text.strip() or len(text) > MAX_PATH or "\0" in text or self._is_foreign_share(text):
+            return []
+        path = at_home(text) if expand_home else Path(text)
+        return look_alikes(list(self._places(Path(os.path.normpath(path)))), self._allows, folder=folder)
+
+    def _places(self, path: Path) -> Iterator[Place]:
+        """Where the parts of a name may be looked up: below an allowed folder that it begins with, or below each of them."""
+        if self._trusted:
+            whole = Path.cwd() / path
+            there = next(folder for folder in (whole, *whole.parents) if folder.is_dir() or folder == folder.parent)
+            yield Place(there, whole.parts[len(there.parts) :])
+        parts = path.parts
+        if ".." in parts:
+            return  # above where it starts from
+        if path.is_absolute():
+            for root in dict.fromkeys((*self.roots, *self._written)):
+                if len(parts) >= len(root.parts) and all(map(_is_like, parts, root.parts)):
+                    yield Place(Path(os.path.realpath(root)), parts[len(root.parts) :])
+            return
+        for root in self.roots:
+            yield Place(root, parts)
+        for label, root in self._labels.items():
+            if parts and _is_like(parts[0], label):
+                yield Place(root, parts[1:])
+
     @contextmanager
     def _opened(self, path: Path) -> Iterator[tuple[BinaryIO, int]]:
         """A regular file, judged again through its descriptor, and its size."""
@@ -214,47 +285,48 @@ class Folders:
                 raise NotAllowedError("That is a folder; name a picture in it." + hint)
             if not stat.S_ISREG(mode):
                 raise NotAllowedError("That is not a regular file, so it is not read.")
-            with os.fdopen(os.open(path, _FLAGS), "rb") as file:
+            with os.fdopen(os.open(path, READ_FLAGS), "rb") as file:
                 status = os.fstat(file.fileno())
                 # Between the judgement and the opening a part of the path may have been swapped for a link.
-                if not stat.S_ISREG(status.st_mode) or not self._allows(_path_of(file.fileno(), path)):
+                if not stat.S_ISREG(status.st_mode) or not self._allows(path_of(file.fileno(), path)):
                     raise self._outside(path.name)
                 yield file, status.st_size
+        except PermissionError as error:
+            raise NotFoundError(
+                "That file is there, but its permissions keep this program from reading it; give the user that runs it the "
+                "right to read it."
+            ) from error
         except OSError as error:
             raise NotFoundError("That file is gone or cannot be read.") from error
 
-    def _scan(
-        self, folder: Path, budget: _Budget, found: dict[Path, Found], descend: Callable[[Path], None] | None
-    ) -> None:
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    STOP.get().check()
-                    if budget.take():
-                        return
-                    if entry.name.startswith("."):
-                        continue
-                    path = folder / entry.name
-                    if descend and entry.is_dir(follow_symlinks=False):
-                        descend(path)
-                    elif entry.name.lower().endswith(self._suffixes) and (one := self._found(path)):
-                        found[path] = one
-        except OSError as error:
-            logger.debug("a folder could not be listed: %s", error)
+    # ---- why not ----
 
-    def _found(self, path: Path) -> Found | None:
-        real = _real(path)
-        if not real or not self._allows(real):
-            return None
-        try:
-            status = real.lstat()
-        except OSError:
-            return None
-        return Found(path, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
+    def _why_not(self, text: str, expand_home: bool) -> VisionError:
+        if problem := problem_of(text):
+            return problem
+        if not self.roots and not self._trusted:
+            return NotAllowedError(
+                "No folder is open to this server, so it cannot read local files; "
+                + _ADVICE.format(variable=variable("allowed_dirs"))
+                + "."
+            )
+        if self._is_foreign_share(text):
+            return self._outside(text)
+        inside: Path | None = None
+        outside = False
+        for candidate in self._candidates(text, expand_home):
+            real = real_path(candidate)
+            if real and self._allows(real):
+                inside = inside or real
+            else:
+                outside = True
+        if self._trusted or (inside and not outside):
+            return self._missing(text, inside or Path(text))
+        return self._outside(text)
 
     def _outside(self, text: str) -> NotAllowedError:
         """One sentence for everything outside, there or not, so that it tells nothing about what exists."""
-        if _is_elsewhere(text):
+        if is_elsewhere(text):
             return NotAllowedError(
                 "That path is on another machine (the chat client's own), which this server cannot see; pass the "
                 "picture as a data: URI, or copy it into an allowed folder of this machine" + self._named() + "."
@@ -268,20 +340,31 @@ class Folders:
         )
 
     def _named(self) -> str:
-        names = self.described()
+        names = [printably(name) for name in self.described()]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return f" ({', '.join(names[:5])}{more})"
 
+    def _which(self, text: str, fits: Sequence[Path]) -> NotFoundError:
+        """The question which of several files is meant, with names that show how they differ and that lead back to them."""
+        names = [self._short(path) for path in fits[:MAX_SUGGESTIONS]]
+        told = ", ".join(f'"{_within(_by_part(distinctly, name))}"' for name in names)
+        more = f" and {len(fits) - len(names)} more" if len(fits) > len(names) else ""
+        legend = "; ".join(lookalikes(names)[:4])
+        return NotFoundError(
+            f"No file is called exactly {quoted(text)}, and several look like it: {told}{more}. Name one of them as it is "
+            f"written here{f' ({legend})' if legend else ''}."
+        )
+
     def _missing(self, text: str, real: Path) -> NotFoundError:
-        if self._trusted and _is_elsewhere(text):
+        if self._trusted and is_elsewhere(text):
             return NotFoundError(f"There is no file {quoted(text)}; such paths belong to a chat client's own machine.")
-        if _is_elsewhere(text):
+        if is_drive(text):
             return NotFoundError(
-                f"There is no file {quoted(text)} here: that path belongs to another machine. Copy the picture into an "
-                f"allowed folder of this one{self._named()}, or pass it as a data: URI."
+                f"There is no file {quoted(text)}; a drive's letter is of another machine than this server's, or of the other "
+                f"side of a container. Pass the picture as a data: URI, or copy it into an allowed folder{self._named()}."
             )
         near = self._near(real)
-        hint = f"did you mean {' or '.join(map(quoted, near))}?" if near else "list_images shows what is there."
+        hint = f"did you mean {' or '.join(near)}?" if near else "list_images shows what is there."
         if self._trusted:  # a person's own words, who has better ways to list a folder
             return NotFoundError(f"There is no file {quoted(text)}" + (f"; {hint}" if near else "."))
         where = " in the allowed folders" + ("" if near else self._named())
@@ -290,127 +373,23 @@ class Folders:
     def _near(self, missing: Path) -> Sequence[str]:
         """References of pictures beside it, or in the allowed folders, whose names resemble the one not found."""
         by_name: dict[str, Path] = {}
-        for found in (*self.pictures(missing.parent)[0], *self.pictures()[0]):
-            if found.path.name.isprintable():  # in a message it would not lead back: `printable` changes it
-                by_name.setdefault(found.path.name.lower(), found.path)
-        near = difflib.get_close_matches(missing.name.lower(), list(by_name)[:2000], MAX_SUGGESTIONS)
-        return [self.shown(by_name[name]) for name in near]
+        for folder in (missing.parent, None):
+            for found in self.newest(MAX_COMPARED, folder, by_bytes=False).newest():
+                by_name.setdefault(printably(found.name).lower(), found.path)
+        near = difflib.get_close_matches(printably(missing.name).lower(), list(by_name)[:MAX_COMPARED], MAX_SUGGESTIONS)
+        return [f'"{_within(printably(self.shown(by_name[name])))}"' for name in near]
 
 
-class _Budget:
-    def __init__(self, entries: int) -> None:
-        self._left = entries
-        self.spent = False
-
-    def take(self) -> bool:
-        """Count one entry; true when there is none left to count."""
-        self.spent = self._left <= 0
-        self._left -= 1
-        return self.spent
+def _is_like(written: str, name: str) -> bool:
+    likeness = Likeness(written)
+    return likeness.is_same(name) or likeness.is_like(name)
 
 
-def _check_text(text: str) -> None:
-    """Refuses what no file system takes, before one is asked: its errors differ and some are no OSError."""
-    if len(text) > MAX_PATH:
-        raise InvalidInputError(f"The path is longer than {MAX_PATH} characters.")
-    # "Cs" are lone surrogates, which have no bytes; control characters would end up in logs and terminals.
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 or 0xD800 <= ord(char) <= 0xDFFF for char in text):
-        raise InvalidInputError("The path holds control characters or undecodable ones; pass it as it is on the disk.")
-    if any(len(part.encode()) > MAX_NAME_BYTES for part in text.replace("\\", "/").split("/")):
-        raise InvalidInputError(f"A part of the path is longer than {MAX_NAME_BYTES} bytes.")
+def _within(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2 - 1]}…{text[-MAX_SHOWN // 2 :]}"
 
 
-def _checked(path: Path) -> Path:
-    """A configured folder, resolved."""
-    try:
-        real = Path(os.path.realpath(path.expanduser()))
-        exists = real.is_dir()
-    except (OSError, ValueError, RuntimeError):
-        exists = False
-    if not exists:
-        raise InvalidInputError(f"The allowed folder {quoted(str(path), 200)} does not exist.")
-    # Below these lie devices, other processes' memory and everything else; one link in a reference would reach it all.
-    if real in (Path(real.anchor), Path("/dev")) or any(real.is_relative_to(system) for system in _SYSTEM):
-        raise InvalidInputError(
-            f"The folder {quoted(str(path), 200)} cannot be opened to tools; name one with pictures."
-        )
-    return real
-
-
-def _default_roots() -> tuple[Path, ...]:
-    """The working directory, unless a client started the server in `/` or somebody's home."""
-    try:
-        here = Path(os.path.realpath(Path.cwd()))
-        home = Path(os.path.realpath(Path.home()))
-    except (OSError, RuntimeError):
-        return ()
-    of_people = here.parent.name.lower() in ("home", "users") and len(here.parts) == 3
-    if home.is_relative_to(here) or of_people or here == Path("/root"):
-        return ()
-    try:
-        return (_checked(here),)
-    except InvalidInputError:
-        return ()
-
-
-def _labels(roots: Sequence[Path]) -> dict[str, Path]:
-    """Folders by the last part of their paths; where several have the same, those after the first are numbered."""
-    labels: dict[str, Path] = {}
-    names = {root.name for root in roots}
-    for root in roots:
-        numbered = (f"{root.name}-{number}" for number in itertools.count(2))
-        free = (label for label in numbered if label not in labels and label not in names)
-        labels[next(free) if root.name in labels else root.name] = root
-    return labels
-
-
-def _as_path(path: Path) -> str:
-    """A relative path that is read as one: `@2x.png`, `~/x.png` and `http:x.png` would be something else."""
-    text = str(path)
-    means_else = text.startswith("@") or path.parts[0] == "~" or ":" in path.parts[0]
-    return f".{os.sep}{text}" if means_else else text
-
-
-def _is_elsewhere(text: str) -> bool:
-    # A drive letter where there are none: the client runs on Windows, and this server beside it or in a container.
-    if os.name != "nt" and text[:1].isalpha() and text[1:3] in (":\\", ":/"):
-        return True
-    return any(PurePosixPath(text).is_relative_to(folder) for folder in _ELSEWHERE)
-
-
-def _real(path: Path) -> Path | None:
-    """Where a path leads, or nothing if it changes while that is found out.
-
-    Unlike `Path.resolve`, `os.path.realpath` does not raise for a loop of links, which would tell what is outside.
-    """
-    try:
-        return Path(os.path.realpath(path))
-    except OSError:
-        return None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        # What is still a link after it was resolved leads in a circle.
-        return not stat.S_ISLNK(path.lstat().st_mode)
-    except OSError:
-        return False
-
-
-def _path_of(descriptor: int, opened: Path) -> Path:
-    """Where an open file really is."""
-    try:
-        return Path(f"/proc/self/fd/{descriptor}").readlink()
-    except OSError:
-        pass
-    if sys.platform == "darwin":  # pragma: no cover  its kernel answers directly
-        import fcntl
-
-        name = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
-        return Path(os.fsdecode(name.rstrip(b"\0")))
-    # Elsewhere (Windows, a system without /proc) the name is resolved once more and must still lead to the same file.
-    # This narrows the gap between judging and opening but cannot close it.
-    real = Path(os.path.realpath(opened))
-    if not os.path.samestat(real.stat(), os.fstat(descriptor)):
-        raise OSError
-    return real
+def _by_part(spell: Callable[[str], str], path: Path | str) -> str:
+    """A path with each of its parts spelled: they are compared one by one."""
+    separator = os.sep
+    return separator.join(map(spell, str(path).split(separator)))

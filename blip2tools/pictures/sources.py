@@ -6,19 +6,21 @@ What a reference is, is decided once, by how it begins; nothing falls through fr
 from __future__ import annotations
 
 import binascii
+import fnmatch
 import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias
-from urllib.parse import unquote
 
 from blip2tools.call import STOP
 from blip2tools.errors import (
+    CancelledError,
     CorruptImageError,
+    DeadlineError,
     FetchFailedError,
     InvalidInputError,
     NotAllowedError,
@@ -27,9 +29,14 @@ from blip2tools.errors import (
     UnsupportedImageError,
     VisionError,
 )
-from blip2tools.pictures.folders import MAX_PATH, Folders, Found
+from blip2tools.pictures.folders import Folders
+from blip2tools.pictures.names import fold, printably
+from blip2tools.pictures.newest import SCAN_S, Found
+from blip2tools.pictures.paths import MAX_PATH
+from blip2tools.pictures.records import Facts, ListedImage, Listing, Newest, Source, UnreadFile
+from blip2tools.pictures.references import HANDLE, OF_CLIENTS, SCHEME, bare, is_latest, path_of_uri
 from blip2tools.pictures.store import Store
-from blip2tools.schemas.plain import is_sayable, printable, quoted
+from blip2tools.schemas.plain import printable, quoted
 from blip2tools.settings import Settings, variable
 
 MAX_REFERENCE = 8192  # for everything but a data: URI
@@ -38,73 +45,12 @@ MAX_SCHEME = 40  # characters of one that a message repeats
 MAX_DATA_HEADER = 256
 LISTING_S = 10.0  # for the headers of one listing: files made to be slow must not take longer from others
 HEAD_BYTES = 256 * 2**10  # enough for the header of nearly every picture
+FUTURE_S = 86_400  # a time of change that is so far ahead is a wrong clock's
 
-Place: TypeAlias = Literal["file", "folder", "address"]
-
-_HANDLE = re.compile(r"(?:blip2://images/)?(img_[0-9a-f]{16})")  # also as the address of its resource
-# Names that chat clients and browsers give to files of their own: sandbox:/mnt/data/x.png, file-service://file-1, ...
-_OF_CLIENTS = frozenset({"sandbox", "attachment", "file-service", "blob", "content", "cid"})
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two characters at least: `C:` is a drive
 _DATA = re.compile(
     r'(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[\w.+:-]*))*(?P<coding>;base64)?', re.ASCII | re.I
 )
 _BARE_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{16,}={0,2}|[A-Za-z0-9+/\s]{256,}={0,2}")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The bytes behind a reference."""
-
-    data: bytes
-    label: str
-    """What a result may show as their origin: the reference, printable and bounded; a data: URI shortened."""
-    fetched: bool = False
-    """Whether they came from an address."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedImage:
-    """A picture in an allowed folder."""
-
-    path: str
-    """A reference that leads back to it."""
-    width: int
-    height: int
-    bytes: int
-    modified: datetime
-    """In UTC, whole seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of a picture that is kept, without decoding it."""
-
-    format: str
-    width: int
-    height: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Pictures, newest first, and whether there are more than are listed."""
-
-    images: tuple[ListedImage, ...]
-    truncated: bool
-
-
-def handle_in(reference: str) -> str | None:
-    """The handle that a reference is, in the form of the store."""
-    handle = _HANDLE.fullmatch(reference.removeprefix("@"))
-    return handle and handle[1]
-
-
-def place_of(reference: str) -> Place:
-    """Where the bytes behind a reference come from, and so what they may make one wait for; memory counts as a file."""
-    start = 1 if reference.startswith("@") else 0
-    if reference[start : start + 8].lower().startswith(("http:", "https:")):
-        return "address"
-    return "folder" if reference[start : start + 7] == "latest" else "file"
 
 
 def no_picture_there(settings: Settings) -> FetchFailedError:
@@ -142,6 +88,7 @@ class Sources:
         self._settings = settings
         self._store = store
         self._size_of = size_of
+        self._trusted = trusted
         self._folders = Folders(
             settings, trusted=trusted and settings.allowed_dirs is None, reveal=reveal_folders or trusted
         )
@@ -155,6 +102,11 @@ class Sources:
         """The allowed folders as a result may name them."""
         return self._folders.described()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know about allowed folders that are not there."""
+        return self._folders.warnings
+
     def read(self, reference: str) -> Source:
         """The bytes behind a reference.
 
@@ -167,37 +119,100 @@ class Sources:
             CorruptImageError: no bytes at all.
             FetchFailedError, DeadlineError: an address that does not answer with a picture in time.
         """
-        start = 1 if reference.startswith("@") else 0  # how chat clients mark a file
-        if reference[start : start + 5].lower() == "data:":
-            source = self._data(reference, start + 5)
-        else:
-            source = self._named(reference[start : MAX_REFERENCE + 2])
+        reference = bare(reference)
+        if is_latest(reference):
+            return self.read_newest(self.newest(reference))
+        is_data = reference[:5].lower() == "data:"
+        source = self._data(reference, 5) if is_data else self._named(reference[: MAX_REFERENCE + 1])
         if not source.data:
             raise CorruptImageError("The picture is empty: it has no bytes.")
         return source
 
-    def list_images(self, folder: str | None, limit: int) -> Listing:
+    def newest(self, reference: str = "latest") -> Newest:
+        """The newest picture in the allowed folders and their direct subfolders, whether or not it can be read.
+
+        Args:
+            reference: `latest`, as it was written: a file that is called so, but for that word itself, comes first.
+
+        Raises:
+            NotFoundError: there is none.
+            NotAllowedError: no folder is open.
+            DeadlineError: there are too many files to say.
+        """
+        self._folder(None)
+        if bare(reference) != "latest":
+            with suppress(VisionError):
+                path = self._folders.locate(bare(reference))
+                return Newest(path, self._folders.short(path))
+        scan = self._folders.newest(1)
+        unseen = tuple(self._folders.unseen(scan))
+        if scan.is_cut:
+            raise DeadlineError(
+                f"There are more files in the allowed folders than can be looked at in {SCAN_S:g} s, so the newest is not known; "
+                "name the picture, or a smaller folder to list_images."
+            )
+        found = scan.newest()
+        if not found:
+            missing = "".join(f"; {one}" for one in (*self.warnings, *unseen)[:2])
+            raise NotFoundError(f"There is no picture in the allowed folders or their direct subfolders{missing}.")
+        name = printably(self._folders.short(found[0].path))
+        ahead = found[0].modified_ns / 1e9 - time.time()
+        wrong = f"{name} says that it was changed in the future, so others may be newer"
+        warnings = (*self.warnings, *unseen, *((wrong,) if ahead > FUTURE_S else ()))
+        return Newest(found[0].path, name, warnings, "" if self._trusted else " list_images names the others.")
+
+    def read_newest(self, newest: Newest) -> Source:
+        """The bytes of what `newest` has found.
+
+        Raises:
+            VisionError: as `read`; the sentence names the file.
+        """
+        try:
+            data = self._folders.read(self._folders.judge(newest.path), self._settings.max_image_bytes)
+            if not data:
+                raise CorruptImageError(
+                    "It is empty, it has no bytes. If it is still being written, call again in a moment."
+                )
+        except VisionError as error:
+            raise newest.failed(error) from error
+        return Source(data, _shortened(f"latest ({newest.name})"), path=newest.path, newest=newest)
+
+    def list_images(self, folder: str | None, limit: int, offset: int = 0, name: str | None = None) -> Listing:
         """Pictures in `folder`, or in every allowed one, and in their direct subfolders, newest first.
 
-        Only files that have a picture's suffix, and a header that passes the limits, are listed.
+        A picture is what is called like one or begins like one. What cannot be read, by its header, is listed as such.
+
+        Args:
+            folder: where; a reference of a folder.
+            limit: how many.
+            offset: how many of the newest are passed over.
+            name: only files whose name or path holds this, or fits it as a pattern where it has `*` or `?`; without regard to
+                case, accents' forms and the like.
 
         Raises:
             InvalidInputError: `folder` is a file.
             NotAllowedError, NotFoundError: as `read`.
         """
-        found, cut = self._folders.pictures(self._folder(folder))
+        scan = self._folders.newest(offset + limit + 1, self._folder(folder), self._called(name))
+        found = scan.newest()[offset:]
         images: list[ListedImage] = []
+        unreadable: list[UnreadFile] = []
+        is_cut = scan.is_cut or len(found) > limit
         until = time.monotonic() + LISTING_S
-        for one in found:
+        for one in found[:limit]:
             STOP.get().check()
             if time.monotonic() > until:
-                return Listing(tuple(images), truncated=True)
+                is_cut = True
+                break
             listed = self._look(one)
-            if listed and len(images) == limit:
-                return Listing(tuple(images), truncated=True)
-            if listed:
+            if isinstance(listed, ListedImage):
                 images.append(listed)
-        return Listing(tuple(images), truncated=cut)
+            elif listed is not None:
+                unreadable.append(listed)
+        warnings = [*self.warnings, *self._folders.unseen(scan)]
+        if scan.is_cut:
+            warnings.append("there are more files than could be looked at in time: name a smaller folder")
+        return Listing(tuple(images), tuple(unreadable), is_cut, tuple(warnings))
 
     def about(self, handle: str) -> Facts:
         """Format and size of a picture that is kept.
@@ -219,25 +234,27 @@ class Sources:
         begun = begun.removeprefix("@").casefold()
         if not self._folders.roots:
             return []
+
+        @lru_cache
+        def forms_of(folder: Path) -> tuple[str, ...]:
+            below, shown = self._folders.below(folder), self._folders.shown(folder)
+            return tuple("" if form == "." else f"{form}{os.sep}" for form in (".", below, shown))
+
+        def accepts(folder: Path, name: str) -> bool:
+            return any(f"{form}{name}".casefold().startswith(begun) for form in forms_of(folder))
+
         found: list[str] = []
-        for one in self._folders.pictures()[0]:
-            forms = (self._folders.short(one.path), self._folders.shown(one.path))
-            form = next((form for form in forms if form.casefold().startswith(begun)), None)
-            if form is None and one.path.name.casefold().startswith(begun):
-                form = forms[0]
-            if form is not None and is_sayable(form):
-                found.append(form)
-                if len(found) == limit:
-                    break
+        for one in self._folders.newest(limit, accepts=accepts, by_bytes=False).newest():
+            short, shown = self._folders.short(one.path), self._folders.shown(one.path)
+            only_shown = shown.casefold().startswith(begun) and not short.casefold().startswith(begun)
+            found.append(shown if only_shown else short)
         return found
 
     def _named(self, reference: str) -> Source:
         """Everything but data: URIs."""
         if not reference.strip():
             raise InvalidInputError("The image is empty; name a file, a data: URI or the handle of an earlier result.")
-        if reference == "latest":
-            return self._latest()
-        if handle := _HANDLE.fullmatch(reference):
+        if handle := HANDLE.fullmatch(reference):
             return self._handle(handle[1])
         if _BARE_BASE64.fullmatch(reference):
             raise InvalidInputError(
@@ -245,30 +262,33 @@ class Sources:
             )
         if len(reference) > MAX_REFERENCE:
             raise InvalidInputError(f"The image reference is longer than {MAX_REFERENCE:,} characters.")
-        label = printable(reference, MAX_LABEL)
-        scheme = _SCHEME.match(reference)
+        label = _shortened(printably(reference))
+        scheme = SCHEME.match(reference)
         match scheme[1].lower() if scheme else None:
             case "http" | "https":
                 return Source(self._fetched(reference), label, fetched=True)
             case "file":
-                return Source(self._file(_path_of_uri(reference), expand_home=False), label)
+                return self._file(path_of_uri(reference), label, is_uri=True)
             case None:
-                return Source(self._file(reference), label)
+                return self._file(reference, label)
             case other:
-                return Source(self._file_or_scheme(reference, other), label)
+                return self._file_or_scheme(reference, other, label)
 
-    def _file(self, text: str, *, expand_home: bool = True) -> bytes:
-        path = self._folders.locate(text, expand_home=expand_home)
-        return self._folders.read(path, self._settings.max_image_bytes)
+    def _file(self, text: str, label: str, *, is_uri: bool = False) -> Source:
+        path = self._folders.find(text, is_uri=is_uri)
+        data = self._folders.read(path, self._settings.max_image_bytes)
+        if not self._folders.is_called(path, text, is_uri=is_uri):
+            label = _shortened(f"{label} ({printably(self._folders.short(path))})")
+        return Source(data, label, path=path)
 
-    def _file_or_scheme(self, reference: str, scheme: str) -> bytes:
+    def _file_or_scheme(self, reference: str, scheme: str, label: str) -> Source:
         """A name such as `shot:1.png` is a file's if there is one, else an address of a kind that is not read."""
         if "://" not in reference and len(reference) <= MAX_PATH:
             try:
-                return self._file(reference)
+                return self._file(reference, label)
             except (NotFoundError, NotAllowedError):
                 pass
-        if scheme in _OF_CLIENTS:
+        if scheme in OF_CLIENTS:
             raise NotAllowedError(
                 "That file is on another machine: the chat client keeps it to itself. Ask for the picture to be saved "
                 "into an allowed folder and pass its path, or pass it as a data: URI."
@@ -329,63 +349,74 @@ class Sources:
             raise NotFoundError(
                 f"The picture {handle} is no longer kept; name its path, address or data again for a fresh handle."
             )
-        return Source(data, handle)
+        return Source(data, self.label_of(handle))
 
-    def _latest(self) -> Source:
-        self._folder(None)
-        for one in self._folders.pictures()[0]:
-            STOP.get().check()
-            # One still being written, or a text with a picture's suffix, is not the newest picture.
-            if self._look(one):
-                path = self._folders.locate(str(one.path))
-                data = self._folders.read(path, self._settings.max_image_bytes)
-                return Source(data, printable(f"latest ({one.path.name})", MAX_LABEL))
-        raise NotFoundError("There is no picture in the allowed folders or their direct subfolders.")
+    def label_of(self, handle: str) -> str:
+        """A handle as the origin of a result, with the file behind it where that may be read."""
+        path = self._store.path(handle)
+        known = path is not None and self._folders.is_inside(path)
+        return _shortened(f"{handle} ({printably(self._folders.short(path))})") if path and known else handle
 
     def _folder(self, text: str | None) -> Path | None:
         if text is None:
             if not self._folders.roots:
                 self._folders.locate(".")  # says why there is none
             return None
-        path = self._folders.locate(text)
+        text = bare(text)
+        is_uri = text[:5].lower() == "file:"
+        path = self._folders.find(path_of_uri(text) if is_uri else text, is_uri=is_uri, folder=True)
         if not path.is_dir():
             raise InvalidInputError("That is not a folder; name a folder, or leave it out for all allowed ones.")
         return path
 
-    def _look(self, found: Found) -> ListedImage | None:
-        """A found file as a listed picture, or nothing if it would not be read."""
+    def _called(self, name: str | None) -> Callable[[Path, str], bool] | None:
+        """Which files a filter asks for."""
+        wanted = fold(name or "")
+        if not wanted:
+            return None
+        fits = re.compile(fnmatch.translate(wanted)).match if "*" in wanted or "?" in wanted else None
+        parts = wanted.replace("\\", "/")
+        below = lru_cache(self._folders.below)
+
+        def accepts(folder: Path, called: str) -> bool:
+            # A folder's name counts only where the filter has more than one part.
+            text = fold(called if "/" not in parts else f"{below(folder)}/{called}")
+            return bool(fits(text)) if fits else parts in text
+
+        return accepts
+
+    def _look(self, found: Found) -> ListedImage | UnreadFile | None:
+        """A found file as a listed picture, or why it cannot be read; nothing if it has gone."""
         limit = self._settings.max_image_bytes
         shown = self._folders.shown(found.path)
-        # A name that an agent cannot say again, since such characters are removed from every text.
-        if found.size > limit or not is_sayable(shown):
-            return None
+        modified = _time_of(found.modified_ns)
         try:
-            path = self._folders.locate(str(found.path))
+            path = self._folders.judge(found.path)
+            if found.size == 0:
+                raise CorruptImageError("The picture is empty: it has no bytes.")
+            if found.size > limit:
+                raise TooLargeError(f"The file is above the limit of {limit:,} bytes; make it smaller first.")
             try:
                 width, height = self._size_of(self._folders.head(path, min(HEAD_BYTES, limit)))
             except CorruptImageError:
                 # WebP opens only whole, and a camera's EXIF can push a JPEG's size far back.
                 width, height = self._size_of(self._folders.read(path, limit))
-        except VisionError:
-            return None
-        modified = datetime.fromtimestamp(int(found.modified), UTC)
+        except CancelledError:
+            raise
+        except VisionError as error:
+            return UnreadFile(shown, found.size, modified, error) if os.path.lexists(found.path) else None
         return ListedImage(shown, width, height, found.size, modified)
 
 
-def _path_of_uri(uri: str) -> str:
-    """The path of a `file:` URI (RFC 8089), percent-decoded once."""
-    rest = uri[5:]
-    if rest.startswith("//"):
-        host, slash, path = rest[2:].partition("/")
-        if host.lower() not in ("", "localhost"):
-            raise NotAllowedError("A file: address of another machine is not read; its path must follow file:///.")
-        rest = slash + path
-    try:
-        rest = unquote(rest, errors="strict")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError("The file: address is not percent-encoded UTF-8.") from error
-    if os.name == "nt" and re.match(r"/[A-Za-z]:", rest):  # pragma: no cover  file:///C:/x is C:/x
-        rest = rest[1:]
-    if not rest:
-        raise InvalidInputError("The file: address names no file; it must look like file:///folder/picture.jpg.")
-    return rest
+def _shortened(label: str) -> str:
+    """A printable text within the bounds of a label; its end, where a file's name is, stays."""
+    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL // 2 - 1]}…{label[-MAX_LABEL // 2 :]}"
+
+
+def _time_of(nanoseconds: int) -> datetime:
+    """A file's time as a date; some file systems know times that no calendar has."""
+    seconds = min(max(nanoseconds // 10**9, _FIRST_SECOND), _LAST_SECOND)
+    return datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
+
+
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999

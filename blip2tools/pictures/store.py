@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
 
 def handle_of(digest: str) -> str:
@@ -22,15 +23,17 @@ class Store:
     def __init__(self, budget_bytes: int) -> None:
         self._budget = budget_bytes
         self._pictures: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        self._paths: dict[str, Path] = {}
         self._used = 0
         self._lock = threading.Lock()
 
-    def put(self, data: bytes, digest: str | None = None) -> str:
+    def put(self, data: bytes, digest: str | None = None, path: Path | None = None) -> str:
         """Keep `data` as the newest picture and return its handle; the same bytes are kept once.
 
         Args:
             data: the encoded bytes.
             digest: their SHA-256 in hex, for who knows it already.
+            path: the file that they were read from, if any.
         """
         digest = digest or hashlib.sha256(data).hexdigest()
         handle = handle_of(digest)
@@ -40,8 +43,11 @@ class Store:
             before, _ = self._pictures.pop(handle, (b"", ""))
             self._used += len(data) - len(before)
             self._pictures[handle] = data, digest
+            if path is not None:
+                self._paths[handle] = path
             while self._used > self._budget:
-                _, (oldest, _) = self._pictures.popitem(last=False)
+                gone, (oldest, _) = self._pictures.popitem(last=False)
+                self._paths.pop(gone, None)
                 self._used -= len(oldest)
         return handle
 
@@ -52,6 +58,11 @@ class Store:
     def digest(self, handle: str) -> str | None:
         """The SHA-256 of the bytes behind a handle, which thereby becomes the newest, or `None` when they are not kept."""
         return self._use(handle)[1]
+
+    def path(self, handle: str) -> Path | None:
+        """The file that the bytes behind a handle were last read from; `None` where they came otherwise or are not kept."""
+        with self._lock:
+            return self._paths.get(handle)
 
     def _use(self, handle: str) -> tuple[bytes, str] | tuple[None, None]:
         with self._lock:

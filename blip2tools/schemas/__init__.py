@@ -6,7 +6,6 @@ from blip2tools.schemas.answers import (
     AnswerResult,
     AnswersResult,
     Choice,
-    Failure,
     PictureAnswer,
     PictureFailure,
     Premise,
@@ -42,6 +41,7 @@ from blip2tools.schemas.results import (
     CacheStatus,
     CaptionResult,
     CompareResult,
+    Failure,
     ImageFile,
     ImageInfo,
     ImageResult,
@@ -56,6 +56,7 @@ from blip2tools.schemas.results import (
     SurveyResult,
     TextMatch,
     Tile,
+    UnreadableFile,
 )
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "TextMatch",
     "Tile",
     "Turn",
+    "UnreadableFile",
     "explain",
     "has_too_many_parts",
     "parse",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from blip2tools.schemas.results import CONFIDENCE, ImageInfo, ImageResult, Result, told
+from blip2tools.schemas.results import CONFIDENCE, Failure, ImageInfo, ImageResult, Result, told
 
 
 class Choice(BaseModel):
@@ -57,15 +57,6 @@ class AnswerResult(ImageResult):
         if self.choices is not None:
             lines.append("choices: " + "; ".join(f"{choice.text} {choice.probability:.2f}" for choice in self.choices))
         return "\n".join(lines + self._footer())
-
-
-class Failure(BaseModel):
-    """Why something could not be done: one of the closed set of codes, and a sentence."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    code: str
-    message: str
 
 
 class PictureAnswer(BaseModel):

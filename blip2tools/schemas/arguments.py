@@ -11,6 +11,8 @@ from blip2tools.errors import InvalidInputError
 from blip2tools.schemas.plain import plain
 
 MAX_FOLDER = 4096
+MAX_NAME = 255
+MAX_OFFSET = 100_000
 MAX_TEXT = 512  # characters of one question, choice, prompt or statement
 
 A = TypeVar("A", bound="Arguments")
@@ -178,6 +180,16 @@ class ListArguments(Arguments):
         ),
     )
     limit: int = Field(20, ge=1, le=100, description="How many pictures at most, 1 to 100; 20 if left out.")
+    offset: int = Field(
+        0,
+        ge=0,
+        le=MAX_OFFSET,
+        description="How many of the newest to pass over, 0 to 100000: 20 goes on after the first 20.",
+    )
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = Field(
+        None,
+        description="Only files whose name holds this, in any case, e.g. 'ring'; with * or ? it is a pattern for the whole name.",
+    )
 
 
 class FeatureArguments(Arguments):

@@ -36,7 +36,16 @@ class ImageInfo(BaseModel):
     handle: str = Field(description="Short name of this picture, accepted as `image` by every tool.")
     width: int = Field(description="Full width in pixels.")
     height: int = Field(description="Full height in pixels.")
-    source: str = Field(description="The reference that was given.")
+    source: str = Field(
+        description="The reference that was given; in brackets the file that it led to, where that is not called so."
+    )
+
+    def origin(self) -> str:
+        """What a line of text says of where it came from, beside its handle."""
+        source = self.source.removeprefix(self.handle)
+        if source != self.source:
+            source = source.removeprefix(" (").removesuffix(")")
+        return f", {source}" if source else ""
 
 
 class Match(BaseModel):
@@ -59,7 +68,7 @@ class ImageResult(Result):
     def _footer(self) -> list[str]:
         part = "" if self.region is None else f", region {[round(edge, 4) for edge in self.region]}"
         return [
-            f"image: {self.image.handle} ({self.image.width} x {self.image.height} px{part})",
+            f"image: {self.image.handle} ({self.image.width} x {self.image.height} px{part}){self.image.origin()}",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
 
@@ -176,7 +185,7 @@ class CompareResult(Result):
         for number, (image, caption, confidence) in enumerate(
             zip(self.images, self.captions, self.confidences, strict=True), start=1
         ):
-            size = f"{image.width} x {image.height} px"
+            size = f"{image.width} x {image.height} px{image.origin()}"
             lines.append(f"picture {number}: {caption} (confidence: {confidence:.2f}; {image.handle}, {size})")
         count = range(len(self.images))
         if self.similarity is not None:
@@ -200,20 +209,44 @@ class ImageFile(BaseModel):
     modified: datetime = Field(description="When it was last changed, in UTC.")
 
 
+class Failure(BaseModel):
+    """Why something could not be done: one of the closed set of codes, and a sentence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    code: str
+    message: str
+
+
+class UnreadableFile(BaseModel):
+    """A file that looks like a picture and cannot be read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="A reference that leads to it.")
+    bytes: int = Field(description="Size of the file.")
+    modified: datetime = Field(description="When it was last changed, in UTC.")
+    error: Failure
+
+
 class ListResult(Result):
     """Result of `list_images`."""
 
     images: list[ImageFile] = Field(description="The pictures, newest first.")
+    unreadable: list[UnreadableFile] = Field(
+        [], description="Files among them, by time, that look like pictures and cannot be read, and why; newest first."
+    )
     truncated: bool = Field(description="Whether there are more pictures than are listed.")
     warnings: list[str] = Field(description="What to know about this list; empty when there is nothing.")
 
     def text_block(self) -> str:
-        lines = [f"{len(self.images)} pictures{', more were left out' if self.truncated else ''}; newest first:"]
-        lines += [
-            f"{one.path} ({one.width} x {one.height} px, {one.bytes:,} bytes, {one.modified:%Y-%m-%d %H:%M} UTC)"
-            for one in self.images
+        failed = f", {len(self.unreadable)} that cannot be read" if self.unreadable else ""
+        lines = [
+            f"{len(self.images)} pictures{failed}{', more were left out' if self.truncated else ''}; newest first:"
         ]
-        return "\n".join((lines if self.images else []) + [f"warning: {warning}" for warning in self.warnings])
+        files: list[ImageFile | UnreadableFile] = [*self.images, *self.unreadable]
+        lines += map(_file_line, sorted(files, key=lambda one: one.modified, reverse=True))
+        return "\n".join((lines if files else []) + [f"warning: {warning}" for warning in self.warnings])
 
 
 class Limits(BaseModel):
@@ -377,6 +410,13 @@ class StatusResult(Result):
         process = f"{self.queue.process_bytes / 2**20:.0f} MiB of main memory"
         device = self.queue.memory_bytes
         return process if device is None else f"{device / 2**20:.0f} MiB on the device, {process}"
+
+
+def _file_line(file: ImageFile | UnreadableFile) -> str:
+    facts = f"{file.bytes:,} bytes, {file.modified:%Y-%m-%d %H:%M} UTC"
+    if isinstance(file, ImageFile):
+        return f"{file.path} ({file.width} x {file.height} px, {facts})"
+    return f"{file.path} ({facts}): cannot be read, {file.error.code}: {file.error.message}"
 
 
 def told(text: str, abstained: bool) -> str:

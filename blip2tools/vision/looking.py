@@ -14,10 +14,13 @@ from typing import TypeGuard
 
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
-from blip2tools.errors import CorruptImageError, UnsupportedImageError
+from blip2tools.errors import CorruptImageError, UnsupportedImageError, VisionError
 from blip2tools.pictures.decoder import Decoder, decode_here
+from blip2tools.pictures.names import spelled
 from blip2tools.pictures.pools import Pool, Pools
-from blip2tools.pictures.sources import Sources, handle_in, no_picture_there, place_of
+from blip2tools.pictures.records import Newest
+from blip2tools.pictures.references import handle_in, place_of
+from blip2tools.pictures.sources import Sources, no_picture_there
 from blip2tools.pictures.store import Store, handle_of
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
@@ -53,6 +56,10 @@ class Read:
     """Whether nothing of a stranger is in it: it was encoded, and no colour profile came with it."""
     fetched: bool = False
     """Whether it came from an address."""
+    path: Path | None = None
+    """The file that it was read from."""
+    newest: Newest | None = None
+    """What was found for `latest`."""
 
 
 class Looking:
@@ -99,12 +106,13 @@ class Looking:
         handle = handle_in(image) if isinstance(image, str) else None
         digest = handle and self._store.digest(handle)
         if handle and digest and (seen := self._find(digest, regions)):
-            return _from(handle, seen)  # nothing to read: it waits for no thread
+            return _from(sources.label_of(handle), seen)  # nothing to read: it waits for no thread
+        given = await self._pinned(sources, image)
         with self._room.place() as held:
-            found = await self._pool_for(image).run(lambda: self._known(sources, image, regions, held))
+            found = await self._pool_for(given).run(lambda: self._known(sources, given, regions, held))
             if isinstance(found, list):
                 return found
-            again = self._again(sources, image, found)
+            again = self._again(sources, given, found)
             if not self._engine.targets() and not await pictures.run(lambda: self._is_small(again(), regions)):
                 await ready()
             return await pictures.run(lambda: self._look(again(), regions))
@@ -115,17 +123,18 @@ class Looking:
         Raises:
             VisionError: as `see`.
         """
+        given = await self._pinned(sources, image)
         with self._room.place() as held:
-            found = await self._pool_for(image).run(lambda: self._known(sources, image, [None], held))
+            found = await self._pool_for(given).run(lambda: self._known(sources, given, [None], held))
             if isinstance(found, list):
                 return found[0].info
-            again = self._again(sources, image, found)
+            again = self._again(sources, given, found)
 
             def look() -> ImageInfo:
                 read = again()
                 # What the model would look at is kept for the first question, if the sizes are known.
                 info, _ = self._decode(read, [None] if self._engine.targets() else [])
-                self._store.put(bytes(read.data), read.digest)
+                self._store.put(bytes(read.data), read.digest, read.path)
                 return info.model_copy(update={"source": read.label})
 
             return await self._pools.pictures.run(look)
@@ -133,7 +142,7 @@ class Looking:
     def _known(
         self,
         sources: Sources,
-        image: ImageInput,
+        image: ImageInput | Newest,
         regions: Sequence[Sequence[float] | None],
         held: Callable[[int], bool],
     ) -> list[Seen] | Read | None:
@@ -150,21 +159,29 @@ class Looking:
             return self._pools.pictures.wait(lambda: self._look(read, regions))
         return read if read.fetched or read.encoded or held(len(read.data)) else None
 
-    def _again(self, sources: Sources, image: ImageInput, read: Read | None) -> Callable[[], Read]:
+    def _again(self, sources: Sources, image: ImageInput | Newest, read: Read | None) -> Callable[[], Read]:
         limit = self._settings.max_image_bytes
         return lambda: _read(sources, image, limit) if read is None else read
 
     def _look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
         seen = self._decode(read, regions)[1]
-        self._store.put(bytes(read.data), read.digest)
-        return _from(read.label, seen)
+        self._store.put(bytes(read.data), read.digest, read.path)
+        return _from(read.label, seen, read.newest.warnings if read.newest else ())
 
-    def _pool_for(self, image: ImageInput) -> Pool:
+    async def _pinned(self, sources: Sources, image: ImageInput) -> ImageInput | Newest:
+        """The image, and instead of `latest` the file that it stands for: looked for once, however often it is read."""
+        if isinstance(image, str) and place_of(image) == "folder":
+            return await self._pools.folders.run(lambda: sources.newest(image))
+        return image
+
+    def _pool_for(self, image: ImageInput | Newest) -> Pool:
         """Where an image is read."""
+        if isinstance(image, Newest):
+            return self._pools.files
         if isinstance(image, str):
             # Where no address is fetched, one is refused at once.
             addresses = self._pools.addresses if self._settings.allow_urls else self._pools.files
-            return {"file": self._pools.files, "folder": self._pools.folders, "address": addresses}[place_of(image)]
+            return addresses if place_of(image) == "address" else self._pools.files
         # A `PIL.Image` has to be encoded.
         is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
         return self._pools.files if is_encoded else self._pools.pictures
@@ -206,11 +223,14 @@ class Looking:
 
     @contextmanager
     def _judging(self, read: Read) -> Iterator[None]:
-        """One sentence for all that is no sound picture behind an address: see `sources.no_picture_there`."""
+        """One sentence for all that is no sound picture behind an address: see `sources.no_picture_there`. Of the newest
+        picture, also which file it is."""
         try:
             yield
-        except (UnsupportedImageError, CorruptImageError) as error:
-            if not read.fetched:
+        except VisionError as error:
+            if read.newest is not None:
+                raise read.newest.failed(error) from error
+            if not read.fetched or not isinstance(error, UnsupportedImageError | CorruptImageError):
                 raise
             raise no_picture_there(self._settings) from error
 
@@ -263,24 +283,27 @@ class _Room:
                 self._free += taken
 
 
-def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
+def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
     """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
     encoded = ours = fetched = False
     data: bytes | memoryview
-    if isinstance(image, str):
-        source = sources.read(image)
+    path = newest = None
+    if isinstance(image, str | Newest):
+        source = sources.read_newest(image) if isinstance(image, Newest) else sources.read(image)
         data, label, fetched = source.data, source.label, source.fetched
+        path, newest = source.path, source.newest
     elif isinstance(image, bytes | bytearray | memoryview):
         data, label = image if _is_fixed(image) else bytes(image), "bytes"
     elif isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
-        data, label = sources.read(str(Path(os.fsdecode(image)).absolute())).data, os.fsdecode(image)
+        source = sources.read(str(Path(os.fsdecode(image)).absolute()))
+        data, label, path = source.data, spelled(os.fsdecode(image)), source.path
     else:
         from blip2tools.pictures import images
 
         data, label, encoded = images.encode(image, limit), "PIL.Image", True
         ours = images.profile_of(image) is None
-    return Read(data, hashlib.sha256(data).hexdigest(), label, encoded, ours, fetched)
+    return Read(data, hashlib.sha256(data).hexdigest(), label, encoded, ours, fetched, path, newest)
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:
@@ -290,8 +313,11 @@ def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryv
     return isinstance(data, bytes)
 
 
-def _from(label: str, seen: Sequence[Seen]) -> list[Seen]:
-    return [replace(one, info=one.info.model_copy(update={"source": label})) for one in seen]
+def _from(label: str, seen: Sequence[Seen], warnings: tuple[str, ...] = ()) -> list[Seen]:
+    return [
+        replace(one, info=one.info.model_copy(update={"source": label}), warnings=(*one.warnings, *warnings))
+        for one in seen
+    ]
 
 
 def _where(region: Sequence[float] | None) -> str:

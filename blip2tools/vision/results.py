@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from blip2tools.engine.requests import Extract, Ranking, TextScore, Utterance
 from blip2tools.errors import VisionError
-from blip2tools.pictures.sources import Listing
+from blip2tools.pictures.records import Listing
 from blip2tools.schemas import (
     MAX_OUTPUT,
     Alternative,
@@ -31,6 +31,7 @@ from blip2tools.schemas import (
     TextEmbeddings,
     TextMatch,
     Tile,
+    UnreadableFile,
     plain,
 )
 from blip2tools.vision.doubts import Doubt
@@ -323,16 +324,39 @@ def embeddings(context: Context | None, found: Extract) -> ImageEmbeddings | Tex
     return ImageEmbeddings(image=context.image, region=context.region, states=found.states, projected=found.projected)
 
 
-def listing(found: Listing) -> ListResult:
-    """Files as a tool may name them."""
-    nothing = "there is no picture here: ask for one to be saved into an allowed folder; vision_status names them"
+def listing(found: Listing, offset: int = 0, name: str | None = None) -> ListResult:
+    """Files as a tool may name them.
+
+    Args:
+        found: the files.
+        offset: how many were passed over.
+        name: what they had to be called.
+    """
+    warnings = list(found.warnings)
+    if not found.images and not found.unreadable:
+        asked = f" whose name fits '{plain(name)[:60]}'" if name else ""
+        after = f" after the first {offset}" if offset else ""
+        warnings.append(f"there is no picture here{asked}{after}")
+        if not asked and not after:
+            warnings[-1] += ": ask for one to be saved into an allowed folder; vision_status names them"
+    elif found.truncated:
+        warnings.append(f"more: offset {offset + len(found.images) + len(found.unreadable)} goes on")
     return ListResult(
         images=[
             ImageFile(path=one.path, width=one.width, height=one.height, bytes=one.bytes, modified=one.modified)
             for one in found.images
         ],
+        unreadable=[
+            UnreadableFile(
+                path=one.path,
+                bytes=one.bytes,
+                modified=one.modified,
+                error=Failure(code=one.error.code, message=one.error.message),
+            )
+            for one in found.unreadable
+        ],
         truncated=found.truncated,
-        warnings=[] if found.images else [nothing],
+        warnings=warnings,
     )
 
 

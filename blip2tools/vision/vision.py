@@ -18,7 +18,8 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
 from blip2tools.pictures.pools import Pools
-from blip2tools.pictures.sources import Facts, Sources
+from blip2tools.pictures.records import Facts
+from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,
@@ -304,21 +305,47 @@ class Vision(FeatureVerbs):
         """
         return self.run(self.acompare(images, **options))
 
-    async def alist_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
+    async def alist_images(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        limit: int = 20,
+        offset: int = 0,
+        name: str | None = None,
+    ) -> ListResult:
         """See `list_images`."""
-        arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), "limit": limit})
+        asked = {"limit": limit, "offset": offset, "name": name}
+        arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), **asked})
         found = await self._verbs.in_pool(
-            self._pools.folders, lambda: self._verbs.sources.list_images(arguments.folder, arguments.limit)
+            self._pools.folders,
+            lambda: self._verbs.sources.list_images(
+                arguments.folder, arguments.limit, arguments.offset, arguments.name
+            ),
         )
-        return results.listing(found)
+        return results.listing(found, arguments.offset, arguments.name)
 
-    def list_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
+    def list_images(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        limit: int = 20,
+        offset: int = 0,
+        name: str | None = None,
+    ) -> ListResult:
         """Pictures in `folder` (default: every allowed one) and its direct subfolders, newest first.
+
+        Files that look like pictures and cannot be read are in `unreadable`, with why.
+
+        Args:
+            folder: where to look.
+            limit: how many files at most, 1 to 100.
+            offset: how many of the newest to pass over.
+            name: only files whose name holds this, or fits it where it has `*` or `?`, in any case.
 
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`.
         """
-        return self.run(self.alist_images(folder, limit=limit))
+        return self.run(self.alist_images(folder, limit=limit, offset=offset, name=name))
 
     async def akeep(self, image: ImageInput) -> ImageInfo:
         """See `keep`."""
@@ -385,7 +412,11 @@ class Vision(FeatureVerbs):
             cache=status.cache(engine),
             handles=self._store.known(10) if self._reveal_handles else [],
             cannot=status.CANNOT,
-            warnings=list(dict.fromkeys((*plan.warnings, *engine.notes, *filter(None, [engine.uncompiled])))),
+            warnings=list(
+                dict.fromkeys(
+                    (*plan.warnings, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled]))
+                )
+            ),
         )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blip2tools.cli import clients
 from blip2tools.cli.clients import CLIENTS, Machine, config_folder, config_path, launcher, platform_of, server_entry
-from blip2tools.cli.command_line import build_parser
+from blip2tools.cli.command_line import build_parser, main
 from blip2tools.cli.jsonfile import CommentsError, plan_member, write
 from blip2tools.errors import InvalidInputError
 from tests.conftest import run_cli
@@ -195,14 +195,13 @@ def test_the_rest_of_the_file_stays(before, tmp_path):
     assert edit.before == before
     wanted = json.loads(before.removeprefix("\ufeff"))
     wanted.setdefault("mcpServers", {})["blip2tools"] = ENTRY
-    assert json.loads(edit.after.removeprefix("\ufeff")) == wanted
-    assert edit.after.startswith("\ufeff") == before.startswith("\ufeff")
+    assert json.loads(edit.after) == wanted, "also where there was a byte order mark"
     assert ("\r\n" in before) == ("\r\n" in edit.after)
     assert edit.after.count("\r\n") in (0, edit.after.count("\n"))
     old = [pair for pair in in_order(before) if pair[0] != "mcpServers"]
     assert [pair for pair in in_order(edit.after) if pair[0] != "mcpServers"] == old
     # Every line that was there is still there, but for a comma after the last of its object and the old entry itself.
-    lines = [line for line in before.splitlines() if '"old"' not in line]
+    lines = [line for line in before.removeprefix("\ufeff").splitlines() if '"old"' not in line]
     if len(lines) > 1:
         assert (
             not {line.rstrip(",") for line in lines}
@@ -216,6 +215,39 @@ def test_the_rest_of_the_file_stays(before, tmp_path):
     again = plan_member(file, KEYS, ENTRY)
     assert not again.changes
     assert again.diff() == ""
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("before", ['{\r\n  "theme": "dark é"\r\n}\r\n', "", None])
+def test_no_byte_order_mark_is_left(before, coding, tmp_path, monkeypatch, capsys):
+    """Claude Code, say, refuses such a file; also where the entry is there already and nothing else changes."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / ".mcp.json"
+    install = ["install", "claude-code", "--yes"]
+    if before is None:
+        assert main(install) == 0
+        before = file.read_text(encoding="utf-8")
+    file.write_bytes(before.encode(coding))
+    assert main(install) == 0
+    assert "byte order mark" in capsys.readouterr().err
+    written = json.loads(file.read_bytes().decode("utf-8"))
+    assert "blip2tools" in written["mcpServers"]
+    assert written.get("theme", "dark é") == "dark é"
+    (backup,) = tmp_path.glob(".mcp.json.*.bak")
+    assert backup.read_bytes() == before.encode(coding)
+    assert main(install) == 0
+    assert "already has this entry" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_variable(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "Pictures").mkdir()
+    for written in ("$HOME/Pictures", "${HOME}/Pictures", "${env:HOME}/Pictures", "%HOME%/Pictures", "~/Pictures"):
+        assert main(["install", "claude-desktop", "--allow-dir", written, "--print"]) == 0
+        assert str(tmp_path / "Pictures") in capsys.readouterr().out, written
+    assert main(["install", "claude-desktop", "--allow-dir", "$NOT_SET_ANYWHERE/x", "--print"]) == 2
+    assert "$NOT_SET_ANYWHERE is not set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, "", " \n"])

@@ -50,6 +50,18 @@ def test_sync_and_async_say_the_same(tools, picture):
     assert asyncio.run(tools["caption_image"].ainvoke(call)) == message
 
 
+async def test_a_bare_text_is_the_first_argument(tools, picture):
+    """As `tool.invoke("photo.png")`, by hand or from an older agent; what else a tool needs is asked for."""
+    for name in ("caption_image", "survey_image"):
+        assert picture.path.name in tools[name].invoke(picture.path.name)
+        assert picture.path.name in await tools[name].ainvoke(picture.path.name)
+    assert tools["ask_image"].invoke(picture.path.name) == "invalid_input: The argument 'question' is missing."
+    assert "must be an array" in tools["compare_images"].invoke(picture.path.name)
+    assert "not_found" in tools["list_images"].invoke("no-such-folder")
+    assert tools["vision_status"].invoke("").startswith("model: ")
+    assert "no arguments" in tools["vision_status"].invoke("all of it")
+
+
 async def test_sync_inside_a_running_loop(tools, picture):
     message = tools["ask_image"].invoke(
         tool_call("ask_image", image=picture.path.name, question="how many objects are there?")

@@ -17,9 +17,10 @@ import torch
 from blip2tools import Vision, checkpoints
 from blip2tools.checkpoints.selftest import compiling
 from blip2tools.checkpoints.selftest.samples import PICTURES
-from blip2tools.model import Asked, Captioner, GenerationOptions, compiled
+from blip2tools.model import Asked, Captioner, GenerationOptions, compiled, kernels
 from blip2tools.model.compiled import Shape, shapes
 from blip2tools.model.language import Rows
+from blip2tools.model.recorded import COUNTS, ROWS
 from blip2tools.server.http import metrics
 from blip2tools.server.http.metrics import render
 from blip2tools.settings import Settings
@@ -133,6 +134,21 @@ class TestSameTokens:
         same(*said)
         assert set(captioner.steps.count) == {"compiled"}
 
+    @pytest.fixture
+    def hasty(self, captioner, monkeypatch):
+        """As on a GPU, whose next step begins before it is known what the last one said."""
+        monkeypatch.setattr(captioner.steps, "hasty", True)
+
+    def test_steps_that_begin_before_the_last_is_read(self, captioner, options, hasty):
+        same(*both_ways(captioner, options)[:2])
+        same(*both_ways(captioner, options, (3,) * 6, (2, 2, 2, 2, 14, 16))[:2])
+
+    def test_such_steps_with_rows_that_leave_and_rows_that_are_stopped(self, captioner, options, hasty):
+        self.test_rows_that_leave_and_rows_that_are_stopped(captioner, options)
+
+    def test_such_steps_with_rows_that_join(self, captioner, options, hasty):
+        self.test_rows_that_join(captioner, options)
+
     def test_one_wait_for_the_device_a_token(self, captioner, options, monkeypatch):
         waits = []
 
@@ -161,6 +177,42 @@ class TestSameTokens:
             both_ways(captioner, options, said=broken)
         same(*both_ways(captioner, options)[:2])
         same(*both_ways(captioner, options, (0, 2), (5, 9))[:2])
+
+
+def test_the_step_after_the_last_token_is_not_begun(captioner, monkeypatch):
+    monkeypatch.setattr(captioner.steps, "hasty", True)
+    eager, fast, steps = both_ways(captioner, TO_THE_END, (3, 5), (9, 6))
+    same(eager, fast)
+    assert steps == {"compiled": 8}
+
+
+def test_rows_that_join_when_all_others_have_just_ended(captioner, monkeypatch):
+    """The step that was begun for them is for nothing, and what it says is nobody's."""
+    prompts = rows(captioner.family, (3, 7, 2))
+    tokens = captioner.query(captioner.trunk.see(rm.pixels(3)))
+    said = []
+    for way in (False, True):
+        captioner.steps.recorded = way
+        monkeypatch.setattr(captioner.steps, "hasty", way)
+        steps = count()
+
+        def more(steps=steps):
+            return Asked(tokens[1:], prompts[1:], [6, 9]) if next(steps) == 1 else None
+
+        # It is told to stop at its third token, which is known no sooner than the others have joined.
+        left = iter([False, False, True])
+        said.append(
+            captioner.speak(
+                tokens[:1],
+                prompts[:1],
+                TO_THE_END,
+                max_new_tokens=[14],
+                more=more,
+                stop=lambda row, left=left: row == 0 and next(left),
+            )
+        )
+    assert [row[0].tokens for row in said[1]] == [3, 6, 9]
+    same(*said)
 
 
 class TestShapes:
@@ -342,6 +394,23 @@ class TestAtTheStart:
         monkeypatch.setattr(compiled._Graph, "step", lambda self, ids, place: wrong(right(self, ids, place)))
         self.stays_eager(options | {"dtype": dtype}, "they do not say what the eager ones say", caplog)
 
+    def test_kernels_of_our_own_that_are_wrong_are_given_up_first(self, options, monkeypatch, caplog):
+        """As on a GPU; the second try does without them."""
+        right, trusted = compiled._Graph.step, [True]
+
+        def step(graph, ids, place):
+            logits = right(graph, ids, place)
+            return logits.roll(1, -1) if trusted else logits
+
+        monkeypatch.setattr(compiled._Graph, "step", step)
+        monkeypatch.setattr(kernels, "distrust", lambda: bool(trusted and trusted.pop()))
+        with Vision.load(**options) as vision:
+            assert "red circle" in vision.caption(PICTURES[0].open()).text
+            assert vision.status().compiled
+        assert [record.message for record in caplog.records if "kernels" in record.message] == [
+            "decoding steps do without kernels of our own: they do not say what the eager ones say"
+        ]
+
     def test_beams_that_are_not_put_in_order_are_found(self, options, monkeypatch, caplog):
         right = Rows.reorder
 
@@ -397,8 +466,9 @@ class TestAtTheStart:
 
     @pytest.mark.parametrize(
         ("part", "rows"),
-        [(part, rows) for part in ("_see", "_query", "_look") for rows in (1, 2, 4, 8)]
-        + [(part, rows) for part in ("_pictures", "_texts") for rows in (1, 2, 4)],
+        [(part, rows) for part in ("_see", "_look") for rows in ROWS]
+        + [("_query", rows) for rows in COUNTS]
+        + [(part, rows) for part in ("_pictures", "_texts") for rows in (*ROWS, 16)],
     )
     def test_a_wrong_recording_is_found(self, options, part, rows, monkeypatch):
         """Each by itself: every number of rows is a graph of its own."""

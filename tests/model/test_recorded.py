@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from blip2tools.model import Captioner, GenerationOptions, Matcher
+from blip2tools.model.captioner import _as_precise
 from blip2tools.model.recorded import PLACES, ROWS, Recorded
 from tests.model.test_model import rows
 from tests.support import random_models as rm
@@ -43,6 +44,24 @@ class TestRecorded:
             assert torch.equal(total, second.sum(0, keepdim=True))
         assert calls == [1, 2, 4, 8, 9, 1]
 
+    def test_more_rows_than_any_holds_go_in_pieces(self):
+        calls = []
+
+        def work(first, second):
+            calls.append(len(first))
+            return first * 2, second + 1
+
+        recorded = Recorded(work, given=(0, 1), gives=(0, 1), pieces=2)
+        recorded.record([torch.zeros(4, 3), torch.zeros(2, 4)], None)
+        assert recorded.holds(8)
+        assert not recorded.holds(9)
+        for number in (3, 4, 5, 8, 9):
+            first, second = torch.randn(number, 3), torch.randn(2, number)
+            twice, more = recorded(first, second)
+            assert torch.equal(twice, first * 2)
+            assert torch.equal(more, second + 1)
+        assert calls == [4, 4, 4, 1, 4, 4, 9]
+
     def test_results_are_the_callers_own(self):
         recorded, _ = doubled()
         recorded.record([torch.zeros(2, 3), torch.zeros(2, 2)], None)
@@ -71,7 +90,7 @@ class TestRecorded:
 
 
 @pytest.mark.parametrize("family", ["opt", "t5"])
-@pytest.mark.parametrize("count", [1, 3, 4, 6, 9])
+@pytest.mark.parametrize("count", [1, 3, 6, 18])
 def test_a_captioner_sees_and_says_the_same(family, count):
     captioner = Captioner(rm.make_opt() if family == "opt" else rm.make_t5())
     pixels, prompts = rm.pixels(count), rows(family, [(0, 3, 7, 2, 11, 4)[n % 6] for n in range(count)])
@@ -110,6 +129,21 @@ def test_without_room_prompts_are_read_as_before():
     captioner = Captioner(rm.make_opt())
     captioner.record(None, 1000)
     assert [one.holds(1) for one in captioner.recordings] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "within"),
+    [
+        ("cuda", torch.float16, "high"),
+        ("cuda", torch.bfloat16, "high"),
+        ("cuda", torch.float32, "highest"),
+        ("cpu", torch.bfloat16, "highest"),
+    ],
+)
+def test_float32_is_as_precise_as_what_comes_in_and_goes_on(device, dtype, within):
+    with _as_precise(torch.device(device), dtype):
+        assert torch.get_float32_matmul_precision() == within
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_matcher_sees_the_same():

@@ -18,6 +18,7 @@ from blip2tools import Vision
 from blip2tools.call import CALLER, STOP, Stop
 from blip2tools.engine.line import Admission
 from blip2tools.errors import BusyError, CancelledError, DeadlineError, FetchFailedError, VisionError
+from blip2tools.pictures import signs
 from blip2tools.pictures.decoder import AT_ONCE
 from blip2tools.pictures.fetch import fetch
 from blip2tools.pictures.pools import Pool
@@ -391,15 +392,19 @@ class TestSlowFolders:
             (tmp_path / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
         looked, going_on = [], threading.Event()
         with Vision.load(model="demo", preload=False, allowed_dirs=(tmp_path,)) as eyes:
-            size_of = eyes._decoder.size_of
 
-            def slow(data):
-                looked.append(1)
-                going_on.wait(20)
-                return size_of(data)
+            def slow(work):
+                def looks(*given):
+                    looked.append(1)
+                    going_on.wait(20)
+                    return work(*given)
 
-            monkeypatch.setattr(eyes._sources, "_size_of", slow)
-            for work in (eyes.alist_images, lambda: eyes.akeep("latest")):
+                return looks
+
+            monkeypatch.setattr(eyes._verbs.sources, "_size_of", slow(eyes._decoder.size_of))
+            for number, work in enumerate((eyes.alist_images, lambda: eyes.akeep("latest"))):
+                if number:  # it looks at no header, and ends while it looks for the newest
+                    monkeypatch.setattr(signs, "in_name", slow(signs.in_name))
                 looked.clear()
                 going_on.clear()
                 call = asyncio.ensure_future(work())

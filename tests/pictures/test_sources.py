@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 from blip2tools.errors import FetchFailedError, VisionError
-from blip2tools.pictures import fetch, folders, images, sources
+from blip2tools.pictures import fetch, images, newest, sources
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
+from blip2tools.schemas.plain import printable
 from blip2tools.settings import Settings
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX file types and links")
@@ -532,19 +533,18 @@ class TestSeveralFolders:
             assert box.list_images(name, 50).images
 
     @posix
-    def test_names_that_nobody_can_say_are_left_out(self, root: Path) -> None:
-        """What turns text around, hides in it or breaks a line is removed from every text; a Mac's narrow space is none."""
-        for name in ("a\u202egnp.png", "b\u2028.png", "c\u200d.png", "d 9.41\u202fAM.png", "e\u00a0.png"):
-            (root / name).write_bytes(RED)
-        listed = [Path(one.path).name for one in opened(root).list_images(None, 50).images]
-        assert sorted(listed) == ["d 9.41\u202fAM.png", "e\u00a0.png", "green.png", "red.png"]
-        assert sorted(opened(root).suggest("", 50)) == [
-            "2024/green.png",
-            "d 9.41\u202fAM.png",
-            "e\u00a0.png",
-            "red.png",
-        ]
-        assert "did you mean" not in refused(lambda: opened(root).read("d 9.41 AM.png"), "not_found").message
+    def test_names_that_nobody_can_say_are_spelled_out(self, root: Path) -> None:
+        """What turns text around, hides in it or breaks a line is spelled out; a Mac's narrow space and joiners are letters."""
+        names = ("a\u202egnp.png", "b\u2028.png", "c\u200d.png", "d 9.41\u202fAM.png", "e\u00a0.png", "f\n.png")
+        for number, name in enumerate((*names, os.fsdecode(b"g\xff.png"))):
+            (root / name).write_bytes(picture(size=(20 + number, 9)))
+        listed = opened(root).list_images(None, 50).images
+        told = ["a\\u202egnp.png", "b\\u2028.png", "c\u200d.png", "d 9.41\u202fAM.png", "e\u00a0.png", "f\\u000a.png"]
+        told += ["g\\xff.png"]
+        assert sorted(Path(one.path).name for one in listed) == sorted([*told, "green.png", "red.png"])
+        assert sorted(opened(root).suggest("", 50)) == sorted([*told, "2024/green.png", "red.png"])
+        for one in listed:
+            assert images.size_of(opened(root).read(one.path).data, SETTINGS) == (one.width, one.height)
 
     def test_nested_folders_list_a_picture_once(self, root: Path) -> None:
         listed = [image.path for image in opened(root, root / "2024").list_images(None, 50).images]
@@ -767,15 +767,20 @@ class TestLatestAndListing:
     def test_latest(self, box: Sources, root: Path) -> None:
         source = box.read("latest")
         assert source.data == GREEN
-        assert source.label == "latest (green.png)"
+        assert source.label == "latest (2024/green.png)"
         assert box.read("@latest").data == GREEN
 
-    def test_latest_passes_over_what_is_no_picture(self, box: Sources, root: Path) -> None:
-        (root / "writing.png").write_bytes(b"")
-        (root / "text.png").write_text("no picture")
+    def test_latest_is_no_other_picture(self, box: Sources, root: Path) -> None:
         (root / ".hidden.png").write_bytes(SECRET)
-        (root / "control\n.png").write_bytes(SECRET)
+        (root / "notes.txt").write_text("no picture")
         assert box.read("latest").data == GREEN
+        (root / "writing.png").write_bytes(b"")
+        assert "writing.png" in refused(lambda: box.read("latest"), "corrupt_image").message
+        later = time.time() + 5
+        (root / "control\n.png").write_bytes(SECRET)
+        os.utime(root / "control\n.png", (later, later))
+        source = box.read("latest")
+        assert (source.data, source.label) == (SECRET, "latest (control\\u000a.png)")
 
     def test_latest_of_nothing(self, tmp_path: Path) -> None:
         refused(lambda: opened(tmp_path).read("latest"), "not_found")
@@ -790,12 +795,12 @@ class TestLatestAndListing:
         for image in listing.images:
             assert box.read(image.path).data
 
-    @pytest.mark.parametrize(("limit", "truncated"), [(1, True), (2, False)])
+    @pytest.mark.parametrize(("limit", "truncated"), [(1, True), (2, True), (3, False)])
     def test_truncated(self, box: Sources, root: Path, limit: int, truncated: bool) -> None:
         (root / "text.png").write_text("no picture")
         os.utime(root / "text.png", (1, 1))
         listing = box.list_images(None, limit)
-        assert len(listing.images) == limit
+        assert len(listing.images) + len(listing.unreadable) == limit
         assert listing.truncated == truncated
 
     @pytest.mark.parametrize("folder", ["2024", "./2024", "jail/2024", "{root}/2024", "2024/deep/.."])
@@ -828,16 +833,25 @@ class TestLatestAndListing:
         (root / "cut.png").write_bytes(RED[:20])
         listing = opened(root, max_side=100, max_image_bytes=4096).list_images(None, 20)
         assert [(Path(image.path).name, image.width) for image in listing.images] == [("photo.webp", 30)]
+        assert {Path(one.path).name: one.error.code for one in listing.unreadable} == {
+            "large.png": "too_large",
+            "heavy.jpg": "too_large",
+            "photo.tif": "unsupported_image",
+            "wrong.jpg": "unsupported_image",
+            "cut.png": "corrupt_image",
+        }
 
     def test_a_header_far_back(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sources, "HEAD_BYTES", 20)
         assert len(opened(root).list_images(None, 20).images) == 2
 
     def test_a_search_has_an_end(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        for number in range(30):
-            (root / f"{number}.txt").touch()
-        monkeypatch.setattr(folders, "MAX_ENTRIES", 10)
-        assert opened(root).list_images(None, 20).truncated
+        """Then nobody is told that some picture is the newest."""
+        monkeypatch.setattr(newest, "SCAN_S", -1.0)
+        listing = opened(root).list_images(None, 20)
+        assert listing.truncated
+        assert "smaller folder" in listing.warnings[0]
+        refused(lambda: opened(root).read("latest"), "timeout")
 
     def test_slow_headers_end_a_listing(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sources, "LISTING_S", -1.0)
@@ -909,8 +923,8 @@ class TestUrls:
     ],
 )
 def test_printable(text: str, limit: int, wanted: str) -> None:
-    assert folders.printable(text, limit) == wanted
-    assert len(folders.printable(text, limit)) <= limit
+    assert printable(text, limit) == wanted
+    assert len(printable(text, limit)) <= limit
 
 
 def test_labels_are_bounded_and_printable(root: Path) -> None:
@@ -953,7 +967,7 @@ class TestKnown:
         (root / "deep" / "Redder.png").write_bytes(RED)
         (root / "red\x1b.png").write_bytes(RED)
         box = opened(root)
-        assert set(box.suggest("re", 9)) == {"red.png", "deep/Redder.png"}
+        assert set(box.suggest("re", 9)) == {"red.png", "deep/Redder.png", "red\\u001b.png"}
         assert box.suggest("@DEEP/", 9) == ["deep/Redder.png"]
         assert box.suggest(str(root / "deep"), 9) == [str(root / "deep" / "Redder.png")]
         assert len(box.suggest("", 1)) == 1

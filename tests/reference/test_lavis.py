@@ -18,7 +18,9 @@ from PIL import Image
 from blip2tools import Vision, toolset
 from blip2tools.checkpoints.prompts import CaptionerText
 from blip2tools.cli import main
+from blip2tools.cli.evaluate.command import published_style
 from blip2tools.model import Pixels
+from blip2tools.settings import Settings
 from blip2tools.vision.styles import STYLES
 from tests.reference.lavis import folders, small
 
@@ -239,6 +241,12 @@ def test_the_styles_are_those_of_the_page():
     assert STYLES["coco"].options["repetition_penalty"] == STYLES["coco"].options["length_penalty"] == 1
 
 
+@pytest.mark.parametrize(("name", "style"), [("opt-364", "coco"), ("opt-224", "plain")])
+def test_evaluations_are_in_the_published_style(tmp_path, name, style):
+    settings = Settings(model=str(folders.save(name, tmp_path / "model")))
+    assert published_style(settings) == style
+
+
 # ---- pictures ----
 
 
@@ -334,7 +342,7 @@ def test_a_match_reads_32_ids_and_a_retrieval_35(matching):
 
 TESTED = {
     "calls": {
-        '`vis_processors["eval"](image)`': test_pixels,
+        '`vis_processors["eval"]`': test_pixels,
         "`model.generate(samples)` of `blip2_opt`": test_captions,
         "`model.generate(samples)` of `blip2_t5`": test_captions,
         "`model.generate(...)` of a `caption_coco_…` model": test_captions,

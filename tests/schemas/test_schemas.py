@@ -139,7 +139,7 @@ def test_caption_text_block_says_all_that_matters():
         "caption: a red circle\n"
         "confidence: 0.99, match 0.91 (cosine 0.50)\n"
         "or: a pink circle (confidence: 0.50)\n"
-        "image: img_0123456789abcdef (640 x 480 px, region [0.0, 0.0, 0.5, 0.5])\n"
+        "image: img_0123456789abcdef (640 x 480 px, region [0.0, 0.0, 0.5, 0.5]), a.png\n"
         "warning: only shapes"
     )
 

@@ -8,7 +8,7 @@ import torch
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from blip2tools.checkpoints.prompts import MatcherText
-from blip2tools.checkpoints.selftest.pictures import PICTURES
+from blip2tools.checkpoints.selftest.samples import PICTURES
 from blip2tools.model import Matcher, Pixels
 from tests.support import family_models as fm
 

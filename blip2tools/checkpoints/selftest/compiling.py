@@ -15,9 +15,10 @@ from torch import Tensor
 from blip2tools.checkpoints import Loaded, Progress
 from blip2tools.checkpoints.memory import free_memory
 from blip2tools.checkpoints.selftest.checks import GREEDY, HALF_PRECISION_GAP, TOKENS, Trial
+from blip2tools.model import kernels
 from blip2tools.model.compiled import Way, shapes
 from blip2tools.model.options import GenerationOptions, Spoken
-from blip2tools.model.recorded import PLACES, ROWS, Recorded
+from blip2tools.model.recorded import COUNTS, PLACES, Recorded
 from blip2tools.settings import Settings
 
 EXACT_GAP = 1e-3  # mean log-probability, or share of a feature's length, in float32
@@ -54,13 +55,15 @@ def switch_on(loaded: Loaded, settings: Settings, progress: Progress | None = No
     ways = [way for way, asked in wanted.items() if asked]
     reasons: list[str] = []
     for way in ways:
-        try:
-            reason = _switched(loaded, settings, way, progress or (lambda what, share: None)) if whole else NOT_WHOLE
-        except Exception as error:  # of a compiler, a driver or a library: the eager way is always there
-            logger.warning("what was to be %s broke off", way, exc_info=error)
-            reason = f"they cannot be {way} here ({type(error).__name__})"
+        reason = _tried(loaded, settings, way, progress) if whole else NOT_WHOLE
+        if reason is not None and whole and kernels.distrust():
+            logger.warning("decoding steps do without kernels of our own: %s", reason)
+            drop(loaded)
+            reason = _tried(loaded, settings, way, progress)
         if reason is None:
             loaded.captioner.steps.count.clear()
+            if cuda:
+                torch.cuda.empty_cache()  # the test needed more than anybody will
             break
         drop(loaded)
         logger.warning("decoding steps are not %s: %s", way, reason)
@@ -74,6 +77,15 @@ def switch_on(loaded: Loaded, settings: Settings, progress: Progress | None = No
         recorded=cuda and settings.cuda_graphs,
         uncompiled="; ".join(reasons) or None,
     )
+
+
+def _tried(loaded: Loaded, settings: Settings, way: Way, progress: Progress | None) -> str | None:
+    """As `_switched`, whatever goes wrong."""
+    try:
+        return _switched(loaded, settings, way, progress or (lambda what, share: None))
+    except Exception as error:  # of a compiler, a driver or a library: the eager way is always there
+        logger.warning("what was to be %s broke off", way, exc_info=error)
+        return f"they cannot be {way} here ({type(error).__name__})"
 
 
 def _switched(loaded: Loaded, settings: Settings, way: Way, progress: Progress) -> str | None:
@@ -125,11 +137,15 @@ def _limit(loaded: Loaded) -> int | None:
 
 
 def _shown(loaded: Loaded, searches: set[GenerationOptions]) -> _Shown:
-    """Captions and an answer, each search alone and together with rows that end before the others."""
+    """Features, and captions and an answer: each search alone and together with rows that end before the others."""
     trial = Trial(loaded, None)
+    return _Shown(_features(loaded, trial), {options: _texts(trial, options) for options in searches})
+
+
+def _features(loaded: Loaded, trial: Trial) -> list[Tensor]:
     captioner, matcher = trial.captioner, loaded.matcher
     features = []
-    for count in ROWS:
+    for count in COUNTS if loaded.device.startswith("cuda") else COUNTS[:1]:  # elsewhere they are not recorded
         some = [row % len(trial.pixels) for row in range(count)]
         states = captioner.trunk.see(trial.pixels[some])
         tokens = captioner.query(states)
@@ -137,7 +153,13 @@ def _shown(loaded: Loaded, searches: set[GenerationOptions]) -> _Shown:
         if matcher is not None and loaded.matcher_pixels is not None:
             states = states if loaded.shared_trunk else matcher.trunk.see(trial.matcher_pixels[some])
             features.append(matcher.image_features(states))
-    return _Shown(features, {options: [_said(trial, options, 1), _said(trial, options, 4)] for options in searches})
+    return features
+
+
+def _texts(trial: Trial, options: GenerationOptions) -> list[list[list[Spoken]]]:
+    """For each number of rows: a GPU's kernels are others for one, for few and for more."""
+    counts = (1, 4, 17, 33) if trial.loaded.device.startswith("cuda") else (1, 4)
+    return [_said(trial, options, count) for count in counts]
 
 
 def _prompts(trial: Trial) -> list[list[int]]:
@@ -151,23 +173,28 @@ def _prompts(trial: Trial) -> list[list[int]]:
 
 
 def _said(trial: Trial, options: GenerationOptions, count: int) -> list[list[Spoken]]:
-    """The texts of the first rows."""
+    """The texts of so many rows."""
     caps = [TOKENS if row % 2 == 0 else TOKENS // 4 for row in range(count)]
-    tokens = torch.cat([trial.tokens, trial.tokens[:1]])[:count]
-    return trial.captioner.speak(tokens, trial.prompts[:count], options, max_new_tokens=caps)
+    prompts = [trial.prompts[row % len(trial.prompts)] for row in range(count)]
+    tokens = trial.tokens[[_picture(trial, row) for row in range(count)]]
+    return trial.captioner.speak(tokens, prompts, options, max_new_tokens=caps)
+
+
+def _picture(trial: Trial, row: int) -> int:
+    """Which of the pictures a row is about."""
+    return row % len(trial.prompts) % len(trial.tokens)
 
 
 def _difference(loaded: Loaded, before: _Shown, searches: set[GenerationOptions]) -> str | None:
     """What the model says otherwise now than before; None if nothing."""
     steps, trial = loaded.captioner.steps, Trial(loaded, None)
-    now = _shown(loaded, set())
     gap = EXACT_GAP if trial.captioner.dtype == torch.float32 else HALF_FEATURE_GAP
-    for old, new in zip(before.features, now.features, strict=True):
+    for old, new in zip(before.features, _features(loaded, trial), strict=True):
         if not float((new - old).norm()) <= gap * float(old.norm()):
             return "they do not see what the eager ones see"
     for options in searches:
         steps.count.clear()
-        texts = _shown(loaded, {options}).texts[options]
+        texts = _texts(trial, options)
         if not steps.count[steps.way]:
             return "the prompts of this model fit into no shape"
         for old_rows, new_rows in zip(before.texts[options], texts, strict=True):
@@ -187,8 +214,8 @@ def _agree(trial: Trial, row: int, eager: Spoken, compiled: Spoken) -> bool:
         return False
     # A near tie fell to another word. What follows must be as likely as was said, and no less likely than the eager text.
     ids = [*compiled.ids, *([captioner.eos] if compiled.finish == "eos" else [])]
-    picture = row % len(trial.tokens)
-    logits = captioner.plain_logits(trial.tokens[picture : picture + 1], trial.prompts[row], ids)
+    picture = _picture(trial, row)
+    logits = captioner.plain_logits(trial.tokens[picture : picture + 1], trial.prompts[row % len(trial.prompts)], ids)
     told = torch.tensor(ids, device=logits.device)[:, None]
     likely = float(logits.log_softmax(-1).gather(1, told).mean())
     return (

@@ -115,7 +115,7 @@ def _captions(arguments: argparse.Namespace) -> int:
     from blip2tools.cli.evaluate import tasks
 
     items = datasets.captioned(arguments.dataset, arguments.images)[: arguments.limit]
-    style = arguments.style or _published_style(Settings.load(**given_settings(arguments)))
+    style = arguments.style or published_style(Settings.load(**given_settings(arguments)))
     return _run(
         "captions",
         arguments,
@@ -124,7 +124,7 @@ def _captions(arguments: argparse.Namespace) -> int:
     )
 
 
-def _published_style(settings: Settings) -> Style:
+def published_style(settings: Settings) -> Style:
     """How the published captions of a model were made."""
     from blip2tools import checkpoints
     from blip2tools.checkpoints.published import COCO_PROMPT

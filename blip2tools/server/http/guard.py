@@ -36,6 +36,7 @@ HEALTH = "/healthz"  # says nothing but "ok", to anybody
 PROBES = (HEALTH, "/readyz", "/metrics")  # asked every few seconds: they would drown the log
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 BODY_PATIENCE_S = 30.0  # for the next piece of a body
+MAX_UNREAD = 2**20  # bytes of a body for nobody that are still taken in, so that its sender hears the answer
 BODIES_AT_ONCE = 8  # bodies of the largest size that may be in memory together
 DEPARTURE = "blip2tools.departure"  # key in an ASGI scope
 
@@ -134,7 +135,7 @@ class Guard:
         self.open = 0
         self._app = app
         self._rules = rules
-        self._routes = frozenset(routes)
+        self._routes = dict.fromkeys(routes)  # in their order
         self._token = rules.token.encode() if rules.token else None
         self._rate = RateLimit(rules.rate_limit)
         self._held = 0
@@ -151,7 +152,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            exchange = _Exchange(scope, send, self._routes)
+            exchange = _Exchange(self._without_slash(scope), send, self._routes)
             CALLER.set(_caller(exchange))  # the engine lets clients take turns
             self.open += 1
             try:
@@ -163,9 +164,21 @@ class Guard:
                 probe = exchange.route in PROBES and exchange.status in (200, 503)
                 logger.log(logging.DEBUG if probe else logging.INFO, "%s", exchange)
 
+    def _without_slash(self, scope: Scope) -> Scope:
+        """A known path as it is known, where the client has put a slash behind it: redirected, many would lose their POST."""
+        path = scope["path"].rstrip("/")
+        if scope["path"] in self._routes or path not in self._routes:
+            return scope
+        return {**scope, "path": path, "raw_path": path.encode()}
+
     async def _serve(self, exchange: _Exchange, receive: Receive) -> None:
         try:
             refusal = None if exchange.path == HEALTH else self._judge(exchange)
+            if refusal is None and exchange.path not in self._routes:
+                await let_finish(receive, MAX_UNREAD)
+                refusal = Refusal(
+                    404, "not_found", f"There is nothing at this path; there is {', '.join(self._routes)}."
+                )
             if refusal is not None:
                 await refusal.send(exchange.send)
                 return
@@ -272,9 +285,8 @@ class Guard:
     async def _body(self, exchange: _Exchange, receive: Receive, grow: Callable[[int], bool]) -> bytes | Refusal | None:
         """The whole body within its limit, counted while it arrives; None if the client has gone."""
         limit = self._rules.body_limits.get(exchange.path, 0)
-        too_large = Refusal(
-            413, "too_large", f"The request's body is above the limit of {limit:,} bytes.", {"connection": "close"}
-        )
+        much = f"The request's body is above the limit of {limit:,} bytes." if limit else "This path takes no body."
+        too_large = Refusal(413, "too_large", much, {"connection": "close"})
         declared = exchange.headers(b"content-length")
         if declared and declared[0].isdecimal() and int(declared[0]) > limit:
             await let_finish(receive, 2 * limit)

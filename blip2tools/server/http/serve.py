@@ -105,6 +105,9 @@ def serve_http(vision: Vision, listener: Listener, *, page: bool = True) -> None
         "a token is needed" if settings.token else "no token is needed",
         f"{settings.rate_limit} requests a minute for each client" if settings.rate_limit else "no rate limit",
     )
+    if listener.any_address:
+        names = ", ".join(settings.server_names) or "none; --server-names adds some"
+        logger.info("other machines call it by an address of this one, or by a name it was given: %s", names)
     with _signals_end_quietly():
         try:
             server.run(sockets=[listener.socket])

@@ -271,7 +271,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_all_there(server):
     limits = body_limits(Settings(max_image_bytes=MIB))
     assert all(MIB < limit < 3 * MIB for limit in limits.values())
     with server.client() as client:
-        for path in (*limits, "/metrics", "/nothing"):
+        for path in (*limits, "/metrics"):
             answer = client.post(path, content=b"\0" * (limits.get(path, 0) + 1), headers=JSON)
             assert (answer.status_code, answer.json()["code"]) == (413, "too_large"), path
     before = memory_peak(server.process.pid) if sys.platform == "linux" else 0
@@ -470,10 +470,36 @@ def test_bad_json(server, body, headers, status, code):
 
 def test_unknown_paths_and_methods(server):
     with server.client() as client:
-        assert client.get("/nothing").json()["code"] == "not_found"
+        for answer in (
+            client.get("/nothing"),
+            client.post("/nothing", content=b"x" * 100_000),
+            client.post("/sse", json={"jsonrpc": "2.0", "id": 1, "method": "ping"}),
+            client.post("/mcp/more/", json={}),
+            client.put("/v1/nothing", content=b"x"),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+            assert "/mcp, " in answer.json()["message"]
+            assert "/images" in answer.json()["message"]
         wrong = client.get("/images")
         assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
         assert client.get("/mcp", headers={"Accept": "application/json"}).status_code < 500
+
+
+def test_a_slash_behind_a_path_changes_nothing(server, pictures):
+    with server.client(follow_redirects=False) as client:
+        hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}}
+        begin = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+        headers = {"Accept": "application/json, text/event-stream"}
+        for path in ("/mcp/", "/mcp"):
+            answer = client.post(path, json=begin, headers=headers)
+            assert answer.status_code == 200, path
+            session = {"mcp-session-id": answer.headers["mcp-session-id"], "mcp-protocol-version": "2025-06-18"}
+            listed = client.post(
+                "/mcp/", json={"jsonrpc": "2.0", "id": 2, "method": "tools/list"}, headers={**headers, **session}
+            )
+            assert "caption_image" in listed.text
+        assert client.post("/images/", content=pictures[0].path.read_bytes()).status_code == 201
+        assert client.get("/healthz/").text == "ok\n"
 
 
 def test_every_error_has_a_status():
