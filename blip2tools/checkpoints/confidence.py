@@ -58,7 +58,6 @@ class Premises(BaseModel):
         scaling: turns the log-odds of a premise that fails into the factor that lowers a confidence.
         said: probability, by the captioner, of all offered choices together below which none of them fits; None: not told.
         none: the factor that lowers the confidence where none of the choices fits.
-        strange: the factor that lowers the confidence of an answer about a whole picture that is not of the model's world.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -81,7 +80,6 @@ class Premises(BaseModel):
     scaling: Scaling = Scaling(temperature=1.0)
     said: float | None = Field(default=0.001, gt=0, lt=1)
     none: float = Field(default=1.0, gt=0, le=1)
-    strange: float = Field(default=1.0, gt=0, le=1)
 
     def factor(self, odds: float) -> float:
         """What a premise of these log-odds that fails lowers a confidence by, 0 to 1."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
-from blip2tools.checkpoints.confidence import UNFAMILIAR
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import (
     AnswerRequest,
@@ -71,7 +70,7 @@ class Asking:
         spoken: Utterance = await self._ask(request, deadline)
         doubt = await self._doubts.about(seen.sight, asked, spoken.fits, deadline)
         context = await self._doubting(seen, None, deadline)
-        return results.answer(context, spoken, self._lowered(doubt, context), abstain_below=query.abstain_below)
+        return results.answer(context, spoken, doubt, abstain_below=query.abstain_below)
 
     async def _choose(self, seen: Seen, query: Query, asked: Asked, deadline: float) -> AnswerResult:
         request = ChoiceRequest(seen.sight, query.question, query.choices, asked.statements)
@@ -79,14 +78,7 @@ class Asking:
         doubt: Doubt = await self._doubts.about(seen.sight, asked, ranking.fits, deadline)
         misfit = await self._misfit(seen.sight, query, ranking, deadline)
         context = await self._doubting(seen, None, deadline)
-        lowered = self._lowered(doubt, context)
-        return results.choice(context, query.choices, ranking, lowered, misfit, abstain_below=query.abstain_below)
-
-    def _lowered(self, doubt: Doubt, context: results.Context) -> Doubt:
-        """The doubt, with less confidence where the picture as a whole is not of the model's world."""
-        if UNFAMILIAR not in context.warnings or context.region is not None:
-            return doubt
-        return replace(doubt, factor=doubt.factor * self._doubts.rule.strange)
+        return results.choice(context, query.choices, ranking, doubt, misfit, abstain_below=query.abstain_below)
 
     async def _misfit(self, sight: Sight, query: Query, ranking: Ranking, deadline: float) -> float | None:
         """What the confidence is lowered by because no choice fits; None where one does, or that is not known.

@@ -19,7 +19,7 @@ from typing import cast
 from PIL import Image
 
 from blip2tools.checkpoints import confidence
-from blip2tools.checkpoints.confidence import UNFAMILIAR, Premises, Scaling
+from blip2tools.checkpoints.confidence import Premises, Scaling
 from blip2tools.checkpoints.family import demo_folder
 from blip2tools.cli.evaluate.mixture import FOR_ANSWERS, mixture
 from blip2tools.cli.evaluate.reliability import Judged, fit
@@ -27,7 +27,6 @@ from blip2tools.demo.words import DIRECTION_WORDS, phrase
 from blip2tools.demo.world import COLORS, WIDE, Scene
 from blip2tools.engine.requests import ChoiceRequest, Question, Ranking
 from blip2tools.vision import Vision
-from training.examination.strange import STRANGE
 
 SEED = 4242
 PICTURES = 600
@@ -57,7 +56,6 @@ def fitted(vision: Vision, seed: int, pictures: int) -> tuple[Premises, dict[str
     holds = _threshold([odds for odds, true in known if true], [odds for odds, true in known if not true])
     least = math.exp(_threshold([odds for odds, right in said if right], [odds for odds, right in said if not right]))
     below = [right for odds, right in said if math.exp(odds) < least]
-    strange = strange_factor(vision, seed, pictures // 3)
     rule = Premises(
         holds=round(holds, 2),
         fails=round(holds, 2),
@@ -68,28 +66,9 @@ def fitted(vision: Vision, seed: int, pictures: int) -> tuple[Premises, dict[str
         scaling=_scaling(known),
         said=round(least, 4),
         none=round((1 + sum(below)) / (2 + len(below)), 4),
-        strange=strange,
     )
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return rule, {"seed": seed, "pictures": pictures, "statements": len(known), "choices": len(said), "date": today}
-
-
-def strange_factor(vision: Vision, seed: int, pictures: int) -> float:
-    """The share of answers that are right, of those about pictures that do not look like the model's world.
-
-    As many pictures from elsewhere, about which no answer is right, as harder ones of its world. The answers' own confidence is
-    divided out: the factor is what it has to be lowered by.
-    """
-    sure, right = 0.0, 0
-    for place, sample in enumerate(mixture(seed, pictures, FOR_ANSWERS)):
-        kind = tuple(STRANGE)[place % len(STRANGE)]
-        odd = STRANGE[kind](random.Random(f"strange/{seed}/{place}"))
-        for image, truth in ((sample.image, sample.question.answer), (odd, None)):
-            result = vision.ask(image, sample.question.text)
-            if UNFAMILIAR in result.warnings:
-                sure += result.confidence
-                right += result.answer == truth
-    return round(min(1.0, (1 + right) / (2 + sure)), 4)
 
 
 def _pictures(seed: int, pictures: int) -> Iterator[tuple[Image.Image, Scene, random.Random]]:

@@ -209,8 +209,8 @@ def cost(vision: Vision, seed: int, number: int) -> Iterator[Row]:
                 found.append(_timed(vision, image, text, {"bare": (), "new": new, "old": old}[kind]))
         for kind, found in ratios.items():
             found.append(statistics.median(times[kind]) / statistics.median(times["bare"]))
-    first = statistics.median(ratios["new"])
-    yield Row("cost of premises that are new for the picture", first, len(ratios["new"]), most=1.15)
+    fresh = statistics.median(ratios["new"])
+    yield Row("cost of premises that are new for the picture", fresh, len(ratios["new"]), most=1.15)
     yield Row("cost of premises judged before", statistics.median(ratios["old"]), len(ratios["old"]), most=1.15)
 
 
