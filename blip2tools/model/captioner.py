@@ -162,7 +162,8 @@ class Captioner:
     @torch.inference_mode()
     def query(self, states: Tensor) -> Tensor:
         """Image tokens (B, Q, D) for the language model, in the model's dtype, from trunk states (B, 1 + P, Dv)."""
-        return self._query(states.to(self.device, self.trunk.dtype))[0]
+        tokens = self._query if self._query.holds_any else self._image_tokens
+        return tokens(states.to(self.device, self.trunk.dtype))[0]
 
     def _image_tokens(self, states: Tensor) -> tuple[Tensor]:
         queries = self._query_tokens.expand(states.shape[0], -1, -1)

@@ -276,7 +276,7 @@ class Opt(LanguageModel):
         """Keys and values (layers, 2, U, heads, Q + 1, size) of the picture and BOS, and the last hidden state (U, D)."""
         start = self._embed(sent([bos], image_tokens.device)).expand(len(image_tokens), -1, -1)
         embeds = torch.cat([image_tokens, start], 1)
-        own, last = self._pictures(embeds)
+        own, last = (self._pictures if self._pictures.holds_any else self._pictures_read)(embeds)
         return own, last
 
     def _pictures_read(self, embeds: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,7 +291,7 @@ class Opt(LanguageModel):
             width = next((recorded for recorded in self._widths if recorded >= width), width)
         missing = sent([width - len(text) for text in texts], device)
         ids = sent([[*[0] * (width - len(text)), *text] for text in texts], device)
-        own, last = self._texts(prefix, ids, missing)
+        own, last = (self._texts if self._texts.holds_any else self._texts_read)(prefix, ids, missing)
         return own, last
 
     def _texts_read(self, prefix: Tensor, ids: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,7 +92,8 @@ class Matcher:
     @torch.inference_mode()
     def image_embeddings(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """What the queries saw: hidden states (B, Q, H) and their ITC features (B, Q, D), from states (B, 1 + P, Dv)."""
-        (hidden,) = self._look(states.to(self.device, self.trunk.dtype))
+        look = self._look if self._look.holds_any else self._queries
+        (hidden,) = look(states.to(self.device, self.trunk.dtype))
         return hidden, nn.functional.normalize(self._vision_projection(hidden), dim=-1)
 
     def record(self, pool: Any) -> None:

@@ -55,6 +55,7 @@ class Recorded:
 
     Attributes:
         used: whether recordings are, where there are any.
+        holds_any: whether there are any; an owner without them does its work itself.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Recorded:
         self._given, self._gives, self._pieces = tuple(given), tuple(gives), pieces
         self._recordings: list[_Recording] = []
         self.used = True
+        self.holds_any = False
 
     def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
         """What the work gives for these."""
@@ -117,6 +119,7 @@ class Recorded:
                 _Recording(rows, views, run if pool is None else captured(run, pool, views[0].device))
             )
         self._recordings.sort(key=lambda one: one.rows)
+        self.holds_any = True
 
     def holds(self, rows: int) -> bool:
         """Whether so many rows are replayed."""
@@ -125,6 +128,7 @@ class Recorded:
     def drop(self) -> None:
         """Give the memory back; from now on the work is done as it is."""
         self._recordings = []
+        self.holds_any = False
 
     def _alike(self, blocks: Sequence[Tensor], rows: Sequence[Tensor]) -> bool:
         """Whether the tensors differ in their rows only."""

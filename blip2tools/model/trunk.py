@@ -103,7 +103,8 @@ class Trunk:
         """
         if pixels.ndim != 4 or pixels.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(f"pixels must be (B, 3, {self.image_size}, {self.image_size})")
-        return self._see(pixels.to(self.device, self.dtype))[0]
+        see = self._see if self._see.holds_any else self._states
+        return see(pixels.to(self.device, self.dtype))[0]
 
     def record(self, pool: Any) -> None:
         """Record `see` for a few pictures; see `recorded`."""
