@@ -6,10 +6,12 @@ What a reference is, is decided once, by how it begins; nothing falls through fr
 from __future__ import annotations
 
 import binascii
+import hashlib
 import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from blip2tools.errors import (
     VisionError,
 )
 from blip2tools.pictures.folders import MAX_PATH, Folders, Found
+from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.store import Store
 from blip2tools.schemas.plain import is_sayable, printable, quoted
 from blip2tools.settings import Settings, variable
@@ -48,6 +51,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two characters at least: 
 _DATA = re.compile(
     r'(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[\w.+:-]*))*(?P<coding>;base64)?', re.ASCII | re.I
 )
+_LINE_END = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
+_URL_SAFE = str.maketrans("-_", "+/")
 _BARE_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{16,}={0,2}|[A-Za-z0-9+/\s]{256,}={0,2}")
 
 
@@ -60,6 +65,8 @@ class Source:
     """What a result may show as their origin: the reference, printable and bounded; a data: URI shortened."""
     fetched: bool = False
     """Whether they came from an address."""
+    path: Path | None = None
+    """The file that they came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,7 @@ class Sources:
         trusted: the references come from a Python program's own author: any regular file may be read, unless the
             settings name allowed folders. `folders` then only serves `latest`, bare names and listings.
         reveal_folders: whether messages name the allowed folders in full, or by their last part.
+        remembered: files behind the handles of earlier processes.
 
     Raises:
         InvalidInputError: a configured folder does not exist or may never be opened.
@@ -138,9 +146,11 @@ class Sources:
         size_of: Callable[[bytes], tuple[int, int]],
         trusted: bool = False,
         reveal_folders: bool = True,
+        remembered: Remembered | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
+        self._remembered = remembered
         self._size_of = size_of
         self._folders = Folders(
             settings, trusted=trusted and settings.allowed_dirs is None, reveal=reveal_folders or trusted
@@ -251,21 +261,21 @@ class Sources:
             case "http" | "https":
                 return Source(self._fetched(reference), label, fetched=True)
             case "file":
-                return Source(self._file(_path_of_uri(reference), expand_home=False), label)
+                return self._file(_path_of_uri(reference), label, expand_home=False)
             case None:
-                return Source(self._file(reference), label)
+                return self._file(reference, label)
             case other:
-                return Source(self._file_or_scheme(reference, other), label)
+                return self._file_or_scheme(reference, label, other)
 
-    def _file(self, text: str, *, expand_home: bool = True) -> bytes:
+    def _file(self, text: str, label: str, *, expand_home: bool = True) -> Source:
         path = self._folders.locate(text, expand_home=expand_home)
-        return self._folders.read(path, self._settings.max_image_bytes)
+        return Source(self._folders.read(path, self._settings.max_image_bytes), label, path=path)
 
-    def _file_or_scheme(self, reference: str, scheme: str) -> bytes:
+    def _file_or_scheme(self, reference: str, label: str, scheme: str) -> Source:
         """A name such as `shot:1.png` is a file's if there is one, else an address of a kind that is not read."""
         if "://" not in reference and len(reference) <= MAX_PATH:
             try:
-                return self._file(reference)
+                return self._file(reference, label)
             except (NotFoundError, NotAllowedError):
                 pass
         if scheme in _OF_CLIENTS:
@@ -292,7 +302,11 @@ class Sources:
         return data
 
     def _data(self, reference: str, start: int) -> Source:
-        """A `data:` URI (RFC 2397), base64 only and strict: what one decoder skips, another would read."""
+        """A `data:` URI (RFC 2397), base64 only.
+
+        What programs do to base64 on its way is undone (see `_tidied`); beyond that it is strict: what one decoder skips,
+        another would read.
+        """
         comma = reference.find(",", start, start + MAX_DATA_HEADER)
         header = _DATA.fullmatch(reference[start:comma]) if comma >= 0 else None
         if header is None:
@@ -305,16 +319,20 @@ class Sources:
         if not header["coding"]:
             raise InvalidInputError("The data: URI is not base64; it must look like data:image/png;base64,iVBORw0...")
         limit = min(self._settings.max_data_bytes, self._settings.max_image_bytes)
-        # Judged by its length, before a copy of it exists.
-        if len(reference) - comma - 1 > (limit + 2) // 3 * 4:
-            raise TooLargeError(
-                f"The data: URI is above the limit of {limit:,} bytes; save the picture as a file and pass its path, or make "
-                "it smaller first."
-            )
-        text = reference[comma + 1 :]
+        too_large = TooLargeError(
+            f"The data: URI is above the limit of {limit:,} bytes; save the picture as a file and pass its path, or make "
+            "it smaller first."
+        )
+        most = (limit + 2) // 3 * 4
+        # Judged by its length, before a copy of it exists; line ends may take a sixteenth.
+        if len(reference) - comma - 1 > most + most // 16 + 2:
+            raise too_large
+        text = _tidied(reference[comma + 1 :])
+        if len(text) > most:
+            raise too_large
         try:
             # Even the strict decoder forgives too much padding.
-            if len(text) % 4 or text.endswith("==="):
+            if text.endswith("==="):
                 raise ValueError
             data = binascii.a2b_base64(text, strict_mode=True)
         except ValueError as error:
@@ -325,11 +343,16 @@ class Sources:
 
     def _handle(self, handle: str) -> Source:
         data = self._store.get(handle)
-        if data is None:
-            raise NotFoundError(
-                f"The picture {handle} is no longer kept; name its path, address or data again for a fresh handle."
-            )
-        return Source(data, handle)
+        if data is not None:
+            return Source(data, handle)
+        for path in self._remembered.find(handle) if self._remembered else []:
+            with suppress(VisionError):
+                source = self._file(str(path), handle, expand_home=False)
+                if _handle_of(source.data) == handle:
+                    return source
+        raise NotFoundError(
+            f"The picture {handle} is no longer kept; name its path, address or data again for a fresh handle."
+        )
 
     def _latest(self) -> Source:
         self._folder(None)
@@ -339,7 +362,7 @@ class Sources:
             if self._look(one):
                 path = self._folders.locate(str(one.path))
                 data = self._folders.read(path, self._settings.max_image_bytes)
-                return Source(data, printable(f"latest ({one.path.name})", MAX_LABEL))
+                return Source(data, printable(f"latest ({one.path.name})", MAX_LABEL), path=path)
         raise NotFoundError("There is no picture in the allowed folders or their direct subfolders.")
 
     def _folder(self, text: str | None) -> Path | None:
@@ -370,6 +393,26 @@ class Sources:
             return None
         modified = datetime.fromtimestamp(int(found.modified), UTC)
         return ListedImage(shown, width, height, found.size, modified)
+
+
+def _handle_of(data: bytes) -> str:
+    from blip2tools.pictures import images  # brings Pillow, which whoever reads a picture needs
+
+    return images.handle(hashlib.sha256(data).hexdigest())
+
+
+def _tidied(text: str) -> str:
+    """Base64 as RFC 4648 has it, from what programs make of it on its way.
+
+    White space around it and line ends in it (RFC 2045), the URL-safe alphabet, percent-encoding (RFC 2397) and padding that
+    is missing. A space inside of a line is none of these: most likely it was a `+`.
+    """
+    if "%" in text:
+        text = unquote(text)
+    text = _LINE_END.sub("", text.strip())
+    if "-" in text or "_" in text:
+        text = text.translate(_URL_SAFE)
+    return text + "=" * (-len(text) % 4)
 
 
 def _path_of_uri(uri: str) -> str:

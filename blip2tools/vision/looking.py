@@ -16,6 +16,7 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError
 from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.lanes import Lane, Lanes
 from blip2tools.pictures.sources import Sources, handle_in, no_picture_there, place_of
 from blip2tools.pictures.store import Store
@@ -50,6 +51,8 @@ class Read:
     """Whether the encoder was ours."""
     fetched: bool = False
     """Whether it came from an address."""
+    path: Path | None = None
+    """The file that it came from."""
 
 
 class Looking:
@@ -61,14 +64,24 @@ class Looking:
         store: keeps the encoded bytes behind the handles.
         decoder: decodes pictures that come from elsewhere.
         lanes: whose threads wait for files, addresses and decoders.
+        remembered: learns which files the handles stand for.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder, lanes: Lanes) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: Store,
+        decoder: Decoder,
+        lanes: Lanes,
+        remembered: Remembered,
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._store = store
         self._decoder = decoder
         self._lanes = lanes
+        self._remembered = remembered
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -119,7 +132,7 @@ class Looking:
             read = again()
             # What the model would look at is kept for the first question, if the sizes are known.
             info, _ = self._decode(read, [None] if self._engine.targets() else [])
-            self._store.put(bytes(read.data), read.digest)
+            self._store_away(read)
             return info.model_copy(update={"source": read.label})
 
         return await self._lanes.pictures.run(look)
@@ -146,8 +159,13 @@ class Looking:
 
     def _look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
         seen = self._decode(read, regions)[1]
-        self._store.put(bytes(read.data), read.digest)
+        self._store_away(read)
         return _from(read.label, seen)
+
+    def _store_away(self, read: Read) -> None:
+        handle = self._store.put(bytes(read.data), read.digest)
+        if read.path is not None:
+            self._remembered.note(handle, read.path)
 
     def _lane(self, image: ImageInput) -> Lane:
         """Where an image is read."""
@@ -234,20 +252,22 @@ class Looking:
 def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
     """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
     ours = fetched = False
+    path: Path | None = None
     data: bytes | memoryview
     if isinstance(image, str):
         source = sources.read(image)
-        data, label, fetched = source.data, source.label, source.fetched
+        data, label, fetched, path = source.data, source.label, source.fetched, source.path
     elif isinstance(image, bytes | bytearray | memoryview):
         data, label = image if _is_fixed(image) else bytes(image), "bytes"
     elif isinstance(image, os.PathLike):
         # Absolute, so that a file called `latest` or `img_...` is a file here.
-        data, label = sources.read(str(Path(os.fsdecode(image)).absolute())).data, os.fsdecode(image)
+        source = sources.read(str(Path(os.fsdecode(image)).absolute()))
+        data, label, path = source.data, os.fsdecode(image), source.path
     else:
         from blip2tools.pictures import images
 
         data, label, ours = images.encode(image, limit), "PIL.Image", True
-    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched)
+    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched, path)
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:

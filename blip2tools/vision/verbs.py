@@ -46,6 +46,7 @@ from blip2tools.errors import (
     forget_pictures,
 )
 from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.lanes import Lane, Lanes
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
@@ -95,6 +96,7 @@ class Verbs:
         store: keeps the encoded bytes behind the handles.
         lanes: threads that wait for files, addresses and decoders.
         decoder: decodes pictures in processes that can be killed.
+        remembered: learns which files the handles stand for.
         closed: whether the owner has been closed.
     """
 
@@ -106,6 +108,7 @@ class Verbs:
         store: Store,
         lanes: Lanes,
         decoder: Decoder,
+        remembered: Remembered,
         *,
         closed: Callable[[], bool],
     ) -> None:
@@ -115,7 +118,7 @@ class Verbs:
         self._store = store
         self._closed = closed
         self._owner = os.getpid()
-        self._looking = Looking(settings, engine, store, decoder, lanes)
+        self._looking = Looking(settings, engine, store, decoder, lanes, remembered)
         self._admission = Admission(settings.max_queue)
 
     def reading(self, sources: Sources) -> Self:
@@ -386,6 +389,8 @@ class Verbs:
 
     async def _answer(self, job: Job, deadline: float) -> Any:
         answer = asyncio.wrap_future(job.future)
+        # Whoever has cancelled or left does not fetch the failure, and asyncio would complain of that on standard error.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         if not self._engine.status().loaded:
             patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
             await call.wait(answer, lambda: self._engine.status().state, patience)

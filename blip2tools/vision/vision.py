@@ -17,6 +17,7 @@ from blip2tools.engine.local import LocalEngine
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
+from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.lanes import Lanes
 from blip2tools.pictures.sources import Facts, Sources
 from blip2tools.pictures.store import Store
@@ -70,14 +71,24 @@ class Vision(FeatureVerbs):
         self._owner: Self | None = None
         self._reveal_handles = True
         self._decoder = decoder.Decoder(settings)
-        self._sources = Sources(settings, self._store, size_of=self._decoder.size_of, trusted=trusted)
+        self._remembered = Remembered(settings.cache_folder)
+        self._sources = Sources(
+            settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
+        )
         self._loop = LoopThread()
         self._lanes = Lanes()
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
         self._finalizer = weakref.finalize(self, _shut, engine, self._lanes, self._decoder, self._loop)
         finalizer = self._finalizer
         self._verbs = Verbs(
-            settings, engine, self._sources, self._store, self._lanes, self._decoder, closed=lambda: not finalizer.alive
+            settings,
+            engine,
+            self._sources,
+            self._store,
+            self._lanes,
+            self._decoder,
+            self._remembered,
+            closed=lambda: not finalizer.alive,
         )
 
     @classmethod
@@ -131,7 +142,11 @@ class Vision(FeatureVerbs):
         eyes = copy(self)
         eyes._owner = self  # alive as long as its copies: at its end the engine closes
         eyes._sources = Sources(
-            self.settings, self._store, size_of=self._decoder.size_of, reveal_folders=reveal_folders
+            self.settings,
+            self._store,
+            size_of=self._decoder.size_of,
+            reveal_folders=reveal_folders,
+            remembered=self._remembered,
         )
         eyes._verbs = self._verbs.reading(eyes._sources)
         eyes._reveal_handles = reveal_handles
