@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types readme clients mcpb tools audit sbom check clean
+.PHONY: help demo test lint types readme clients grammars mcpb tools audit sbom check clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,8 @@ clients: $(VENV)/.dev  ## real MCP clients, each in an environment of its own, a
 
 mcpb:  ## build the bundle for clients that install .mcpb files, into dist
 	$(PYTHON) packaging/mcpb/build.py
+
+grammars: $(VENV)/grammars/.done  ## the engines that hold tool calls to a schema, for their tests
 
 tools: $(VENV)/mcp-tools/.done  ## the official MCP test tools, for the tests marked `interop`
 
@@ -74,4 +76,11 @@ $(VENV)/mcp-tools/.done: tests/server/conformance/package.json $(VENV)/.dev
 	mkdir -p $(@D)
 	cp tests/server/conformance/package.json $(@D)
 	PATH="$(abspath $(BIN)):$$PATH" npm install --prefix $(@D) --no-audit --no-fund --ignore-scripts --loglevel=error
+	touch $@
+
+# The prebuilt binary of this system comes as a package of its own; nothing is compiled or downloaded later.
+$(VENV)/grammars/.done: pyproject.toml $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[grammars]'
+	npm install --prefix $(@D) --no-audit --no-fund --ignore-scripts --omit=optional --loglevel=error \
+	  node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
 	touch $@

@@ -40,7 +40,7 @@ from blip2tools.server.mcp import build_server, largest_message
 from blip2tools.vision import Vision
 
 FLUSH_S = 0.2  # for the last answers, after the end of the input
-CLOSE_S = 0.5  # for an orderly end, before the process ends without one
+LEAVE_S = 0.5  # for the end of the decoders, which end a little later without it
 PAUSE_S = 0.05  # between the list of tools and the loading, which takes time from every thread
 
 _PIECE = 2**16
@@ -188,10 +188,10 @@ def _id_of_object(text: bytes) -> bytes | None:
 
 
 def serve_stdio(vision: Vision, *, wire: BinaryIO | None = None) -> NoReturn:
-    """Serve one client over standard input and output until the input ends; then `vision` is closed and the process ends.
+    """Serve one client over standard input and output until the input ends, and the process with it.
 
-    The end of the input, SIGINT and SIGTERM end the process also in the middle of a call, with status 0, or 128 + the
-    signal's number.
+    The end of the input, SIGINT and SIGTERM end it at once, also in the middle of a call or while the model loads, with
+    status 0, or 128 + the signal's number.
 
     Args:
         wire: where the protocol goes, from `claim_stdout()`. Given, nothing else can reach it.
@@ -217,11 +217,11 @@ async def _serve(vision: Vision, wire: BinaryIO) -> None:
     loop = asyncio.get_running_loop()
 
     def end(status: int) -> None:
-        # A thread is blocked in reading standard input, or the model is being loaded: neither cancellation nor the
-        # interpreter's own end would get past it. Decoders end by themselves when their pipes close.
-        closing = threading.Thread(target=vision.close, daemon=True)
-        closing.start()
-        closing.join(CLOSE_S)
+        # A thread is blocked in reading standard input, or loads the model: neither cancellation nor the interpreter's own
+        # end would get past it. And to free memory in order takes longer than some clients wait before they kill.
+        leaving = threading.Thread(target=vision.abandon, daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_S)
         logging.shutdown()
         os._exit(status)
 

@@ -161,6 +161,10 @@ class Vision(FeatureVerbs):
         """Cancel what is under way, free the model's memory and end the threads. May be called twice."""
         self._finalizer()
 
+    def abandon(self) -> None:
+        """End what runs beside this process, which is about to end: no call is answered any more, and nothing is freed."""
+        self._decoder.close()
+
     def __enter__(self) -> Self:
         return self
 
