@@ -101,7 +101,7 @@ def _read(lines: Iterable[bytes]) -> Iterable[tuple[str, str]]:
     for line in lines:
         try:
             handle, path = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError):
             continue  # another process is writing it, or somebody has edited it
         if isinstance(handle, str) and isinstance(path, str):
             yield handle, path
