@@ -18,6 +18,7 @@ RUN case "$DEVICE" in \
       *) echo "DEVICE must be cpu or gpu" >&2; exit 2 ;; \
     esac
 COPY pyproject.toml README.md LICENSE ./
+COPY packaging/readme.py ./packaging/
 COPY blip2tools ./blip2tools
 RUN /opt/blip2tools/bin/pip install -c constraints.txt '.[mcp]'
 

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types readme clients grammars mcpb tools audit sbom check clean
+.PHONY: help demo test lint types readme pictures clients grammars mcpb tools audit sbom check clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,8 +27,11 @@ lint: $(VENV)/.dev  ## formatting and lint
 types: $(VENV)/.dev  ## strict type check
 	$(BIN)/mypy
 
-readme: $(VENV)/.dev  ## write the generated tables of the README again
+readme: $(VENV)/.dev  ## write the generated tables of the documentation again
 	$(BIN)/python -m tests.support.readme
+
+pictures: $(VENV)/.dev  ## make the README's pictures again, with the Chromium of this machine
+	$(TEST_ENV) $(BIN)/python -m docs.pictures
 
 clients: $(VENV)/.dev  ## real MCP clients, each in an environment of its own, against the real server
 	$(TEST_ENV) $(BIN)/python -m pytest -m clients tests/server/test_real_clients.py

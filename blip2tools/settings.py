@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 
 from blip2tools.errors import InvalidInputError
+from blip2tools.model.options import Generation
 
 PREFIX = "BLIP2TOOLS_"
 
 # Picture formats by content. Everything else that Pillow could open (EPS starts Ghostscript, JPEG 2000 and PSD had overflows)
 # stays out of reach, whatever a file is called.
-DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-OPTIONAL_FORMATS = ("TIFF", "AVIF")
+DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIC")
+# No browser shows TIFF, and its library has had more flaws than all of the others: only who needs it should have it.
+OPTIONAL_FORMATS = ("TIFF",)
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Quantize = Literal["none", "8bit", "4bit"]
@@ -35,11 +37,8 @@ LISTS = ("formats", "url_hosts", "server_names", "max_memory")  # given as text,
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 
 
-class Settings(BaseModel):
-    """Every setting, its bounds and its default. The README's table is generated from these fields."""
-
-    # A refused value may be a token: pydantic must not print it.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+class _Running(BaseModel):
+    """Settings of what runs, where, and what it may read; those of what is said are in `Generation`."""
 
     # Model
     model: str = Field(
@@ -91,7 +90,9 @@ class Settings(BaseModel):
         (), max_length=256, description="if given, the only hosts that may be fetched from"
     )
     formats: tuple[str, ...] = Field(
-        DEFAULT_FORMATS, min_length=1, description="picture formats by content; TIFF and AVIF may be added"
+        DEFAULT_FORMATS,
+        min_length=1,
+        description="picture formats by content; TIFF may be added, and HEIC needs the extra `photos`",
     )
     max_image_bytes: int = Field(20 * 2**20, ge=1024, le=2**30, description="largest encoded picture, bytes")
     max_data_bytes: int = Field(
@@ -171,61 +172,13 @@ class Settings(BaseModel):
         "are",
     )
 
-    # Generation
+    # What is said
     vqa_template: str | None = Field(
         None,
         max_length=512,
         description="prompt for a question, with `{question}` in it; default: the one that the checkpoint was trained with, "
         "for the published ones `Question: {question} Short answer:`",
     )
-    num_beams: int = Field(5, ge=1, le=8, description="beams of the search; 1 is greedy")
-    max_new_tokens: int | None = Field(
-        None, ge=1, le=128, description="longest text, tokens; default 30 for a caption, 10 for an answer"
-    )
-    min_new_tokens: int = Field(1, ge=0, le=128, description="shortest text, tokens")
-    length_penalty: float | None = Field(
-        None,
-        ge=-5,
-        le=5,
-        description="exponent on the length of a beam; default 1 for captions, 0 (OPT) or -1 (T5) for answers",
-    )
-    repetition_penalty: float = Field(1.0, ge=0.5, le=5, description="above 1 discourages words already said")
-    no_repeat_ngram_size: int = Field(0, ge=0, le=16, description="no n-gram of this size twice; 0 is off")
-    do_sample: bool = Field(False, description="nucleus sampling instead of beam search")
-    temperature: float = Field(1.0, ge=0.1, le=2, description="sampling temperature")
-    top_p: float = Field(0.9, gt=0, le=1, description="nucleus of the sampling, probability mass")
-    seed: int | None = Field(
-        None, ge=0, lt=2**63, description="seed of the sampling; default: a fresh one for every call"
-    )
-
-    best_of: int = Field(
-        1,
-        ge=1,
-        le=16,
-        description="captions tried where the matcher doubts the search's own: samples beside it, of which the best match "
-        "is told; 1 is off",
-    )
-    calibration: str = Field(
-        "auto",
-        min_length=1,
-        max_length=4096,
-        description="scaling of confidences: `auto` (`blip2tools.json` beside the weights, if it is there), `none`, or a file "
-        "that `blip2tools evaluate` wrote",
-    )
-    abstain_below: float = Field(
-        0.0, ge=0, le=1, description="a caption or answer with less confidence is marked as not known; 0 is never"
-    )
-
-    @field_validator("vqa_template")
-    @classmethod
-    def _template_has_its_slot(cls, value: str | None) -> str | None:
-        if value is not None and (
-            value.count("{question}") != 1
-            or value.replace("{question}", "").count("{")
-            or value.replace("{question}", "").count("}")
-        ):
-            raise ValueError("must hold {question} exactly once and no other braces")
-        return value
 
     @field_validator("formats")
     @classmethod
@@ -262,11 +215,43 @@ class Settings(BaseModel):
     def _hosts_are_normal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(host.strip().rstrip(".").lower() for host in value)
 
-    @model_validator(mode="after")
-    def _lengths_agree(self) -> Settings:
-        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
-            raise ValueError("min_new_tokens is above max_new_tokens")
-        return self
+    @field_validator("vqa_template")
+    @classmethod
+    def _template_has_its_slot(cls, value: str | None) -> str | None:
+        if value is not None and (
+            value.count("{question}") != 1
+            or value.replace("{question}", "").count("{")
+            or value.replace("{question}", "").count("}")
+        ):
+            raise ValueError("must hold {question} exactly once and no other braces")
+        return value
+
+
+class Settings(Generation, _Running):
+    """Every setting, its bounds and its default. The table in docs/settings.md is generated from these fields."""
+
+    best_of: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="captions tried where the matcher doubts the search's own: samples beside it, of which the best match "
+        "is told; 1 is off",
+    )
+    calibration: str = Field(
+        "auto",
+        min_length=1,
+        max_length=4096,
+        description="scaling of confidences: `auto` (`blip2tools.json` beside the weights, if it is there), `none`, or a file "
+        "that `blip2tools evaluate` wrote",
+    )
+    abstain_below: float = Field(
+        0.0, ge=0, le=1, description="a caption or answer with less confidence is marked as not known; 0 is never"
+    )
+
+    @property
+    def generation(self) -> Generation:
+        """Its generation options alone."""
+        return Generation.model_construct(**{name: getattr(self, name) for name in Generation.model_fields})
 
     @property
     def cache_folder(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import queue
@@ -36,6 +37,11 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+def handle_of(data: bytes) -> str:
+    """The handle of a picture's encoded bytes."""
+    return f"img_{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,8 @@ FLOORS = [
     ["vision"],
     ["engine"],
     ["checkpoints", "pictures"],
-    ["schemas"],
-    ["settings", "model", "demo"],
-    ["call"],
-    ["errors", "__version__"],
+    ["schemas", "settings", "call"],
+    ["model", "demo", "errors", "__version__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -28,6 +28,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 REGISTRY = json.loads((REPOSITORY / "server.json").read_text(encoding="utf-8"))
 MANIFEST = json.loads((REPOSITORY / "packaging/mcpb/manifest.json").read_text(encoding="utf-8"))
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+MCP_PAGE = (REPOSITORY / "docs" / "mcp.md").read_text(encoding="utf-8")
 
 
 # ---- a Dockerfile, read ----
@@ -127,16 +128,19 @@ def test_the_image_starts_our_server_over_the_mounted_pictures():
     assert steps(final, "EXPOSE")[0].rest == str(DEFAULT_PORT)
 
 
-def test_the_readmes_container_commands_fit_the_image():
+def test_the_documented_container_commands_fit_the_image():
     _, _, final = dockerfile()
     cache = steps(final, "VOLUME")[0].rest
     allowed = build_parser().parse_args(steps(final, "CMD")[0].value).allowed_dirs
-    lines = re.findall(r"^docker run (.*)$", README.replace("\\\n", ""), flags=re.M)
-    assert len(lines) == 2
+    lines = re.findall(r"^docker run (.*)$", MCP_PAGE.replace("\\\n", ""), flags=re.M)
+    assert len(lines) == 3
     for line in lines:
         words = shlex.split(line, comments=True)
         at = words.index("blip2tools")
         assert f"blip2tools-models:{cache}" in words[:at]
+        if words[at + 1 : at + 2] == ["pull"]:
+            build_parser().parse_args(words[at + 1 :])
+            continue
         parsed = build_parser().parse_args(words[at + 1 :] or steps(final, "CMD")[0].value)
         assert parsed.allowed_dirs == allowed
         (pictures,) = [word for word in words[:at] if word.endswith(":ro")]
@@ -173,8 +177,11 @@ def test_the_builder_sees_what_it_copies_and_nothing_else():
     assert not ignored("blip2tools/demo/captioner/config.json")
     for path in (".git/config", "tests/conftest.py", ".env", "blip2tools/__pycache__/cli.pyc", "shared/notes"):
         assert ignored(path)
-    # What the build backend reads must be there: the readme, the licence and the package.
-    assert {PROJECT["readme"], *PROJECT["license-files"], "blip2tools", "pyproject.toml", "constraints.txt"} == copied
+    # What the build backend reads must be there: the readme with its hook, the licence and the package.
+    assert {
+        *("README.md", "packaging/readme.py", *PROJECT["license-files"]),
+        *("blip2tools", "pyproject.toml", "constraints.txt"),
+    } == copied
 
 
 # ---- one name, one version ----
@@ -218,6 +225,36 @@ def test_the_registry_name_is_the_same():
     assert labels()["io.modelcontextprotocol.server.name"] == REGISTRY["name"]
     # The registry looks for this line in the published description as proof of ownership.
     assert f"<!-- mcp-name: {REGISTRY['name']} -->" in README.splitlines()
+
+
+def test_the_repositorys_address_is_the_same():
+    """The registry's name is a namespace of GitHub, so the repository must be there."""
+    owner, name = REGISTRY["name"].removeprefix("io.github.").split("/")
+    for address in PROJECT["urls"].values():
+        assert re.match(rf"https://github\.com/{owner}/{name}(/|$)", address)
+    files = [address.partition("/main/")[2] for address in PROJECT["urls"].values() if "/main/" in address]
+    assert files
+    for file in files:
+        assert (REPOSITORY / file).exists()
+
+
+# ---- the page on the package index ----
+
+
+def test_the_packages_description_is_the_readme_with_pictures_by_address():
+    """What the build backend itself makes of `pyproject.toml`."""
+    metadata = pytest.importorskip("hatchling.metadata.core", reason="the build backend is not installed")
+    from hatchling.plugin.manager import PluginManager
+
+    core = metadata.ProjectMetadata(str(REPOSITORY), PluginManager()).core
+    assert core.readme_content_type == "text/markdown"
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", core.readme)
+    assert len(pictures) >= 2
+    start = PROJECT["urls"]["Source"].replace("https://github.com", "https://raw.githubusercontent.com") + "/main/"
+    for picture in pictures:
+        assert (REPOSITORY / picture.removeprefix(start)).is_file()
+        assert picture.startswith(start)
+    assert core.readme.replace(start, "") == README.replace(start, "")
 
 
 # ---- the registry's entry ----

@@ -1,24 +1,25 @@
 """From a model's name to a loaded model: its files, dtype and device, and whether it is what it claims to be.
 
+access.py         load and fetch, with failures in our words
+plan.py           what a name stands for, and what would be loaded
+family.py         the published checkpoints, with published.py and sizes.py
+hub.py            the local cache and downloads
+configuration.py  files of a checkpoint as its configuration, with adapters.py
+loading.py        weights into a model
+devices.py        device and dtype, with budget.py and memory.py: what fits
+prompts.py        words to token ids, as the model was trained to read them
+confidence.py     how probable it is that a text is right, and whether the model knows such pictures
+selftest/         whether a model is what it claims to be
+
 Loading never reaches for the network and never runs code from a checkpoint: safetensors only, explicit classes, local
 files. Every failure is a `ModelUnavailableError` whose sentence names the model and the remedy.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
-import sys
-import traceback
-from typing import TYPE_CHECKING
-
+from blip2tools.checkpoints.access import choose_device, fetch, load
 from blip2tools.checkpoints.hub import Progress
-from blip2tools.checkpoints.plan import DEMO_WARNING, Choice, Loaded, Located, Plan, is_cached, locate, pull, shown_name
-from blip2tools.errors import ModelUnavailableError, VisionError
-from blip2tools.settings import Settings
-
-if TYPE_CHECKING:
-    import torch
+from blip2tools.checkpoints.plan import DEMO_WARNING, Choice, Loaded, Located, Plan, is_cached, locate, pull
 
 __all__ = [
     "DEMO_WARNING",
@@ -34,81 +35,3 @@ __all__ = [
     "locate",
     "pull",
 ]
-
-logger = logging.getLogger(__name__)
-
-
-def load(settings: Settings, progress: Progress | None = None, *, download: bool = False) -> Loaded:
-    """Load what `settings` ask for. Takes seconds to minutes. A failure leaves nothing behind; it may be called again.
-
-    Args:
-        settings: model, matcher, device, dtype, threads, offline.
-        progress: told what is being done.
-        download: pull a *named* model that is not here. `auto` never downloads.
-
-    Raises:
-        ModelUnavailableError: with the model's name and the remedy.
-    """
-    from blip2tools.checkpoints import loading
-
-    report = progress or _silent
-    try:
-        return loading.load(settings, report, download=download)
-    except VisionError as error:
-        _let_go(error)
-        raise
-    except Exception as error:  # paths of the cache and foreign text stay in the log
-        logger.error("loading failed", exc_info=error)
-        _let_go(error)
-        raise ModelUnavailableError(
-            f"The model {shown_name(settings.model)} could not be loaded; the server's log, or --verbose, says why."
-        ) from error
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that a setting stands for.
-
-    Raises:
-        ModelUnavailableError: there is no such device here.
-    """
-    from blip2tools.checkpoints import devices
-
-    return devices.choose_device(name)
-
-
-def fetch(name: str, settings: Settings, progress: Progress | None = None, *, anyway: bool = False) -> None:
-    """Download a model, unless it is known to be too large for the device of the settings.
-
-    Args:
-        name: short name or hub id.
-        settings: revision, allow_pickle, device, dtype, quantize, offline.
-        progress: told how far it is.
-        anyway: do not look at the device: the model may be for another machine.
-
-    Raises:
-        ModelUnavailableError: with the model's name and the remedy.
-    """
-    if settings.offline:
-        raise ModelUnavailableError(f"Downloads are switched off (`offline`), and {shown_name(name)} was to be one.")
-    budget = None
-    if not anyway:
-        from blip2tools.checkpoints.devices import budget_of, choose_device
-
-        budget = budget_of(settings, choose_device(settings.device))
-    pull(name, progress, choice=Choice(settings.revision, settings.allow_pickle), budget=budget)
-
-
-def _let_go(error: BaseException) -> None:
-    """Free what a failed load built: the frames of its traceback would keep half-loaded weights alive."""
-    link: BaseException | None = error
-    while link is not None:
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _silent(what: str, share: float | None) -> None:
-    pass

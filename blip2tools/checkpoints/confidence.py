@@ -41,11 +41,57 @@ class Calibration(BaseModel):
     answer: Scaling | None = None
 
 
+class Premises(BaseModel):
+    """How the log-odds of an image-text matcher (ITM) are read, where they say whether what a question presupposes is there.
+
+    The defaults are for published matchers, whose scores crowd at both ends and were never calibrated: 0 is the threshold of
+    BLIP's authors, and a statement fails only where it is far below that and something near it fits far better.
+
+    Attributes:
+        holds: log-odds from which a statement holds.
+        fails: log-odds up to which it may fail.
+        margin: by how much something near must fit better for it to fail.
+        others: what may be there in place of any thing, to compare with.
+        known: whether that is all there can be, so that something the matcher has no word for is not there.
+        relations: the relations of two things that the captioner was taught, which then judges them; None: captioner and matcher
+            must agree on any.
+        scaling: turns the log-odds of a premise that fails into the factor that lowers a confidence.
+        said: probability, by the captioner, of all offered choices together below which none of them fits; None: not told.
+        none: the factor that lowers the confidence where none of the choices fits.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    holds: float = 0.0
+    fails: float = -2.2
+    margin: float = Field(default=2.2, ge=0)
+    others: tuple[str, ...] = (
+        "a person",
+        "an animal",
+        "a vehicle",
+        "a building",
+        "food on a plate",
+        "furniture in a room",
+        "a landscape",
+        "a sign with text",
+    )
+    known: bool = False
+    relations: tuple[str, ...] | None = None
+    scaling: Scaling = Scaling(temperature=1.0)
+    said: float | None = Field(default=0.001, gt=0, lt=1)
+    none: float = Field(default=1.0, gt=0, le=1)
+
+    def factor(self, odds: float) -> float:
+        """What a premise of these log-odds that fails lowers a confidence by, 0 to 1."""
+        return sigmoid(odds / self.scaling.temperature + self.scaling.shift)
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     confidence: Calibration = Field(default_factory=Calibration)
     familiarity: float | None = Field(default=None, le=0)  # of pictures below it the model knows nothing, as a rule
+    premises: Premises = Field(default_factory=Premises)
     fitted: dict[str, Any] = Field(default_factory=dict)  # how, for people
 
 
@@ -108,6 +154,15 @@ def familiarity_threshold(folder: Path) -> float | None:
     return _read(folder / FILE).familiarity if (folder / FILE).is_file() else None
 
 
+def premises_rule(folder: Path) -> Premises:
+    """How premises are judged beside a checkpoint; the cautious default where none was fitted.
+
+    Raises:
+        ModelUnavailableError: the file beside the weights is not one of ours.
+    """
+    return _read(folder / FILE).premises if (folder / FILE).is_file() else Premises()
+
+
 def _read(path: Path) -> _File:
     try:
         with path.open("rb") as file:
@@ -126,6 +181,11 @@ def write(path: Path, calibration: Calibration, fitted: Mapping[str, Any]) -> No
 def write_familiarity(path: Path, threshold: float, fitted: Mapping[str, Any]) -> None:
     """Write a threshold of familiarity, with how it was fitted; a calibration there stays."""
     _write(path, {"familiarity": threshold}, fitted)
+
+
+def write_premises(path: Path, rule: Premises, fitted: Mapping[str, Any]) -> None:
+    """Write how premises are judged, with how that was fitted; what else is there stays."""
+    _write(path, {"premises": rule}, fitted)
 
 
 def _write(path: Path, content: Mapping[str, Any], fitted: Mapping[str, Any]) -> None:

@@ -94,6 +94,7 @@ def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
         notes=tuple(notes),
         calibration=confidence.find(settings.calibration, plan.captioner.adapter or cast(Path, plan.captioner.folder)),
         familiar=confidence.familiarity_threshold(plan.captioner.adapter or cast(Path, plan.captioner.folder)),
+        premises=confidence.premises_rule(plan.captioner.adapter or cast(Path, plan.captioner.folder)),
         revision=plan.captioner.revision,
         matcher_revision=plan.matcher.revision if plan.matcher is not None and matcher is not None else None,
         quantize=settings.quantize,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints import hub
 from blip2tools.checkpoints.budget import Budget, admit, likely_budget
-from blip2tools.checkpoints.confidence import Calibration
+from blip2tools.checkpoints.confidence import Calibration, Premises
 from blip2tools.checkpoints.family import (
     CAPTIONERS,
     DEMO_CAPTIONER,
@@ -105,6 +105,7 @@ class Loaded:
     notes: tuple[str, ...]  # what every result should say about this model
     calibration: Calibration = field(default_factory=Calibration)  # of confidences, where it was fitted
     familiar: float | None = None  # familiarity below which a picture is not of the model's world; None without a world
+    premises: Premises = field(default_factory=Premises)  # how what a question presupposes is judged
     revision: str | None = None  # commit of the captioner's files on the hub
     matcher_revision: str | None = None
     quantize: str = "none"

@@ -198,6 +198,14 @@ class MatcherText:
         room = self._limit - 2
         return Prompt((self._cls, *ids[:room], self._sep), truncated=len(ids) > room)
 
+    def spells(self, text: str) -> bool:
+        """Whether a word of a text is spelt out, in pieces of fewer than two letters, for want of a better name for it.
+
+        A vocabulary of English words has longer pieces, whatever the word.
+        """
+        words = [word for word in text.lower().split() if len(word) > 2 and word.isalpha()]
+        return any(len(word) < 2 * len(self._encode(word)) for word in words)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids."""
         return self._encode.decode(ids)

@@ -4,6 +4,7 @@ command_line.py  all commands, and what their failures mean to a shell
 options.py       settings as options of a command
 console.py       lines, a progress bar and exit statuses
 look.py          caption, ask, match, survey
+view.py          view
 serve.py         serve
 models.py        models, pull, demo
 setup.py         install, config and completion, with clients.py and jsonfile.py

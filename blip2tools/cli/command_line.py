@@ -18,6 +18,7 @@ from blip2tools.cli.models import _add_model_commands
 from blip2tools.cli.options import given_settings, setting_options
 from blip2tools.cli.serve import _add_serve_command
 from blip2tools.cli.setup import add_setup_commands
+from blip2tools.cli.view import add_view_command
 from blip2tools.errors import ModelUnavailableError, VisionError
 
 DESCRIPTION = """\
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     _add_looking_commands(command)
+    add_view_command(command)
     _add_serve_command(command)
     _add_model_commands(command)
     add_bench_command(command)

@@ -81,7 +81,7 @@ async def _all(
                 return to_vision_error(error)
 
     tasks = [asyncio.ensure_future(guarded(image)) for image in images]
-    report = _Report(arguments.json, show, several=len(images) > 1)
+    report = _Outcomes(arguments.json, show, several=len(images) > 1)
     with Bar("pictures", total=len(images), show=len(images) > 1) as bar:
         try:
             for image, task in zip(images, tasks, strict=True):
@@ -95,7 +95,7 @@ async def _all(
     return report.exit_status
 
 
-class _Report:
+class _Outcomes:
     """Results on standard output in the order of the pictures; errors and warnings on standard error, each once."""
 
     def __init__(self, as_json: bool, show: Callable[[Any], str], *, several: bool) -> None:

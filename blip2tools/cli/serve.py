@@ -64,7 +64,7 @@ def _add_serve_command(command: AddCommand) -> None:
         _serve,
         "serve the tools to MCP clients",
         "Serve the tools over the Model Context Protocol on standard input and output.\n"
-        "MCP clients start this command themselves: see the README for their configuration.\n\n"
+        "MCP clients start this command themselves: `blip2tools install CLIENT` writes it into their configuration.\n\n"
         "With --http one server serves many clients, with MCP at /mcp, pictures to POST /images and a page at /.",
     )
     serve.add_argument("--preload", action="store_true", help="load the model at once, not when the tools are listed")

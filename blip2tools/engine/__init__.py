@@ -2,7 +2,7 @@
 
 requests.py  what can be asked about a picture, and what comes back
 protocol.py  what any engine must do
-line.py      whose turn it is
+line.py      how many may wait, and whose turn it is
 stages.py    see, query, speak and match for batches
 cache.py     vision features, by picture
 metrics.py   how busy it was
@@ -12,6 +12,7 @@ local.py     the engine of this process, on one device
 from __future__ import annotations
 
 from blip2tools.engine.local import LocalEngine
-from blip2tools.engine.protocol import Engine, EngineStatus, Job
+from blip2tools.engine.protocol import Engine, EngineStatus
+from blip2tools.engine.requests import Job
 
 __all__ = ["Engine", "EngineStatus", "Job", "LocalEngine"]

@@ -1,4 +1,4 @@
-"""The waiting line: who is served next, and which requests are served together.
+"""The waiting line: how many may wait, who is served next, and which requests are served together.
 
 Callers take turns, so that one caller's five hundred requests do not hold up another's one. A batch is led by the oldest
 request of the caller whose turn it is, and filled with requests of all callers, in turns again, that can share its work.
@@ -6,26 +6,69 @@ request of the caller whose turn it is, and filled with requests of all callers,
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 
-from blip2tools.engine.protocol import Job
+from blip2tools.call import CALLER
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
     ExtractRequest,
     FeatureRequest,
-    Generation,
+    FitRequest,
+    Job,
     MatchRequest,
     Request,
     TextFeatureRequest,
 )
+from blip2tools.errors import BusyError
+from blip2tools.model.options import Generation
 
 # A batch decodes until its longest row ends, so rows of very different lengths would hold up the short ones.
 LENGTHS = (16, 32, 64, 128)
 CAPTION_TOKENS, ANSWER_TOKENS = 30, 10  # LAVIS: `generate` and `predict_answers` of blip2_opt and blip2_t5
+
+
+class Admission:
+    """Bounds the calls inside: pictures waiting to be decoded hold memory before the engine's queue sees them.
+
+    One of several callers may take three quarters of the places: there must be some for the others.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._share = limit - limit // 4
+        self._inside = 0
+        self._of: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one call in and out.
+
+        Raises:
+            BusyError: as many as may wait are inside already.
+        """
+        caller = CALLER.get()
+        with self._lock:
+            if self._inside > self._limit:
+                raise BusyError(f"{self._limit} calls are waiting already; try again in a few seconds.")
+            if caller and self._of[caller] > self._share:
+                raise BusyError(f"{self._share} of your calls are waiting already; try again in a few seconds.")
+            self._inside += 1
+            self._of[caller] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                self._of[caller] -= 1
+                if not self._of[caller]:
+                    del self._of[caller]
 
 
 class Work:
@@ -138,6 +181,8 @@ def group(request: Request) -> Hashable:
             return "choose"
         case MatchRequest() | FeatureRequest():
             return "match"
+        case FitRequest():
+            return "fit"
         case TextFeatureRequest():
             return "words"
         case ExtractRequest():
@@ -157,6 +202,8 @@ def rows(request: Request) -> int:
             return len(choices)
         case MatchRequest(texts=texts) | TextFeatureRequest(texts=texts):
             return len(texts)
+        case FitRequest(statements=statements):
+            return len(statements)
         case _:
             return 1
 

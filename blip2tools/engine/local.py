@@ -27,14 +27,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Line, Work
 from blip2tools.engine.metrics import Metrics
-from blip2tools.engine.protocol import EngineStatus, Job
+from blip2tools.engine.protocol import EngineStatus
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ExtractRequest,
+    Job,
     Request,
     Sight,
     TextFeatureRequest,
@@ -173,6 +175,7 @@ class LocalEngine:
                 recorded=loaded.recorded if loaded else False,
                 uncompiled=loaded.uncompiled if loaded else None,
                 familiar=loaded.familiar if loaded else None,
+                premises=loaded.premises if loaded else Premises(),
                 revision=loaded.revision if loaded else None,
                 matcher_revision=loaded.matcher_revision if loaded else None,
                 quantize=loaded.quantize if loaded else None,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.cache import CacheUse
-from blip2tools.engine.requests import Request, Sight
-from blip2tools.errors import CancelledError, VisionError
+from blip2tools.engine.requests import Job, Request, Sight
 
 if TYPE_CHECKING:
     from blip2tools.pictures.images import Target
@@ -34,6 +31,7 @@ class EngineStatus:
     recorded: bool  # whether what is done with few rows is replayed as CUDA graphs
     uncompiled: str | None  # why not, where that was asked for
     familiar: float | None  # familiarity below which a picture is not of the model's world; None without a world
+    premises: Premises  # how what a question presupposes is judged
     revision: str | None  # commit of the captioner's files on the hub
     matcher_revision: str | None
     quantize: str | None  # `none`, `8bit` or `4bit`
@@ -50,43 +48,6 @@ class EngineStatus:
     steps: Mapping[str, int]  # of decoding, "compiled", "recorded" and "eager"
     seconds: Mapping[str, tuple[int, float, float, float]]  # stage -> count, total, median and 99th percentile of late
     memory_bytes: int | None  # taken on the device; None where it does not say
-
-
-class Job:
-    """One submitted request. `future` ends with its answer or a `VisionError`."""
-
-    def __init__(self, request: Request, deadline: float | None, caller: str = "") -> None:
-        self.request = request
-        self.caller = caller
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()  # so that only `cancel` below can stop it
-        self._deadline = deadline
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Stop: the future fails at once, and the decoder ends the row at its next token."""
-        self._cancelled.set()
-        self.fail(CancelledError("The call was cancelled."))
-
-    def stopped(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self._cancelled.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
-
-    def answer(self, value: Any) -> bool:
-        """Deliver the answer unless the job has already ended."""
-        return self._settle(lambda: self.future.set_result(value))
-
-    def fail(self, error: VisionError) -> bool:
-        """Deliver an error unless the job has already ended."""
-        return self._settle(lambda: self.future.set_exception(error))
-
-    def _settle(self, deliver: Callable[[], None]) -> bool:
-        # Two threads may end a job: the worker and the one that cancels. The future lets exactly one of them win.
-        try:
-            deliver()
-        except InvalidStateError:
-            return False
-        return True
 
 
 class Engine(Protocol):

@@ -1,12 +1,17 @@
-"""What may be asked of an engine, what it answers, and the protocol that any engine keeps."""
+"""What may be asked of an engine, what it answers, and one asked thing with its answer to come."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blip2tools.checkpoints import confidence
+from blip2tools.errors import CancelledError, VisionError
+from blip2tools.model.options import Generation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,27 +38,6 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """How text is generated; None means the reference's default for the task and the family (LAVIS)."""
-
-    num_beams: int = 5
-    max_new_tokens: int | None = None
-    min_new_tokens: int = 1
-    length_penalty: float | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 0.9
-    seed: int | None = None
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the same request gives the same words again."""
-        return not self.do_sample or self.seed is not None
-
-
-@dataclass(frozen=True, slots=True)
 class CaptionRequest:
     """Say what is there: `count` captions that continue `prompt`."""
 
@@ -77,20 +61,30 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
-    """Answer a question in the model's own words."""
+    """Answer a question in the model's own words, and say how well each of `statements` fits the same picture."""
 
     sight: Sight
     question: Question
     generation: Generation
+    statements: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRequest:
-    """Score each of `choices` as the answer."""
+    """Score each of `choices` as the answer, and say how well each of `statements` fits the same picture."""
 
     sight: Sight
     question: Question
     choices: tuple[str, ...]
+    statements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FitRequest:
+    """Say how well each of `statements` fits, by ITM alone."""
+
+    sight: Sight
+    statements: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +126,31 @@ Request = (
     CaptionRequest
     | AnswerRequest
     | ChoiceRequest
+    | FitRequest
     | MatchRequest
     | FeatureRequest
     | TextFeatureRequest
     | ExtractRequest
     | WarmRequest
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a statement fits a picture, by ITM alone.
+
+    Attributes:
+        odds: log-odds of a match; ITM's probability is their sigmoid.
+        unread: whether a word of it is spelt out in letters, as the matcher has no better name for it.
+    """
+
+    odds: float
+    unread: bool = False
+
+    @property
+    def probability(self) -> float:
+        """ITM's probability of a match, 0 to 1."""
+        return confidence.sigmoid(self.odds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +163,7 @@ class Utterance:
     unread: bool = False  # the prompt was too long, and its beginning was left out
     tokens: int = 1  # the end included
     scaling: confidence.Scaling | None = None  # of the checkpoint for this task, where it was fitted
+    fits: tuple[Fit, ...] | None = None  # of the request's statements, in their order; None without a matcher
 
     @property
     def confidence(self) -> float:
@@ -163,6 +177,8 @@ class Ranking:
 
     shares: tuple[float, ...]
     unread: bool  # as in `Utterance`
+    said: float = 1.0  # probability that the model itself would have answered one of them, word for word
+    fits: tuple[Fit, ...] | None = None  # as in `Utterance`
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +203,40 @@ class Extract:
     states: list[list[float]]
     projected: list[list[float]] | None
     truncated: bool
+
+
+class Job:
+    """One submitted request. `future` ends with its answer or a `VisionError`."""
+
+    def __init__(self, request: Request, deadline: float | None, caller: str = "") -> None:
+        self.request = request
+        self.caller = caller
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # so that only `cancel` below can stop it
+        self._deadline = deadline
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop: the future fails at once, and the decoder ends the row at its next token."""
+        self._cancelled.set()
+        self.fail(CancelledError("The call was cancelled."))
+
+    def stopped(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self._cancelled.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def answer(self, value: Any) -> bool:
+        """Deliver the answer unless the job has already ended."""
+        return self._settle(lambda: self.future.set_result(value))
+
+    def fail(self, error: VisionError) -> bool:
+        """Deliver an error unless the job has already ended."""
+        return self._settle(lambda: self.future.set_exception(error))
+
+    def _settle(self, deliver: Callable[[], None]) -> bool:
+        # Two threads may end a job: the worker and the one that cancels. The future lets exactly one of them win.
+        try:
+            deliver()
+        except InvalidStateError:
+            return False
+        return True

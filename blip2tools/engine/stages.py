@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from blip2tools.engine.cache import FeatureCache
+from blip2tools.engine.fits import MATCH_TOKENS, Fits, chunks
 from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
@@ -25,7 +27,8 @@ from blip2tools.engine.requests import (
     Extract,
     ExtractRequest,
     FeatureRequest,
-    Generation,
+    Fit,
+    FitRequest,
     MatchRequest,
     Question,
     Ranking,
@@ -36,7 +39,7 @@ from blip2tools.engine.requests import (
 )
 from blip2tools.errors import InvalidInputError, VisionError
 from blip2tools.model import Asked, cosine
-from blip2tools.model.options import GenerationOptions, Spoken
+from blip2tools.model.options import Generation, GenerationOptions, Spoken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +55,6 @@ SEE_AT_ONCE_ELSEWHERE = 16
 # How often a batch takes in who came while its pictures were looked at, before it begins to speak. Later ones join while it
 # speaks; but prompts that are read together cost half as much each.
 WAITS = 2
-MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
 
 
 Join = Callable[[Callable[[Work], bool]], Sequence[Work]]
@@ -65,6 +67,7 @@ class Stages:
         self._loaded = loaded
         self._cache = cache
         self._metrics = metrics
+        self._fits = Fits(loaded, metrics, self._states)
 
     def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
         """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused.
@@ -81,6 +84,8 @@ class Stages:
                 return [self._choose(cast(ChoiceRequest, work.request)) for work in batch]
             case MatchRequest() | FeatureRequest():
                 return self._match(batch)
+            case FitRequest():
+                return list(self._fits.of([cast(FitRequest, work.request) for work in batch]))
             case TextFeatureRequest():
                 return self._text_features(batch)
             case ExtractRequest():
@@ -101,11 +106,13 @@ class Stages:
             tokens |= self._image_tokens([work for work in late if _speech(work).sight.key not in tokens])
         prompts: list[Prompt] = []
         answers: list[object] = []
+        fits: list[tuple[Fit, ...] | None] = []
 
         def asked(those: Sequence[Work], tokens: dict[str, Tensor]) -> Asked:
             place = {key: number for number, key in enumerate(tokens)}
             new = [self._prompt(_speech(work)) for work in those]
             prompts.extend(new)
+            fits.extend(self._fits.of([_speech(work) for work in those]))
             answers.extend([None] * len(those))
             return Asked(
                 torch.cat(list(tokens.values())),
@@ -121,7 +128,7 @@ class Stages:
 
         def said(row: int, texts: Sequence[Spoken]) -> None:
             self._metrics.tokens += sum(text.tokens for text in texts)
-            answers[row] = self._spoken(_speech(works[row]), texts, unread=prompts[row].truncated)
+            answers[row] = self._spoken(_speech(works[row]), texts, unread=prompts[row].truncated, fits=fits[row])
             tell(works[row], answers[row])
 
         first, steps = asked(works, tokens), self._loaded.captioner.steps
@@ -140,11 +147,18 @@ class Stages:
         self._metrics.steps += steps.count - before
         return answers
 
-    def _spoken(self, request: CaptionRequest | AnswerRequest, texts: Sequence[Spoken], *, unread: bool) -> object:
+    def _spoken(
+        self,
+        request: CaptionRequest | AnswerRequest,
+        texts: Sequence[Spoken],
+        *,
+        unread: bool,
+        fits: tuple[Fit, ...] | None,
+    ) -> object:
         fitted = self._loaded.calibration
         scaling = fitted.caption if isinstance(request, CaptionRequest) else fitted.answer
         said = [self._utterance(text, unread=unread, scaling=scaling) for text in texts]
-        return said if isinstance(request, CaptionRequest) else said[0]
+        return said if isinstance(request, CaptionRequest) else replace(said[0], fits=fits)
 
     def _utterance(self, spoken: Spoken, *, unread: bool, scaling: Scaling | None) -> Utterance:
         text = self._loaded.words.decode(spoken.ids)
@@ -162,20 +176,11 @@ class Stages:
         generation = request.generation
         count = request.count if isinstance(request, CaptionRequest) else 1
         penalty = generation.length_penalty
-        if penalty is None:
-            penalty = self._length_penalty(request)
-        return GenerationOptions(
-            num_beams=max(generation.num_beams, count),
-            min_new_tokens=generation.min_new_tokens,
-            length_penalty=penalty,
-            repetition_penalty=generation.repetition_penalty,
-            no_repeat_ngram_size=generation.no_repeat_ngram_size,
-            do_sample=generation.do_sample,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            num_return_sequences=count,
-            seed=generation.seed,
-        )
+        given = generation.model_dump(exclude={"max_new_tokens"}) | {
+            "num_beams": generation.num_beams if generation.do_sample else max(generation.num_beams, count),
+            "length_penalty": self._length_penalty(request) if penalty is None else penalty,
+        }
+        return GenerationOptions(**given, num_return_sequences=count)
 
     def _length_penalty(self, request: CaptionRequest | AnswerRequest) -> float:
         # The reference's defaults (LAVIS): captions 1; answers 0 with OPT, whose beams compare by their sums, and -1 with T5,
@@ -195,7 +200,9 @@ class Stages:
             scores = self._loaded.captioner.rank(tokens, prompt.ids, candidates)
         best = max(total for total, _ in scores)
         shares = [math.exp(total - best) for total, _ in scores]
-        return Ranking(tuple(share / sum(shares) for share in shares), prompt.truncated)
+        said = min(1.0, math.exp(best) * sum(shares))
+        (fits,) = self._fits.of([asked])
+        return Ranking(tuple(share / sum(shares) for share in shares), prompt.truncated, said, fits)
 
     # ---- matching ----
 
@@ -360,7 +367,7 @@ def _scores(
     queries = features[0].shape[1]
     logits: list[Tensor] = []
     vectors: list[Tensor] = []
-    for first, last in _chunks([queries + len(ids) for ids in flat], MATCH_TOKENS):
+    for first, last in chunks([queries + len(ids) for ids in flat], MATCH_TOKENS):
         ids, own = flat[first:last], owners[first:last]
         # One picture: its keys and values are computed once for all texts.
         seen = states[own[0]] if len(set(own)) == 1 else torch.cat([states[place] for place in own])
@@ -384,15 +391,3 @@ def _scores(
         )
         start = end
     return scores
-
-
-def _chunks(sizes: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Spans of neighbours whose padded size stays within the budget; at least one in each."""
-    spans: list[tuple[int, int]] = []
-    first, widest = 0, 0
-    for place, size in enumerate(sizes):
-        widest = max(widest, size)
-        if place > first and widest * (place - first + 1) > budget:
-            spans.append((first, place))
-            first, widest = place, size
-    return [*spans, (first, len(sizes))]

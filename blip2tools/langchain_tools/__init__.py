@@ -1,7 +1,7 @@
 """Eyes for LangChain: for any chat model that cannot see.
 
 tools.py         `Blip2Toolkit`: the catalogue as tools
-pictures.py      `ingest`, `aingest`: pictures in messages become words, before they go anywhere
+ingest.py        `ingest`, `aingest`: pictures in messages become words, before they go anywhere
 middleware.py    `VisionMiddleware`: the same inside `create_agent`, with the tools and a memory
 retrieval.py     `Blip2Embeddings`, `ImageRetriever`: search over pictures
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 try:
-    from blip2tools.langchain_tools.pictures import aingest, ingest
+    from blip2tools.langchain_tools.ingest import aingest, ingest
     from blip2tools.langchain_tools.retrieval import Blip2Embeddings, ImageRetriever
     from blip2tools.langchain_tools.tools import Blip2Toolkit
 except ModuleNotFoundError as error:

@@ -9,7 +9,7 @@ from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedMod
 from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.types import Command
 
-from blip2tools.langchain_tools.pictures import PictureReader, holds_pictures, mentions_picture
+from blip2tools.langchain_tools.ingest import PictureReader, holds_pictures, mentions_picture
 from blip2tools.langchain_tools.tools import Blip2Toolkit
 from blip2tools.vision import Vision
 

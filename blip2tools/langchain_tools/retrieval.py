@@ -16,11 +16,12 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from blip2tools.errors import InvalidInputError, NotFoundError, VisionError
-from blip2tools.langchain_tools.pictures import PASSING, placeholder
+from blip2tools.langchain_tools.ingest import PASSING, placeholder
 from blip2tools.schemas import MAX_TEXT, Hit, ImageInfo, plain
 from blip2tools.vision import Vision
 from blip2tools.vision.keywords import ImageInput
-from blip2tools.vision.search import each
+from blip2tools.vision.search import AT_ONCE
+from blip2tools.vision.together import each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,7 @@ class Blip2Embeddings(Embeddings):
 
     async def aembed_images(self, images: Sequence[ImageInput]) -> list[list[list[float]]]:
         """See `embed_images`."""
-        return [seen.vectors for seen in await each(self._vision.afeatures, images)]
+        return [seen.vectors for seen in await each(self._vision.afeatures, images, at_once=AT_ONCE)]
 
     async def _texts(self, texts: Sequence[str]) -> list[list[float]]:
         # Documents are longer than the questions of a tool; what the matcher would not read anyway need not be refused.
@@ -195,7 +196,7 @@ class ImageRetriever(BaseRetriever):
         if self.score == "itm":  # probabilities saturate at 1, then the cosine decides
             found.sort(key=lambda hit: (hit.probability or 0.0, hit.cosine), reverse=True)
         checks = [(shortlisted[hit.index], hit) for hit in found]
-        return await each(self._document, checks[:wanted])
+        return await each(self._document, checks[:wanted], at_once=AT_ONCE)
 
     async def _read_new(self) -> None:
         """Features of the pictures that have none yet. Two queries that do this at once do it twice, harmlessly."""
@@ -212,7 +213,7 @@ class ImageRetriever(BaseRetriever):
                 self._shelf[index] = _Shelved(image, seen.image, _rows(seen.vectors))
 
         done = {*self._shelf, *self._unreadable}
-        await each(shelve, [index for index in range(len(self.images)) if index not in done])
+        await each(shelve, [index for index in range(len(self.images)) if index not in done], at_once=AT_ONCE)
 
     async def _let_go(self, near: list[int]) -> bool:
         """Whether some of these could be read once and cannot be any more, such as deleted files: they are left out now."""

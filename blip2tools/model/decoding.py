@@ -119,7 +119,8 @@ class Beams:
         beams, length = self._options.num_beams, len(self.texts[0].ids) + 1
         self._stopped = length < self._cap and self._stop()
         over = length == self._cap or self._stopped
-        penalty = length**self._options.length_penalty
+        given = self._options.length_penalty
+        penalty = length ** (1.0 if given is None else given)
         running: list[tuple[int, Text]] = []
         for place, (score, parent, token, logprob) in enumerate(candidates):
             text = self.texts[parent].then(token, logprob, score)

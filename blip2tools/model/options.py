@@ -1,47 +1,74 @@
-"""How text is generated and scores are ordered, and what comes out: plain data, shared by all. Loads no torch."""
+"""How text is generated, declared once: settings, requests and decoder share it. Loads no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Finish = Literal["eos", "length", "stopped"]
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationOptions:
-    """Decoding options of one request. Hashable: rows with equal options can be decoded in one batch.
+class Generation(BaseModel):
+    """Options of one generated text. None means the reference's default for the task and the family (LAVIS).
 
-    The defaults are those of the reference's `generate` (LAVIS, `blip2_opt.py`). Sampling takes the place of the beam
-    search, so `num_beams` counts for nothing when `do_sample` is set.
-
-    Raises:
-        ValueError: a value without meaning, or more return sequences than there are beams to take them from.
+    Sampling takes the place of the beam search, so `num_beams` counts for nothing when `do_sample` is set.
     """
 
-    num_beams: int = 5  # 1 is greedy
-    min_new_tokens: int = 1  # the end-of-sequence token is forbidden before
-    length_penalty: float = 1.0  # beams only: scores are divided by length ** length_penalty
-    repetition_penalty: float = 1.0  # over generated tokens only, as the prompt is given as embeddings
-    no_repeat_ngram_size: int = 0  # 0 is off
-    do_sample: bool = False
-    temperature: float = 1.0  # sampling only
-    top_p: float = 0.9  # sampling only
-    num_return_sequences: int = 1
-    seed: int | None = None  # sampling only; None draws a fresh one for every row
+    # A refused value of a subclass may be a token: pydantic must not print it.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-    def __post_init__(self) -> None:
-        if (
-            self.num_beams < 1
-            or self.num_return_sequences < 1
-            or self.min_new_tokens < 0
-            or self.no_repeat_ngram_size < 0
-        ):
-            raise ValueError("counts of beams, sequences and tokens cannot be that small")
+    num_beams: int = Field(default=5, ge=1, le=8, description="beams of the search; 1 is greedy")
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, le=128, description="longest text, tokens; default 30 for a caption, 10 for an answer"
+    )
+    min_new_tokens: int = Field(default=1, ge=0, le=128, description="shortest text, tokens")
+    length_penalty: float | None = Field(
+        default=None,
+        ge=-5,
+        le=5,
+        description="exponent on the length of a beam; default 1 for captions, 0 (OPT) or -1 (T5) for answers",
+    )
+    repetition_penalty: float = Field(default=1.0, ge=0.5, le=5, description="above 1 discourages words already said")
+    no_repeat_ngram_size: int = Field(default=0, ge=0, le=16, description="no n-gram of this size twice; 0 is off")
+    do_sample: bool = Field(default=False, description="nucleus sampling instead of beam search")
+    temperature: float = Field(default=1.0, ge=0.1, le=2, description="sampling temperature")
+    top_p: float = Field(default=0.9, gt=0, le=1, description="nucleus of the sampling, probability mass")
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**63, description="seed of the sampling; default: a fresh one for every call"
+    )
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Self:
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is above max_new_tokens")
+        return self
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same request gives the same words again."""
+        return not self.do_sample or self.seed is not None
+
+
+class GenerationOptions(Generation):
+    """Decoding options of the rows of one batch; hashable: rows with equal options can be decoded together.
+
+    The longest text is each row's own, and no `max_new_tokens` of these options counts. Without a length penalty it is 1, and
+    without a seed every row draws a fresh one. Repetition counts over generated tokens only, as the prompt is given as
+    embeddings.
+
+    Raises:
+        ValueError: a value out of bounds, or more return sequences than there are beams to take them from.
+    """
+
+    num_return_sequences: int = Field(default=1, ge=1, description="texts of one row")
+
+    @model_validator(mode="after")
+    def _beams_suffice(self) -> Self:
         if not self.do_sample and self.num_return_sequences > self.num_beams:
             raise ValueError("num_return_sequences is above num_beams")
-        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
-            raise ValueError("temperature and repetition_penalty must be above 0, top_p in (0, 1]")
+        return self
 
     @property
     def width(self) -> int:

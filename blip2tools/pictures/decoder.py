@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
@@ -35,7 +36,7 @@ from blip2tools.settings import Settings, environment_without_settings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip2tools.pictures.images import Decoded, Target
+    from blip2tools.pictures.images import Limits, Target
 
 T = TypeVar("T")
 
@@ -67,6 +68,39 @@ _START = (
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a request needs of a picture.
+
+    Attributes:
+        width, height: pixels of the whole upright picture.
+        animated: whether this is the first frame of several.
+        warnings: what should be said of it.
+        parts: for each region one RGB image for each target in turn; without targets each region at full resolution.
+    """
+
+    width: int
+    height: int
+    animated: bool
+    parts: tuple[Image, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def decode_here(
+    data: bytes, limits: Limits, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
+) -> Decoded:
+    """Decode a picture of our own making in this process; a foreign one is for a `Decoder`.
+
+    Raises:
+        VisionError: as `images.decode`.
+    """
+    from blip2tools.pictures import images  # PIL: not before a picture is there
+
+    picture = images.decode(data, limits)
+    parts = tuple(images.parts(picture, regions, targets))
+    return Decoded(picture.width, picture.height, picture.animated, parts, picture.warnings)
+
+
 class Decoder:
     """Decodes pictures in a few processes, started when first needed. Safe to use from several threads.
 
@@ -94,23 +128,22 @@ class Decoder:
         regions: Sequence[Sequence[float] | None] = (None,),
         targets: Sequence[Target] = (),
     ) -> Decoded:
-        """See `images.look`.
+        """The regions of a picture in the sizes that a request needs.
 
         Raises:
-            UnsupportedImageError, TooLargeError, InvalidInputError: as that.
+            UnsupportedImageError, TooLargeError: as `images.decode`.
             CorruptImageError: as that, or the picture made its decoder crash.
             DeadlineError: it took longer than the seconds for one picture.
             BusyError: the system has no room for another process.
             CancelledError: closed.
         """
-        from blip2tools.pictures.images import Decoded  # PIL: not before a picture is there
-
         wanted = len(regions) * max(1, len(targets))
 
         def receive(process: _Process) -> Decoded:
             facts = process.receive()
             parts = tuple(process.receive_image() for _ in range(wanted))
-            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts)
+            said = tuple(str(warning) for warning in facts.get("warnings", ()))
+            return Decoded(int(facts["width"]), int(facts["height"]), bool(facts["animated"]), parts, said)
 
         with self._decodes:
             return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive, self._seconds)
@@ -326,17 +359,16 @@ class _Process:
         return reply
 
     def receive_image(self) -> Image:
-        """The next reply as an RGB image, which comes in bands of rows."""
+        """The next reply as an RGB image, which comes in bands of `rows` rows."""
         from PIL import Image
 
-        from blip2tools.pictures import rgb
-
-        width, height = self.receive()["size"]
+        reply = self.receive()
+        (width, height), rows = reply["size"], reply["rows"]
         if width > self._settings.max_side or height > self._settings.max_side:
             raise ValueError("an image above the limits")
         image = Image.new("RGB", (width, height))
-        for top, bottom in rgb.bands(image.size):
-            size = (width, bottom - top)
+        for top in range(0, height, rows):
+            size = (width, min(rows, height - top))
             image.paste(Image.frombytes("RGB", size, self._replies.read(3 * size[0] * size[1])), (0, top))
         return image
 
@@ -371,8 +403,9 @@ def _group() -> dict[str, Any]:
 
 
 def _places() -> list[str]:
-    """Folders in which this package and Pillow are found."""
-    package = Path(__file__).parents[2]
-    pillow = importlib.util.find_spec("PIL")
-    places = [package, *(Path(place).parent for place in (pillow and pillow.submodule_search_locations) or ())]
+    """Folders in which this package, Pillow and its plugin are found."""
+    places = [Path(__file__).parents[2]]
+    for name in ("PIL", "pillow_heif"):
+        found = importlib.util.find_spec(name)
+        places += [Path(place).parent for place in (found and found.submodule_search_locations) or ()]
     return list(dict.fromkeys(str(place.resolve()) for place in places))

@@ -69,12 +69,13 @@ def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: ima
         width, height = images.size_of(data, limits)
         _send(replies, {"width": width, "height": height})
         return
-    images.check_regions(request["regions"])
     picture = images.decode(data, limits)
-    _send(replies, {"width": picture.width, "height": picture.height, "animated": picture.animated})
+    facts = {"width": picture.width, "height": picture.height, "animated": picture.animated}
+    _send(replies, {**facts, "warnings": picture.warnings} if picture.warnings else facts)
     for part in images.parts(picture, request["regions"], request["targets"]):
-        _send(replies, {"size": part.size})
-        for top, bottom in rgb.bands(part.size):
+        bands = list(rgb.bands(part.size))
+        _send(replies, {"size": part.size, "rows": bands[0][1]})
+        for top, bottom in bands:
             replies.write(part.crop((0, top, part.width, bottom)).tobytes())
         replies.flush()
 

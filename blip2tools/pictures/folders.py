@@ -45,6 +45,7 @@ _SUFFIXES = {
     "BMP": (".bmp", ".dib"),
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
+    "HEIC": (".heic", ".heif", ".hif"),
 }
 # Where chat clients keep uploads on their own machines, which a tool's server cannot see.
 _ELSEWHERE = ("/mnt/user-data", "/mnt/data", "/home/claude", "/home/oai", "/tmp/outputs")  # noqa: S108  compared only
@@ -134,13 +135,11 @@ class Folders:
             NotFoundError: gone or unreadable.
             TooLargeError: longer than `limit`.
         """
-        too_large = TooLargeError(f"The file is above the limit of {limit:,} bytes; make it smaller first.")
         with self._opened(path) as (file, size):
-            if size > limit:
-                raise too_large
-            data = file.read(min(size, limit) + 1)  # a file may grow meanwhile: never more than was judged, plus one
-        if len(data) > limit:
-            raise too_large
+            # A file may grow meanwhile: never more than was judged, plus one.
+            data = b"" if size > limit else file.read(size + 1)
+        if max(size, len(data)) > limit:
+            raise TooLargeError(f"The file is above the limit of {limit:,} bytes; make it smaller first.")
         return data
 
     def head(self, path: Path, count: int) -> bytes:

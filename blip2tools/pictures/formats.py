@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from blip2tools.pictures import boxes
+
 MAX_JPEG_SCANS = 100  # encoders write about ten; each is a pass over the whole picture, however few bytes it takes
 _MAX_WEBP_CHUNKS = 64  # before the first picture: headers, a profile, and what else somebody put there
 MAX_JPEG_FILL = 2**16  # Pillow steps over it byte by byte: 20 MB take ten seconds
@@ -62,9 +64,11 @@ def is_cut_off(data: bytes) -> bool:
 
 
 def is_sane(kind: str, data: bytes) -> bool:
-    """Whether there are no more blocks, scans and fill than an encoder would write, and all of a WebP, which opens only whole."""
+    """Whether there are no more blocks, scans and fill than an encoder would write, and all of a WebP, an AVIF or a HEIC."""
     if kind == "WEBP":
         return int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    if kind in ("AVIF", "HEIC"):
+        return not boxes.is_cut_off(data)
     walk = {"JPEG": jpeg_markers, "PNG": _png_chunks, "GIF": _gif_blocks}.get(kind)
     if walk is None:
         return True
@@ -85,6 +89,8 @@ def cost_of(kind: str, data: bytes) -> float:
     """Bytes of memory for each pixel at the peak of a decode, down to RGB (measured: Pillow 13 on Linux)."""
     if kind in ("WEBP", "AVIF"):
         return 16.0  # two canvases of the decoder, what it hands over, and Pillow's copy of that
+    if kind == "HEIC":
+        return 9.0 if boxes.is_plain_hevc(data) else 14.0
     if kind != "JPEG":
         return 8.0  # the picture, and its RGB
     frame, scans, progressive = b"", 0, False

@@ -1,11 +1,10 @@
-"""Encoded bytes become one safe RGB picture with its content digest.
+"""Encoded bytes become one safe RGB picture.
 
 Settings are not imported here: a process that only decodes starts without them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import threading
@@ -18,7 +17,7 @@ from typing import Protocol
 from PIL import Image, ImageFile
 
 from blip2tools.errors import CorruptImageError, InvalidInputError, TooLargeError, UnsupportedImageError, VisionError
-from blip2tools.pictures import damage, formats, rgb
+from blip2tools.pictures import damage, formats, frames, icc, kinds, metadata, rendering, rgb
 
 Region = tuple[float, float, float, float]
 """Left, top, right, bottom as fractions 0-1 of the upright picture."""
@@ -35,17 +34,7 @@ MIN_SIDE = 2  # a side of one pixel makes image processors mistake rows for chan
 
 _CORRUPT = "The picture is damaged or incomplete and does not decode; send the whole file again or save it anew."
 
-# EXIF tag 0x0112 (CIPA DC-008): how a viewer turns the stored pixels before a person sees them.
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_ORIENTATION_TAG = 0x0112  # CIPA DC-008
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
@@ -78,15 +67,10 @@ class Picture:
     """One decoded picture as a person would see it: RGB, upright, transparency on white."""
 
     image: Image.Image
-    digest: str
-    """SHA-256 of the encoded bytes, 64 hex digits."""
     animated: bool
     """Whether this is the first frame of several."""
-
-    @property
-    def handle(self) -> str:
-        """The short name by which later calls can refer to these bytes."""
-        return handle(self.digest)
+    warnings: tuple[str, ...] = ()
+    """What should be said of it: which of several pages it is, a profile that does not fit."""
 
     @property
     def width(self) -> int:
@@ -97,35 +81,6 @@ class Picture:
     def height(self) -> int:
         """Pixels from top to bottom."""
         return self.image.height
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a request needs of a picture.
-
-    Attributes:
-        width, height: pixels of the whole upright picture.
-        animated: whether this is the first frame of several.
-        parts: for each region one RGB image for each target in turn; without targets each region at full resolution.
-    """
-
-    width: int
-    height: int
-    animated: bool
-    parts: tuple[Image.Image, ...]
-
-
-def look(
-    data: bytes, settings: Limits, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
-) -> Decoded:
-    """Decode a picture of our own making here; a foreign one is for `decoder`.
-
-    Raises:
-        VisionError: as `decode` and `crop`.
-    """
-    check_regions(regions)
-    picture = decode(data, settings)
-    return Decoded(picture.width, picture.height, picture.animated, tuple(parts(picture, regions, targets)))
 
 
 def decode(data: bytes, settings: Limits) -> Picture:
@@ -140,22 +95,22 @@ def decode(data: bytes, settings: Limits) -> Picture:
     """
     with _guarded():
         opened = _open(data, settings)
-        animated = _has_more_frames(opened, data)
-        cost = opened.width * opened.height * formats.cost_of(str(formats.kind_of(data)), data)
-        if cost + len(data) > damage.CHEAP_BYTES and damage.is_found(opened, data):
+        kind = str(formats.kind_of(data))
+        first = frames.first(kind, data, settings.max_damage_mb * 2**20 - 2 * len(data))
+        if first.data is not data:
+            opened = _open(first.data, settings)
+        cost = opened.width * opened.height * formats.cost_of(kind, first.data)
+        if cost + len(data) > damage.CHEAP_BYTES and damage.is_found(opened, first.data):
             raise CorruptImageError(_CORRUPT)
+        said = metadata.read(kind, first.data, opened.info.get("icc_profile"))
+        number = frames.count(kind, data, opened)
+        opened.info.pop("xmp", None)  # by which Pillow would turn a TIFF
         opened.load()
-        turn = _UPRIGHT.get(_orientation(opened))
-        if opened.format == "PNG":
-            _scale_transparent_colour(opened, data[24])
-        _let_go(opened)
-        image = rgb.to_rgb(opened)
+        image, notes = rendering.render(opened, first, said)
         del opened  # two of a large picture are in memory at most
-        if turn is not None:
-            image = image.transpose(turn)
         _check_size(image.size, settings)
     image.info = {}  # comments, profiles and EXIF are a stranger's text
-    return Picture(image, hashlib.sha256(data).hexdigest(), animated)
+    return Picture(image, number > 1, (*_counted(kind, number), *notes))
 
 
 def parts(
@@ -181,6 +136,7 @@ def warm() -> None:
     """Load Pillow's readers, which otherwise come with the first pictures."""
     Image.preinit()
     Image.init()
+    kinds.register()
 
 
 def size_of(data: bytes, settings: Limits) -> tuple[int, int]:
@@ -188,42 +144,16 @@ def size_of(data: bytes, settings: Limits) -> tuple[int, int]:
     with _guarded():
         image = _open(data, settings)
         width, height = image.size
-        # Without EXIF before its pixels a PNG would be decoded in search of some behind them; TIFF has swapped its sides.
-        asks = image.format != "TIFF" and ("exif" in image.info or image.format != "PNG")
-        turned = asks and _orientation(image) in (5, 6, 7, 8)
+        turned = metadata.read(str(formats.kind_of(data)), data).orientation in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
-
-
-def check_regions(regions: Sequence[Sequence[float] | None]) -> None:
-    """Judge regions before there is a picture to cut them out of.
-
-    Raises:
-        InvalidInputError: one is not four numbers with 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
-    """
-    for region in regions:
-        if region is None:
-            continue
-        if len(region) != 4 or not all(isinstance(value, (int, float)) for value in region):
-            raise InvalidInputError(
-                "A region is four numbers: [left, top, right, bottom], as fractions of the picture."
-            )
-        left, top, right, bottom = region
-        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise InvalidInputError(
-                "A region is [left, top, right, bottom] with 0 <= left < right <= 1 and 0 <= top < bottom <= 1; "
-                "the right half of a picture is [0.5, 0, 1, 1]."
-            )
 
 
 def crop(image: Image.Image, region: Sequence[float]) -> Image.Image:
     """Cut `region` out of the picture at full resolution.
 
-    Edges round outward, so that nothing asked for is lost, and a region thinner than two pixels grows to two.
-
-    Raises:
-        InvalidInputError: as `check_regions`.
+    Edges round outward, so that nothing asked for is lost, and a region thinner than two pixels grows to two. Its bounds were
+    judged with the other arguments (`schemas.arguments.Region`).
     """
-    check_regions([region])
     left, top, right, bottom = region
     x0, x1 = _span(left, right, image.width)
     y0, y1 = _span(top, bottom, image.height)
@@ -232,7 +162,9 @@ def crop(image: Image.Image, region: Sequence[float]) -> Image.Image:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """The PNG of an image that a Python caller holds: lossless up to 16 bit, alpha kept, EXIF orientation applied.
+    """The PNG of an image that a Python caller holds: lossless up to 16 bit, alpha and profile kept, orientation applied.
+
+    Inks with a profile, which no PNG holds, become a JPEG.
 
     Raises:
         InvalidInputError: it is none.
@@ -243,7 +175,8 @@ def encode_png(image: Image.Image) -> bytes:
         )
     with _guarded():
         image.load()
-        turn = _UPRIGHT.get(_orientation(image))
+        turn = rendering.UPRIGHT.get(_orientation(image))
+        profile = profile_of(image)
         if turn is not None:
             image = image.transpose(turn)
         image = rgb.with_alpha(image)
@@ -251,10 +184,13 @@ def encode_png(image: Image.Image) -> bytes:
             image = rgb.eight_bit(image, rgb.range_of(image))
         elif image.mode.startswith("I;16"):
             image = image if image.mode == "I;16" else image.convert("I").convert("I;16")
-        elif image.mode not in _PNG_MODES:
-            image = image.convert("RGB")
         buffer = io.BytesIO()
-        image.save(buffer, "PNG", compress_level=1, icc_profile=None)
+        if profile and image.mode == "CMYK":  # which no PNG holds
+            image.save(buffer, "JPEG", quality=95, subsampling=0, icc_profile=profile)
+            return buffer.getvalue()
+        if image.mode not in _PNG_MODES:
+            image = image.convert("RGB")
+        image.save(buffer, "PNG", compress_level=1, icc_profile=profile)
     return buffer.getvalue()
 
 
@@ -271,18 +207,17 @@ def encode(image: Image.Image, limit: int) -> bytes:
         return data
     buffer = io.BytesIO()
     with _guarded(), Image.open(io.BytesIO(data)) as opened:
-        rgb.to_rgb(opened).save(buffer, "JPEG", quality=95, subsampling=0)
+        rgb.to_rgb(opened).save(buffer, "JPEG", quality=95, subsampling=0, icc_profile=profile_of(image))
     return buffer.getvalue()
 
 
-def handle_of(data: bytes) -> str:
-    """`img_` and 16 hex digits of the SHA-256 of the encoded bytes."""
-    return handle(hashlib.sha256(data).hexdigest())
-
-
-def handle(digest: str) -> str:
-    """`img_` and the first 16 hex digits of a SHA-256."""
-    return "img_" + digest[:16]
+def profile_of(image: Image.Image) -> bytes | None:
+    """The colour profile that came with an image which a Python caller holds, if it is usable."""
+    profile = image.info.get("icc_profile")
+    try:
+        return profile if isinstance(profile, bytes) and icc.parse(profile) else None
+    except icc.UnusableError:
+        return None
 
 
 class _Silence:
@@ -342,10 +277,14 @@ def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
     kind = _kind_of(data, settings)
     if not formats.is_sane(kind, data):
         raise CorruptImageError(_CORRUPT)
+    if why := kinds.refused(kind, data):
+        raise UnsupportedImageError(why)
     if kind == "WEBP" and (size := formats.size_of_webp(data)):
         _check_size(size, settings)
         _check_cost(kind, data, size, settings)
         _check_late_damage(kind, data, size, 4, settings)
+    if kind == "HEIC":
+        kinds.register()
     image = Image.open(io.BytesIO(data), formats=(kind,))
     # A JPEG with more JPEGs behind it (3D, gain maps) opens as "MPO". Its first one is the photo; the others are never
     # sought: later frames have their own sizes, which no header check has seen (CVE-2026-96636).
@@ -415,38 +354,27 @@ def _check_late_damage(kind: str, data: bytes, size: tuple[int, int], channels: 
         )
 
 
-def _has_more_frames(image: Image.Image, data: bytes) -> bool:
-    """Whether the file holds further frames, without seeking to one: a frame's own size is checked by nobody."""
-    if image.format == "GIF":
-        return formats.has_second_frame(data)
-    # The second image of an MPO is a phone's gain map or preview: to a person the file is one photo.
-    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
-
-
-def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
-    """The transparent colour of a PNG in the scale of the pixels: Pillow scales 2, 4 and 3 x 16 bits to 8, but not their key.
-
-    Of 3 x 16 bits the lower halves are gone by now: a colour that differs from the key in these alone is hidden too.
-    """
-    key = image.info.get("transparency")
-    most = 2**depth - 1
-    if isinstance(key, int) and image.mode == "L":
-        image.info["transparency"] = (key & most) * 255 // most
-    elif isinstance(key, tuple):
-        image.info["transparency"] = tuple((value & most) >> max(0, depth - 8) for value in key)
-
-
-def _let_go(image: ImageFile.ImageFile) -> None:
-    """Part a loaded image from its decoder, which for some formats holds the canvas two or three times."""
-    vars(image).pop("_decoder", None)
-    image.fp = None
+def _counted(kind: str, number: int) -> tuple[str, ...]:
+    if number < 2:
+        return ()
+    match kind:
+        case "TIFF":
+            return (f"this is page 1 of {number}",)
+        case "HEIC":
+            return (f"this is the main one of {number} pictures in the file",)
+    return ("this is the first frame of an animation", f"the animation has {number} frames")
 
 
 def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # noqa: BLE001  broken EXIF raises anything, and the picture is good without it
+    """How to turn an image that a Python caller holds: as `metadata` reads it, where it came from a file."""
+    data = image.info.get("exif")
+    if image.format == "WEBP":
         return 1
+    if isinstance(data, bytes):
+        return metadata.exif_orientation(data.removeprefix(b"Exif\0\0"))
+    if image.format is not None or any(name in image.info for name in ("xmp", "XML:com.adobe.xmp")):
+        return 1  # where Pillow would look further, a browser does not
+    value = image.getexif().get(_ORIENTATION_TAG)
     return value if isinstance(value, int) else 1
 
 

@@ -6,7 +6,7 @@ Works in bands of rows, so that a large picture never exists more than twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from PIL import Image, ImageMath
@@ -15,26 +15,53 @@ from blip2tools.errors import CorruptImageError
 
 BAND_PIXELS = 2**20
 
+Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
+
+Conversion = Callable[[Image.Image], Image.Image]
+"""An opaque image to RGB; the image may be changed and given back."""
+
+_VISIBLE = 48  # levels by which a colour must differ from its ground, so that a shape is seen in 224 pixels
+
 _WITH_ALPHA = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB, on white: a model must not see the colours that transparency hides (CVE-2026-12491).
+def to_rgb(image: Image.Image, convert: Conversion | None = None, ground: Colour = WHITE) -> Image.Image:
+    """Any mode as RGB, on a ground: a model must not see the colours that transparency hides (CVE-2026-12491).
 
-    An image that is opaque RGB already is given back as it is.
+    An image that is opaque RGB already is given back itself.
+
+    Args:
+        image: what was decoded; its colours may be changed.
+        convert: its opaque colours, in the mode that `base_of` tells, to sRGB; `None` leaves them.
+        ground: what is seen through it.
 
     Raises:
         CorruptImageError: infinite or undefined values.
     """
-    deep = is_deep(image.mode)
     if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    scaling = range_of(image) if deep else None
+        return image if convert is None else _in_bands(image, image, convert)
+    scaling = range_of(image) if is_deep(image.mode) else None
     canvas = Image.new("RGB", image.size)
     for top, bottom in bands(image.size):
         band = image.crop((0, top, image.width, bottom))
-        canvas.paste(_flat(band) if scaling is None else _grey(band, scaling), (0, top))
+        canvas.paste(
+            _flat(band, convert, ground) if scaling is None else _grey(band, scaling, convert, ground), (0, top)
+        )
     return canvas
+
+
+def base_of(mode: str) -> str:
+    """The mode of the opaque colours of any mode: `L`, `RGB` or `CMYK`."""
+    if mode in ("1", "L", "LA", "La") or is_deep(mode):
+        return "L"
+    return "CMYK" if mode == "CMYK" else "RGB"
+
+
+def is_lost_on(image: Image.Image, ground: Colour) -> bool:
+    """Whether nothing of an RGB image can be told from a ground of one colour that it stands on."""
+    extrema = cast("list[tuple[int, int]]", image.getextrema())
+    return all(abs(value - own) < _VISIBLE for pair, own in zip(extrema, ground, strict=True) for value in pair)
 
 
 def is_deep(mode: str) -> bool:
@@ -84,22 +111,42 @@ def eight_bit(image: Image.Image, scaling: tuple[float, float]) -> Image.Image:
     return image.point(lambda value: value * scale + offset).convert("L")
 
 
-def _flat(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = with_alpha(image).convert("RGBA")
-    canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(rgba, mask=rgba)
+def invert(image: Image.Image) -> None:
+    """Turn deep grey of a fixed range, in which 0 is white, around in its place."""
+    low, high = range_of(image)
+    for top, bottom in bands(image.size):
+        band = image.crop((0, top, image.width, bottom)).convert("I")
+        turned = band.point(lambda value: value * -1 + (low + high))
+        image.paste(turned if image.mode == "I" else turned.convert(image.mode), (0, top))
+
+
+def _in_bands(image: Image.Image, canvas: Image.Image, convert: Conversion) -> Image.Image:
+    for top, bottom in bands(image.size):
+        canvas.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
     return canvas
 
 
-def _grey(image: Image.Image, scaling: tuple[float, float]) -> Image.Image:
+def _flat(image: Image.Image, convert: Conversion | None, ground: Colour) -> Image.Image:
+    base = base_of(image.mode)
+    if not image.has_transparency_data:
+        return image.convert("RGB") if convert is None else convert(image.convert(base))
+    rgba = with_alpha(image).convert("RGBA")
+    colours: Image.Image = rgba
+    if convert is not None:
+        colours = convert(rgba.getchannel("R") if base == "L" else rgba.convert("RGB"))
+    canvas = Image.new("RGB", image.size, ground)
+    canvas.paste(colours, mask=rgba.getchannel("A"))
+    return canvas
+
+
+def _grey(image: Image.Image, scaling: tuple[float, float], convert: Conversion | None, ground: Colour) -> Image.Image:
     grey = eight_bit(image, scaling)
     key = image.info.get("transparency")
+    seen = grey.convert("RGB") if convert is None else convert(grey)
     if isinstance(key, int):
         # Pillow compares a 16-bit transparent value with pixels it has already clipped to 8 bit, and misses.
         hidden = ImageMath.lambda_eval(
             lambda names: names["convert"]((names["pixels"] == key) * 255, "L"), pixels=image.convert("I")
         )
-        grey.paste(255, mask=hidden)
-    return grey.convert("RGB")
+        seen.paste(ground, mask=hidden)
+    return seen

@@ -31,7 +31,7 @@ from blip2tools.errors import (
 )
 from blip2tools.pictures.folders import MAX_PATH, Folders, Found
 from blip2tools.pictures.handles import Remembered
-from blip2tools.pictures.store import Store
+from blip2tools.pictures.store import Store, handle_of
 from blip2tools.schemas.plain import is_sayable, printable, quoted
 from blip2tools.settings import Settings, variable
 
@@ -348,7 +348,7 @@ class Sources:
         for path in self._remembered.find(handle) if self._remembered else []:
             with suppress(VisionError):
                 source = self._file(str(path), handle, expand_home=False)
-                if _handle_of(source.data) == handle:
+                if handle_of(hashlib.sha256(source.data).hexdigest()) == handle:
                     return source
         raise NotFoundError(
             f"The picture {handle} is no longer kept; name its path, address or data again for a fresh handle."
@@ -393,12 +393,6 @@ class Sources:
             return None
         modified = datetime.fromtimestamp(int(found.modified), UTC)
         return ListedImage(shown, width, height, found.size, modified)
-
-
-def _handle_of(data: bytes) -> str:
-    from blip2tools.pictures import images  # brings Pillow, which whoever reads a picture needs
-
-    return images.handle(hashlib.sha256(data).hexdigest())
 
 
 def _tidied(text: str) -> str:

@@ -7,6 +7,11 @@ import threading
 from collections import OrderedDict
 
 
+def handle_of(digest: str) -> str:
+    """The short name of a picture in later calls: `img_` and the first 16 hex digits of the SHA-256 of its encoded bytes."""
+    return "img_" + digest[:16]
+
+
 class Store:
     """Encoded pictures by handle, least recently used out first. Safe to use from several threads.
 
@@ -27,10 +32,8 @@ class Store:
             data: the encoded bytes.
             digest: their SHA-256 in hex, for who knows it already.
         """
-        from blip2tools.pictures import images  # brings Pillow, which whoever has a picture to keep has loaded
-
         digest = digest or hashlib.sha256(data).hexdigest()
-        handle = images.handle(digest)
+        handle = handle_of(digest)
         if len(data) > self._budget:
             return handle
         with self._lock:

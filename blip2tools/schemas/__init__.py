@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from blip2tools.schemas.answers import (
+    AnswerResult,
+    AnswersResult,
+    Choice,
+    Failure,
+    PictureAnswer,
+    PictureFailure,
+    Premise,
+)
 from blip2tools.schemas.arguments import (
     MAX_TEXT,
     Arguments,
@@ -29,9 +38,7 @@ from blip2tools.schemas.plain import has_too_many_parts, plain
 from blip2tools.schemas.results import (
     MAX_OUTPUT,
     Alternative,
-    AnswerResult,
     CaptionResult,
-    Choice,
     CompareResult,
     ImageFile,
     ImageInfo,
@@ -59,6 +66,7 @@ __all__ = [
     "MAX_TEXT",
     "Alternative",
     "AnswerResult",
+    "AnswersResult",
     "Arguments",
     "AskArguments",
     "BatchStatus",
@@ -69,6 +77,7 @@ __all__ = [
     "Choice",
     "CompareArguments",
     "CompareResult",
+    "Failure",
     "FeatureArguments",
     "Hit",
     "ImageEmbeddings",
@@ -83,6 +92,9 @@ __all__ = [
     "MatchArguments",
     "MatchResult",
     "MultimodalEmbeddings",
+    "PictureAnswer",
+    "PictureFailure",
+    "Premise",
     "QueueStatus",
     "Result",
     "RetrievalResult",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from blip2tools.errors import InvalidInputError
 from blip2tools.schemas.plain import plain
@@ -83,9 +83,14 @@ class CaptionArguments(Arguments):
 
 
 class AskArguments(Arguments):
-    """Arguments of `ask_image`."""
+    """Arguments of `ask_image`: one picture, or several."""
 
-    image: ImageReference
+    image: Annotated[
+        Reference | None,
+        Field(
+            description="Which picture, named as for the other tools: a path, a handle or 'latest'. Example: holiday.jpg"
+        ),
+    ] = None
     question: Words = Field(
         description=(
             "One short question in English about what can be seen, e.g. 'What color is the car?'; at most 512 characters."
@@ -105,6 +110,17 @@ class AskArguments(Arguments):
         ),
     )
     region: Region = None
+    images: Annotated[list[Reference], Field(min_length=2, max_length=16)] | None = Field(
+        None, description="2 to 16 pictures that are asked the same, instead of image; e.g. ['a.jpg', 'b.jpg']."
+    )
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if self.image is None and self.images is None:
+            raise ValueError("The argument 'image' is missing")
+        if self.image is not None and self.images is not None:
+            raise ValueError("Only one of the arguments 'image' and 'images' may be given")
+        return self
 
 
 class MatchArguments(Arguments):
@@ -216,6 +232,8 @@ def explain(error: ValidationError, model: type[Arguments]) -> str:
         return f"The argument {name} must be a finite number."
     if kind == "string_unicode":
         return f"The argument {name} holds characters that are not valid Unicode."
+    if kind == "value_error" and not problem["loc"]:  # about several arguments: a whole sentence
+        return f"{context['error']}."
     if kind == "value_error":  # raised by our own validators above, so the words are ours
         return f"The argument {name} {context['error']}."
     return f"The argument {name} is not valid."

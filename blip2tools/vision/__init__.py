@@ -3,13 +3,16 @@
 vision.py     the verbs, synchronous and asynchronous
 verbs.py      one call: admitted, looked, asked, and turned into a result
 looking.py    from whatever a caller calls an image to pixels
+asking.py     questions, and offered answers
+doubts.py     what there is to doubt about an answer
+premises/     what a question takes for granted, read from its words
 search.py     features, retrieval and extraction
+surveying.py  whether tiles show what their captions name
 together.py   verbs made of several looks
 keywords.py   arguments of the verbs
 styles.py     prompts with the options that belong to them
 results.py    what an engine answered as typed results, with warnings
 status.py     what `vision_status` tells
-admission.py  how many calls may be inside
 loop.py       an event loop for synchronous callers
 """
 

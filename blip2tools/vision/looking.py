@@ -15,16 +15,17 @@ from typing import TypeGuard
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError
-from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.decoder import Decoder, decode_here
 from blip2tools.pictures.handles import Remembered
-from blip2tools.pictures.lanes import Lane, Lanes
+from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.sources import Sources, handle_in, no_picture_there, place_of
-from blip2tools.pictures.store import Store
+from blip2tools.pictures.store import Store, handle_of
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
 from blip2tools.vision.keywords import ImageInput
 
 WHOLE_PIXELS = 2**22  # that may come back at full resolution, while nobody knows what the model wants: 16 MB
+HELD_BYTES = 2**25  # of files that were read and wait for a decoder; further ones are read again when it is their turn
 KEPT = 32  # sights that are ready for the model, about 0.6 MB each at 224 pixels
 
 
@@ -47,8 +48,10 @@ class Read:
     """SHA-256 of the data, 64 hex digits."""
     label: str
     """How the result may call where it comes from."""
+    encoded: bool = False
+    """Whether it had to be encoded."""
     ours: bool = False
-    """Whether the encoder was ours."""
+    """Whether nothing of a stranger is in it: it was encoded, and no colour profile came with it."""
     fetched: bool = False
     """Whether it came from an address."""
     path: Path | None = None
@@ -63,7 +66,7 @@ class Looking:
         engine: prepares pixels for its model.
         store: keeps the encoded bytes behind the handles.
         decoder: decodes pictures that come from elsewhere.
-        lanes: whose threads wait for files, addresses and decoders.
+        pools: whose threads wait for files, addresses and decoders.
         remembered: learns which files the handles stand for.
     """
 
@@ -73,17 +76,18 @@ class Looking:
         engine: Engine,
         store: Store,
         decoder: Decoder,
-        lanes: Lanes,
+        pools: Pools,
         remembered: Remembered,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._store = store
         self._decoder = decoder
-        self._lanes = lanes
+        self._pools = pools
         self._remembered = remembered
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._lock = threading.Lock()
+        self._room = _Room(HELD_BYTES)
 
     async def see(
         self,
@@ -104,18 +108,19 @@ class Looking:
         Raises:
             VisionError: it cannot be read, or is no picture that may be.
         """
-        pictures = self._lanes.pictures
+        pictures = self._pools.pictures
         handle = handle_in(image) if isinstance(image, str) else None
         digest = handle and self._store.digest(handle)
         if handle and digest and (seen := self._find(digest, regions)):
             return _from(handle, seen)  # nothing to read: it waits for no thread
-        found = await self._lane(image).run(lambda: self._known(sources, image, regions))
-        if isinstance(found, list):
-            return found
-        again = self._again(sources, image, found)
-        if not self._engine.targets() and not await pictures.run(lambda: self._is_small(again(), regions)):
-            await ready()
-        return await pictures.run(lambda: self._look(again(), regions))
+        with self._room.place() as held:
+            found = await self._pool_for(image).run(lambda: self._known(sources, image, regions, held))
+            if isinstance(found, list):
+                return found
+            again = self._again(sources, image, found)
+            if not self._engine.targets() and not await pictures.run(lambda: self._is_small(again(), regions)):
+                await ready()
+            return await pictures.run(lambda: self._look(again(), regions))
 
     async def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
         """Decode an image, which nobody has asked about, and keep its bytes.
@@ -123,35 +128,40 @@ class Looking:
         Raises:
             VisionError: as `see`.
         """
-        found = await self._lane(image).run(lambda: self._known(sources, image, [None]))
-        if isinstance(found, list):
-            return found[0].info
-        again = self._again(sources, image, found)
+        with self._room.place() as held:
+            found = await self._pool_for(image).run(lambda: self._known(sources, image, [None], held))
+            if isinstance(found, list):
+                return found[0].info
+            again = self._again(sources, image, found)
 
-        def look() -> ImageInfo:
-            read = again()
-            # What the model would look at is kept for the first question, if the sizes are known.
-            info, _ = self._decode(read, [None] if self._engine.targets() else [])
-            self._store_away(read)
-            return info.model_copy(update={"source": read.label})
+            def look() -> ImageInfo:
+                read = again()
+                # What the model would look at is kept for the first question, if the sizes are known.
+                info, _ = self._decode(read, [None] if self._engine.targets() else [])
+                self._store_away(read)
+                return info.model_copy(update={"source": read.label})
 
-        return await self._lanes.pictures.run(look)
+            return await self._pools.pictures.run(look)
 
     def _known(
-        self, sources: Sources, image: ImageInput, regions: Sequence[Sequence[float] | None]
+        self,
+        sources: Sources,
+        image: ImageInput,
+        regions: Sequence[Sequence[float] | None],
+        held: Callable[[int], bool],
     ) -> list[Seen] | Read | None:
-        """What is ready of an image that has to be read for that.
+        """What is ready of an image that has to be read for that; otherwise what was read, to wait with it for a decoder.
 
-        Otherwise nothing: in line for a decoder a call must not hold its picture, which is read again when it is its turn.
-        What came from an address is not fetched again: its thread waits for the decoder. What had to be encoded is decoded at
-        once. While the model loads, the bytes of both are given back.
+        Nothing where too much waits already (`held` says so): many calls in line must not hold their pictures, and read
+        theirs again. What came from an address is not fetched again: its thread waits for the decoder. What had to be encoded
+        is decoded at once. While the model loads, the bytes of both are given back.
         """
         read = _read(sources, image, self._settings.max_image_bytes)
-        if self._find(read.digest, regions) or (read.ours and self._engine.targets()):
+        if self._find(read.digest, regions) or (read.encoded and self._engine.targets()):
             return self._look(read, regions)
         if read.fetched and self._engine.targets():
-            return self._lanes.pictures.wait(lambda: self._look(read, regions))
-        return read if read.fetched or read.ours else None
+            return self._pools.pictures.wait(lambda: self._look(read, regions))
+        return read if read.fetched or read.encoded or held(len(read.data)) else None
 
     def _again(self, sources: Sources, image: ImageInput, read: Read | None) -> Callable[[], Read]:
         limit = self._settings.max_image_bytes
@@ -167,41 +177,33 @@ class Looking:
         if read.path is not None:
             self._remembered.note(handle, read.path)
 
-    def _lane(self, image: ImageInput) -> Lane:
+    def _pool_for(self, image: ImageInput) -> Pool:
         """Where an image is read."""
         if isinstance(image, str):
             # Where no address is fetched, one is refused at once.
-            addresses = self._lanes.addresses if self._settings.allow_urls else self._lanes.files
-            return {"file": self._lanes.files, "folder": self._lanes.folders, "address": addresses}[place_of(image)]
+            addresses = self._pools.addresses if self._settings.allow_urls else self._pools.files
+            return {"file": self._pools.files, "folder": self._pools.folders, "address": addresses}[place_of(image)]
         # A `PIL.Image` has to be encoded.
         is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
-        return self._lanes.files if is_encoded else self._lanes.pictures
+        return self._pools.files if is_encoded else self._pools.pictures
 
     def _is_small(self, read: Read, regions: Sequence[Sequence[float] | None]) -> bool:
         """Whether the regions together have few enough pixels to come from the decoder at full resolution."""
-        from blip2tools.pictures import images
-
-        images.check_regions(regions)
         with self._judging(read):
-            width, height = (
-                images.size_of(bytes(read.data), self._settings) if read.ours else self._decoder.size_of(read.data)
-            )
+            width, height = self._decoder.size_of(read.data)
         shares = [1.0 if one is None else (one[2] - one[0]) * (one[3] - one[1]) for one in regions]
         return width * height * sum(shares) <= WHOLE_PIXELS
 
     def _decode(self, read: Read, regions: Sequence[Sequence[float] | None]) -> tuple[ImageInfo, list[Seen]]:
-        from blip2tools.pictures import images  # PIL: not before a picture is there
-
         if found := self._find(read.digest, regions):
             return found[0].info, found  # another call with the same picture was there first
         targets = self._engine.targets()
         with self._judging(read):
             if read.ours:
-                decoded = images.look(bytes(read.data), self._settings, regions, targets)
+                decoded = decode_here(bytes(read.data), self._settings, regions, targets)
             else:
                 decoded = self._decoder.decode(read.data, regions, targets)
-        info = ImageInfo(handle=images.handle(read.digest), width=decoded.width, height=decoded.height, source="")
-        warnings = ("this is the first frame of an animation",) if decoded.animated else ()
+        info = ImageInfo(handle=handle_of(read.digest), width=decoded.width, height=decoded.height, source="")
         seen = []
         for number, region in enumerate(regions):
             key = f"{read.digest}:{_where(region)}"
@@ -214,7 +216,7 @@ class Looking:
                 self._engine.prepare(sight),
                 info,
                 None if region is None else [float(edge) for edge in region],
-                warnings,
+                decoded.warnings,
             )
             self._keep(read.digest, one)
             seen.append(one)
@@ -249,9 +251,39 @@ class Looking:
                 self._kept.popitem(last=False)
 
 
+class _Room:
+    """How many bytes may be held by calls that wait for a decoder."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def place(self) -> Iterator[Callable[[int], bool]]:
+        """While the block runs: what asks for room for so many bytes, and whether there is some."""
+        taken, over = 0, False
+
+        def take(size: int) -> bool:
+            nonlocal taken
+            with self._lock:
+                # A thread may still be reading for a call that was cancelled.
+                if over or size > self._free:
+                    return False
+                self._free -= size
+                taken += size
+                return True
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                over = True
+                self._free += taken
+
+
 def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
     """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
-    ours = fetched = False
+    encoded = ours = fetched = False
     path: Path | None = None
     data: bytes | memoryview
     if isinstance(image, str):
@@ -266,8 +298,9 @@ def _read(sources: Sources, image: ImageInput, limit: int) -> Read:
     else:
         from blip2tools.pictures import images
 
-        data, label, ours = images.encode(image, limit), "PIL.Image", True
-    return Read(data, hashlib.sha256(data).hexdigest(), label, ours, fetched, path)
+        data, label, encoded = images.encode(image, limit), "PIL.Image", True
+        ours = images.profile_of(image) is None
+    return Read(data, hashlib.sha256(data).hexdigest(), label, encoded, ours, fetched, path)
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:

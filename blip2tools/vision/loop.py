@@ -1,4 +1,4 @@
-"""Two small tools for many callers: a bound on the calls inside, and an event loop for those that have none."""
+"""An event loop in a thread of its own, for callers that have none."""
 
 from __future__ import annotations
 
@@ -76,6 +76,17 @@ class LoopThread:
         if thread is not threading.current_thread():
             thread.join()
             loop.close()
+
+
+class Runner:
+    """Whatever runs coroutines for synchronous callers."""
+
+    def __init__(self) -> None:
+        self._loop = LoopThread()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end from synchronous code, also inside a running event loop (a notebook)."""
+        return self._loop.run(work)
 
 
 async def _end_tasks() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from blip2tools.engine.requests import Extract, Ranking, TextScore, Utterance
+from blip2tools.errors import VisionError
 from blip2tools.pictures.sources import Listing
 from blip2tools.schemas import (
     MAX_OUTPUT,
     Alternative,
     AnswerResult,
+    AnswersResult,
     CaptionResult,
     Choice,
     CompareResult,
+    Failure,
     ImageEmbeddings,
     ImageFile,
     ImageInfo,
@@ -21,15 +25,26 @@ from blip2tools.schemas import (
     Match,
     MatchResult,
     MultimodalEmbeddings,
+    PictureAnswer,
+    PictureFailure,
     SurveyResult,
     TextEmbeddings,
     TextMatch,
     Tile,
     plain,
 )
+from blip2tools.vision.doubts import Doubt
+from blip2tools.vision.premises.topic import NO_PICTURE
 from blip2tools.vision.styles import Score
+from blip2tools.vision.surveying import Map, Part
+
+MAX_SOURCE = 300  # characters of a name in a list of failures: a data URI is longer than anybody reads
 
 LOW = 0.5  # below this, a confidence or the caption's own match is worth a warning
+
+NONE_OF_THESE = "none of the choices seems to fit: the model itself would give none of these answers"
+
+NAMELESS = "what the caption names is not there, the part may be empty or hold less than a whole thing"
 
 NO_MATCHER = "there is no image-text matcher"
 
@@ -72,39 +87,108 @@ def caption(context: Context, captions: Sequence[Described], *, abstain_below: f
     )
 
 
-def answer(context: Context, spoken: Utterance, *, abstain_below: float) -> AnswerResult:
-    """An answer in the model's own words."""
+def answer(context: Context, spoken: Utterance, doubt: Doubt, *, abstain_below: float) -> AnswerResult:
+    """An answer in the model's own words, and what its question takes for granted."""
     text = clean(spoken.text)
-    abstained = spoken.confidence < abstain_below
+    confidence = spoken.confidence * doubt.factor
+    abstained = confidence < abstain_below
+    own = _doubts("answer", text, spoken, quiet=doubt.fails)
     return AnswerResult(
         image=context.image,
         region=context.region,
         model=context.model,
-        warnings=[*context.warnings, *_unsure(abstained, abstain_below), *_doubts("answer", text, spoken)],
+        warnings=[*_untrue(doubt), *context.warnings, *_unsure(abstained, abstain_below), *own],
         answer=text,
-        confidence=spoken.confidence,
+        confidence=confidence,
         choices=None,
+        premise=doubt.premise,
         abstained=abstained,
     )
 
 
-def choice(context: Context, texts: Sequence[str], ranking: Ranking, *, abstain_below: float) -> AnswerResult:
-    """The offered answers, best first."""
+def choice(
+    context: Context,
+    texts: Sequence[str],
+    ranking: Ranking,
+    doubt: Doubt,
+    misfit: float | None,
+    *,
+    abstain_below: float,
+) -> AnswerResult:
+    """The offered answers, best first.
+
+    Args:
+        context: what every result says.
+        texts: the answers.
+        ranking: of them.
+        doubt: what the question takes for granted.
+        misfit: what the confidence is lowered by because none of them fits; None where one does, or that is not known.
+        abstain_below: the confidence from which an answer counts.
+    """
     ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, ranking.shares)]
     best = ranked[0]
-    abstained = best.probability < abstain_below
+    confidence = best.probability * doubt.factor * (1.0 if misfit is None else misfit)
+    abstained = confidence < abstain_below
     doubts = _unsure(abstained, abstain_below)
+    doubts += [] if misfit is None else [NONE_OF_THESE]
     doubts += [_low("answer", best.probability)] if best.probability < LOW else []
     return AnswerResult(
         image=context.image,
         region=context.region,
         model=context.model,
-        warnings=[*context.warnings, *doubts, *([UNREAD] if ranking.unread else [])],
+        warnings=[*_untrue(doubt), *context.warnings, *doubts, *([UNREAD] if ranking.unread else [])],
         answer=best.text,
-        confidence=best.probability,
+        confidence=confidence,
         choices=ranked,
+        premise=doubt.premise,
         abstained=abstained,
     )
+
+
+def answers(given: Sequence[object], outcomes: Sequence[AnswerResult | VisionError], model: str) -> AnswersResult:
+    """One question about several pictures.
+
+    Args:
+        given: what the caller called the pictures.
+        outcomes: an answer, or why there is none, for each of them.
+        model: which answered.
+
+    Raises:
+        VisionError: none was answered, all for the same reason: the first of them.
+    """
+    told = [one for one in outcomes if isinstance(one, AnswerResult)]
+    failed = [one for one in outcomes if isinstance(one, VisionError)]
+    if failed and not told and len({str(one) for one in failed}) == 1:
+        raise failed[0]
+    return AnswersResult(
+        images=[one.image for one in told],
+        region=told[0].region if told else None,
+        model=told[0].model if told else model,
+        warnings=_of_several([one.warnings if isinstance(one, AnswerResult) else None for one in outcomes]),
+        answers=[_of_one(name, one) for name, one in zip(given, outcomes, strict=True)],
+    )
+
+
+def _of_one(name: object, outcome: AnswerResult | VisionError) -> PictureAnswer | PictureFailure:
+    if isinstance(outcome, AnswerResult):
+        return PictureAnswer(
+            image=outcome.image, answer=outcome.answer, confidence=outcome.confidence, premise=outcome.premise
+        )
+    source = clean(name if isinstance(name, str) else os.fsdecode(name) if isinstance(name, os.PathLike) else "bytes")
+    return PictureFailure(source=source[:MAX_SOURCE], error=Failure(code=outcome.code, message=outcome.message))
+
+
+def _of_several(warnings: Sequence[Sequence[str] | None]) -> list[str]:
+    """What all results warn of, once, and then what each warns of; None for a picture without a result."""
+    told = [one for one in warnings if one is not None]
+    common = [one for one in told[0] if all(one in others for others in told)] if told else []
+    own = [
+        f"picture {number}: {warning}"
+        for number, one in enumerate(warnings, start=1)
+        for warning in one or ()
+        if warning not in common
+    ]
+    return list(dict.fromkeys(common)) + own
 
 
 def match(context: Context, texts: Sequence[str], scores: Sequence[TextScore], by: Score = "itm") -> MatchResult:
@@ -156,15 +240,24 @@ def _fit(caption: Described) -> tuple[float, float]:
 
 
 def survey(
-    context: Context, overall: Described, boxes: Sequence[list[float]], parts: Sequence[Described]
+    context: Context,
+    overall: Described,
+    boxes: Sequence[list[float]],
+    parts: Sequence[Described],
+    found: Map,
 ) -> SurveyResult:
     """A map in words; doubts about tiles are told in one line for each kind."""
     warnings = [*context.warnings, *_doubts_of(context, overall)]
+    names = [str([round(edge, 3) for edge in box]) for box in boxes]
     kinds: dict[str, list[str]] = {}
-    for box, part in zip(boxes, parts, strict=True):
-        for kind in _kinds_of_doubt(part):
-            kinds.setdefault(kind, []).append(str([round(edge, 3) for edge in box]))
+    for name, part, checked in zip(names, parts, found.parts, strict=True):
+        for kind in _kinds_of_doubt(part, checked):
+            kinds.setdefault(kind, []).append(name)
     warnings += [f"{kind}: tiles {', '.join(tiles)}" for kind, tiles in kinds.items()]
+    warnings += [
+        f"{thing} lies across an edge: tiles {', '.join(names[number] for number in numbers)} show the same one"
+        for thing, numbers in found.cut
+    ]
     return SurveyResult(
         image=context.image,
         region=None,
@@ -174,8 +267,14 @@ def survey(
         confidence=overall.spoken.confidence,
         match=_match_or_none(overall.score),
         tiles=[
-            Tile(box=box, caption=part.text, confidence=part.spoken.confidence, match=_match_or_none(part.score))
-            for box, part in zip(boxes, parts, strict=True)
+            Tile(
+                box=box,
+                caption=part.text,
+                confidence=part.spoken.confidence,
+                match=_match_or_none(part.score),
+                abstained=checked.nameless,
+            )
+            for box, part, checked in zip(boxes, parts, found.parts, strict=True)
         ],
     )
 
@@ -188,14 +287,7 @@ def compare(
 ) -> CompareResult:
     """Pictures side by side; `cross[j][i]` is caption i on picture j, None for a caption without words."""
     # The same facts about the model come with every picture: once is enough.
-    common = [one for one in contexts[0].warnings if all(one in context.warnings for context in contexts)]
-    warnings = list(dict.fromkeys(common))
-    warnings += [
-        f"picture {number}: {warning}"
-        for number, context in enumerate(contexts, start=1)
-        for warning in context.warnings
-        if warning not in common
-    ]
+    warnings = _of_several([context.warnings for context in contexts])
     warnings += [
         f"picture {number}: {doubt}"
         for number, caption in enumerate(captions, start=1)
@@ -264,10 +356,12 @@ def _match_or_none(score: TextScore | None) -> Match | None:
     return None if score is None else _match(score)
 
 
-def _kinds_of_doubt(part: Described) -> list[str]:
+def _kinds_of_doubt(part: Described, checked: Part) -> list[str]:
     if not part.text:
         return ["the model gave an empty caption"]
     kinds = []
+    if checked.nameless or checked.strange:
+        kinds.append(NAMELESS if checked.nameless else "it does not look like the world that this model knows")
     if part.spoken.confidence < LOW:
         kinds.append("low confidence, treat as a guess")
     if part.score is not None and part.score.probability < LOW:
@@ -289,10 +383,21 @@ def _unmatched(warnings: Sequence[str]) -> list[str]:
     return [] if any(NO_MATCHER in warning for warning in warnings) else [f"{NO_MATCHER} to check captions"]
 
 
-def _doubts(what: str, text: str, spoken: Utterance) -> list[str]:
+def _untrue(doubt: Doubt) -> list[str]:
+    """A premise that fails, in words: the first of all warnings."""
+    premise = doubt.premise
+    if premise is None or premise.holds is not False:
+        return []
+    if premise.text == NO_PICTURE:
+        return ["the question does not seem to be about the picture: the answer is made up"]
+    odds = "" if premise.probability is None else f" (probability {premise.probability:.2f})"
+    return [f"the picture does not seem to show {premise.text}{odds}, which the question takes for granted"]
+
+
+def _doubts(what: str, text: str, spoken: Utterance, *, quiet: bool = False) -> list[str]:
     if not text:
         return [f"the model gave an empty {what}; rephrase, or look at a region"]
-    doubts = [_low(what, spoken.confidence)] if spoken.confidence < LOW else []
+    doubts = [_low(what, spoken.confidence)] if spoken.confidence < LOW and not quiet else []
     if spoken.unread:
         doubts.append(UNREAD)
     return [*doubts, f"the {what} was cut at the length limit"] if spoken.finish == "length" else doubts

@@ -5,10 +5,9 @@ Retrieval goes as the reference does it: a shortlist by ITC for each query, put 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, get_args, overload
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, get_args, overload
 
 from blip2tools.call import CALLER
 from blip2tools.engine.requests import TextScore, Utterance
@@ -21,7 +20,9 @@ from blip2tools.schemas import (
     RetrievalResult,
     TextEmbeddings,
 )
+from blip2tools.vision import together
 from blip2tools.vision.keywords import GenerationKeywords, ImageInput, ImageList, LookOptions
+from blip2tools.vision.loop import Runner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,18 +41,11 @@ SHORTLIST: Final = 128  # `k_test` of LAVIS
 AT_ONCE: Final = 8  # pictures in work: enough to fill batches, few enough for memory and for other callers
 TEXTS_AT_ONCE: Final = 64  # as many as one request takes
 
-T = TypeVar("T")
-R = TypeVar("R")
 
-
-class FeatureVerbs:
-    """What `Vision` inherits; it has the verbs and the loop."""
+class FeatureVerbs(Runner):
+    """What `Vision` inherits."""
 
     _verbs: Verbs
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """See `Vision.run`."""
-        raise NotImplementedError
 
     @overload
     async def afeatures(self, image: ImageInput, **options: Unpack[LookOptions]) -> ImageFeatures: ...
@@ -271,7 +265,7 @@ async def _cosines(verbs: Verbs, images: Sequence[ImageInput], texts: Sequence[s
     import numpy as np
 
     groups = [texts[first : first + TEXTS_AT_ONCE] for first in range(0, len(texts), TEXTS_AT_ONCE)]
-    rows = await each(verbs.text_features, groups)
+    rows = await together.each(verbs.text_features, groups, at_once=AT_ONCE)
     words = np.asarray([vector for group in rows for vector in group], dtype=np.float32)
 
     async def similarity(image: ImageInput) -> Cosines:
@@ -279,7 +273,7 @@ async def _cosines(verbs: Verbs, images: Sequence[ImageInput], texts: Sequence[s
         found: Cosines = (np.asarray(seen.vectors, dtype=np.float32) @ words.T).max(axis=0)
         return found
 
-    return np.stack(await each(similarity, images))
+    return np.stack(await together.each(similarity, images, at_once=AT_ONCE))
 
 
 async def _scores(
@@ -300,7 +294,11 @@ async def _scores(
             judged |= {(image, number): score for number, score in zip(group, scores, strict=True)}
         return judged
 
-    return {pair: score for judged in await each(judge, wanted.items()) for pair, score in judged.items()}
+    return {
+        pair: score
+        for judged in await together.each(judge, wanted.items(), at_once=AT_ONCE)
+        for pair, score in judged.items()
+    }
 
 
 def shortlists(cosines: NDArray[np.floating[Any]], k: int) -> list[list[int]]:
@@ -317,19 +315,3 @@ def _hit(candidate: int, score: TextScore) -> Hit:
 def _unranked(candidate: int, cosine: float) -> Hit:
     bounded = max(-1.0, min(1.0, cosine))
     return Hit(index=candidate, score=bounded, cosine=bounded, probability=None)
-
-
-async def each(verb: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
-    """The verb's results in order, a few at a time; the first failure ends them all."""
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def one(item: T) -> R:
-        async with gate:
-            return await verb(item)
-
-    tasks = [asyncio.ensure_future(one(item)) for item in items]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from blip2tools import call
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def grid(rows: int, columns: int) -> list[list[float]]:
@@ -31,24 +32,35 @@ def similarity(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]])
     return max(-1.0, min(1.0, sum(cosines) / len(cosines)))
 
 
-async def together(works: Sequence[Coroutine[Any, Any, T]], what: str | None = None) -> list[T]:
-    """Run all at once and give their results in order; the first failure stops the others and is raised as it is.
+async def each(
+    verb: Callable[[T], Awaitable[R]],
+    items: Iterable[T],
+    *,
+    at_once: int | None = None,
+    what: str | None = None,
+) -> list[R]:
+    """Run a verb on each item and give the results in order; the first failure stops the others and is raised as it is.
 
     Args:
-        works: what to run.
+        verb: what to run.
+        items: on what.
+        at_once: how many may run at a time; all of them by default.
         what: if given, a listener hears how many of them are done: "what 3 of 5".
     """
+    listed = list(items)
+    gate = asyncio.Semaphore(at_once or max(1, len(listed)))
     done = 0
 
-    async def counted(work: Coroutine[Any, Any, T]) -> T:
+    async def one(item: T) -> R:
         nonlocal done
-        result = await work
+        async with gate:
+            result = await verb(item)
         done += 1
         if what is not None:
-            await call.tell(f"{what} {done} of {len(works)}", done, len(works))
+            await call.tell(f"{what} {done} of {len(listed)}", done, len(listed))
         return result
 
-    tasks = [asyncio.ensure_future(counted(work)) for work in works]
+    tasks = [asyncio.ensure_future(one(item)) for item in listed]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:

@@ -11,24 +11,23 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
-from dataclasses import fields, replace
-from typing import Any, Self, TypeVar, get_args
+from dataclasses import replace
+from typing import Any, Self, TypeVar, cast, get_args
 
 from blip2tools import call
 from blip2tools.call import CALLER, CLOSED
 from blip2tools.checkpoints.confidence import UNFAMILIAR, familiarity
-from blip2tools.engine.protocol import Engine, Job
+from blip2tools.engine.line import Admission
+from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
-    ChoiceRequest,
     Extract,
     ExtractRequest,
     FeatureRequest,
-    Generation,
+    Job,
     MatchRequest,
     Question,
-    Ranking,
     Request,
     Sight,
     TextFeatureRequest,
@@ -45,13 +44,15 @@ from blip2tools.errors import (
     VisionError,
     forget_pictures,
 )
+from blip2tools.model.options import Generation
 from blip2tools.pictures.decoder import Decoder
 from blip2tools.pictures.handles import Remembered
-from blip2tools.pictures.lanes import Lane, Lanes
+from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,
+    AnswersResult,
     AskArguments,
     CaptionArguments,
     CaptionResult,
@@ -70,8 +71,8 @@ from blip2tools.schemas import (
     parse,
 )
 from blip2tools.settings import Settings
-from blip2tools.vision import results, together
-from blip2tools.vision.admission import Admission
+from blip2tools.vision import results, surveying, together
+from blip2tools.vision.asking import Asking, Query
 from blip2tools.vision.keywords import ImageInput
 from blip2tools.vision.looking import Looking, Seen
 from blip2tools.vision.loop import FORKED
@@ -83,8 +84,6 @@ LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded:
 
 LIST_AT_ONCE = 64  # pictures of one list in work: enough to fill batches, few enough to leave the queue to others
 
-GENERATION_OPTIONS = tuple(field.name for field in fields(Generation))
-
 
 class Verbs:
     """The verbs over one engine.
@@ -94,7 +93,7 @@ class Verbs:
         engine: answers requests.
         sources: what references may lead to.
         store: keeps the encoded bytes behind the handles.
-        lanes: threads that wait for files, addresses and decoders.
+        pools: threads that wait for files, addresses and decoders.
         decoder: decodes pictures in processes that can be killed.
         remembered: learns which files the handles stand for.
         closed: whether the owner has been closed.
@@ -106,7 +105,7 @@ class Verbs:
         engine: Engine,
         sources: Sources,
         store: Store,
-        lanes: Lanes,
+        pools: Pools,
         decoder: Decoder,
         remembered: Remembered,
         *,
@@ -114,17 +113,18 @@ class Verbs:
     ) -> None:
         self.settings = settings
         self._engine = engine
-        self._sources = sources
+        self.sources = sources
         self._store = store
         self._closed = closed
         self._owner = os.getpid()
-        self._looking = Looking(settings, engine, store, decoder, lanes, remembered)
+        self._looking = Looking(settings, engine, store, decoder, pools, remembered)
         self._admission = Admission(settings.max_queue)
+        self._asking = Asking(engine, self._ask_engine, self._doubting)
 
     def reading(self, sources: Sources) -> Self:
         """The same verbs, with the same queue, over other sources."""
         other = copy(self)
-        other._sources = sources
+        other.sources = sources
         return other
 
     async def text_features(self, texts: Sequence[str]) -> list[list[float]]:
@@ -137,36 +137,37 @@ class Verbs:
 
         return await self.admitted(verb, None, {})
 
-    async def in_lane(self, lane: Lane, work: Callable[[], T]) -> T:
+    async def in_pool(self, pool: Pool, work: Callable[[], T]) -> T:
         """Run something that reads files, within one deadline."""
 
         async def verb(_: object, options: object, deadline: float) -> T:
-            return await self._within(deadline, lane.run(work))
+            return await self._within(deadline, pool.run(work))
 
         return await self.admitted(verb, None, {})
 
     async def each(
         self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
-    ) -> T | list[T] | list[T | BaseException]:
+    ) -> T | list[T | VisionError]:
         """Run a verb on one image, or on each of a list, within one deadline each."""
         return_errors = options.pop("return_errors", False)
         if not isinstance(image, list | tuple):
             return await self.admitted(verb, image, options)
         turn = CALLER.set(secrets.token_hex(8))  # a long list waits its turns beside single calls
-        gate = asyncio.Semaphore(max(1, min(LIST_AT_ONCE, self.settings.max_queue // 2)))
 
-        async def gated(one: Any) -> T:
-            async with gate:
+        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard at once.
+        async def outcome(one: Any) -> T | VisionError:
+            try:
                 return await self.admitted(verb, one, dict(options))
+            except VisionError as error:
+                return error
 
         try:
-            outcomes = await asyncio.gather(*map(gated, image), return_exceptions=True)
+            at_once = max(1, min(LIST_AT_ONCE, self.settings.max_queue // 2))
+            outcomes = await together.each(outcome, image, at_once=at_once)
         finally:
             CALLER.reset(turn)
-        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard.
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not (return_errors and isinstance(outcome, VisionError)):
-                raise outcome
+        if not return_errors and (failed := [one for one in outcomes if isinstance(one, VisionError)]):
+            raise failed[0]
         return outcomes
 
     async def admitted(
@@ -189,11 +190,11 @@ class Verbs:
         arguments = parse(CaptionArguments, _plain_options(options))
         seen = await self._look(image, arguments.region, deadline)
         request = CaptionRequest(
-            seen.sight, _generation(settings), arguments.prompt or style.prompt, arguments.num_captions
+            seen.sight, settings.generation, arguments.prompt or style.prompt, arguments.num_captions
         )
         told = await self._captions(request, deadline)
         if settings.best_of > 1 and results.doubted(told):
-            sampled = replace(request.generation, do_sample=True)
+            sampled = request.generation.model_copy(update={"do_sample": True})
             more = replace(request, generation=sampled, count=request.count * (settings.best_of - 1))
             told = results.best_first(told, await self._captions(more, deadline))[: request.count]
         plain = request.prompt is None and not settings.do_sample
@@ -215,11 +216,11 @@ class Verbs:
         settings = self._settings(options, "vqa_template")
         seen = await self._look(image, None, deadline)
         if question is None:
-            told: list[Utterance] = await self._ask_engine(CaptionRequest(seen.sight, _generation(settings)), deadline)
+            told: list[Utterance] = await self._ask_engine(CaptionRequest(seen.sight, settings.generation), deadline)
             return told[0]
         arguments = parse(AskArguments, {"image": "-", "question": question})
         asked = Question(arguments.question, (), settings.vqa_template)
-        answer: Utterance = await self._ask_engine(AnswerRequest(seen.sight, asked, _generation(settings)), deadline)
+        answer: Utterance = await self._ask_engine(AnswerRequest(seen.sight, asked, settings.generation), deadline)
         return answer
 
     async def ask(self, image: ImageInput, options: dict[str, Any], deadline: float) -> AnswerResult:
@@ -231,16 +232,23 @@ class Verbs:
             history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
             template=settings.vqa_template,
         )
-        doubt = settings.abstain_below
         choices = tuple(dict.fromkeys(arguments.choices or ()))  # one that is there twice would share its probability
         if len(choices) == 1:
             raise InvalidInputError("The argument 'choices' must have at least 2 different items.")
-        if arguments.choices is None:
-            request = AnswerRequest(seen.sight, question, _generation(settings))
-            spoken: Utterance = await self._ask_engine(request, deadline)
-            return results.answer(await self._doubting(seen, None, deadline), spoken, abstain_below=doubt)
-        ranking: Ranking = await self._ask_engine(ChoiceRequest(seen.sight, question, choices), deadline)
-        return results.choice(await self._doubting(seen, None, deadline), choices, ranking, abstain_below=doubt)
+        query = Query(question, choices, settings.generation, settings.abstain_below)
+        return await self._asking.answer(seen, query, deadline)
+
+    async def ask_each(self, images: Sequence[ImageInput], question: str, options: dict[str, Any]) -> AnswersResult:
+        """See `Vision.ask_each`."""
+        listed = images if isinstance(images, str) else list(images)  # a string, a sequence of its letters, is refused
+        given = ["-" for _ in listed] if isinstance(listed, list) else listed
+        parse(
+            AskArguments, {**_plain_options(_of_tools(options)), "question": question, "image": None, "images": given}
+        )
+        outcomes = await self.each(self.ask, listed, {"question": question, **options, "return_errors": True})
+        return results.answers(
+            listed, cast("list[AnswerResult | VisionError]", outcomes), self._engine.status().model or ""
+        )
 
     async def match(self, image: ImageInput, options: dict[str, Any], deadline: float) -> MatchResult:
         by: Score = options.pop("score", "itm")
@@ -262,7 +270,7 @@ class Verbs:
         return seen, arguments.texts, self._matched(found)
 
     async def keep(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageInfo:
-        info = await self._within(deadline, self._looking.keep(self._sources, image))
+        info = await self._within(deadline, self._looking.keep(self.sources, image))
         if self._store.get(info.handle) is None:
             raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
         return info
@@ -288,28 +296,31 @@ class Verbs:
         return results.embeddings(None if seen is None else self._context(seen, matcher=True), found)
 
     async def survey(self, image: ImageInput, options: dict[str, Any], deadline: float) -> SurveyResult:
-        generation = _generation(self._settings(options))
+        generation = self._settings(options).generation
         arguments = parse(SurveyArguments, _plain_options(options))
         boxes = together.grid(arguments.rows, arguments.columns)
         seen = await self._look_at_parts(image, [None, *boxes], deadline)
-        looks = [self._describe(one.sight, generation, deadline) for one in seen]
-        overall, *parts = await together.together(looks, "captions:")
+        overall, *parts = await together.each(
+            lambda one: self._describe(one.sight, generation, deadline), seen, what="captions:"
+        )
         context = await self._doubting(seen[0], None if generation.do_sample else overall, deadline)
-        return results.survey(context, overall, boxes, parts)
+        rule, sights = self._engine.status().premises, [one.sight for one in seen]
+        told = (overall, *parts)
+        strange = [self._is_strange(one) for one in told]
+        found = await surveying.checked(self._ask_engine, rule, sights, [one.text for one in told], strange, deadline)
+        return results.survey(context, overall, boxes, parts, found)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
-        generation = _generation(self._settings(options))
+        generation = self._settings(options).generation
         given = ["-" for _ in images] if isinstance(images, list | tuple) else images
         parse(CompareArguments, {"images": given, **options})
-        seen = await together.together([self._look(one, None, deadline) for one in images])
-        captions = await together.together(
-            [self._describe(one.sight, generation, deadline) for one in seen], "captions:"
+        seen = await together.each(lambda one: self._look(one, None, deadline), images)
+        captions = await together.each(
+            lambda one: self._describe(one.sight, generation, deadline), seen, what="captions:"
         )
         own = [None if generation.do_sample else caption for caption in captions]
-        contexts = await together.together(
-            [self._doubting(one, caption, deadline) for one, caption in zip(seen, own, strict=True)]
-        )
-        found = await together.together([self._ask_engine(FeatureRequest(one.sight), deadline) for one in seen])
+        contexts = await together.each(lambda pair: self._doubting(*pair, deadline), zip(seen, own, strict=True))
+        found = await together.each(lambda one: self._ask_engine(FeatureRequest(one.sight), deadline), seen)
         if any(vectors is None for vectors in found):
             return results.compare(contexts, captions, None, None)
         alike = [[together.similarity(one, other) for other in found] for one in found]
@@ -317,7 +328,7 @@ class Verbs:
         texts = tuple(dict.fromkeys(caption.text for caption in captions if caption.text))
         cross: list[list[TextScore | None]] = [[None] * len(seen) for _ in seen]
         if texts:
-            fits = await together.together([self._ask_engine(MatchRequest(one.sight, texts), deadline) for one in seen])
+            fits = await together.each(lambda one: self._ask_engine(MatchRequest(one.sight, texts), deadline), seen)
             by_text = [dict(zip(texts, scores, strict=True)) for scores in fits]
             cross = [[scores.get(caption.text) for caption in captions] for scores in by_text]
         return results.compare(contexts, captions, alike, cross)
@@ -348,17 +359,22 @@ class Verbs:
             own: the model's plain caption of it where there is one; else it is asked for.
             deadline: of the call.
         """
-        context, threshold = self._context(seen), self._engine.status().familiar
-        if threshold is None:
+        context = self._context(seen)
+        if self._engine.status().familiar is None:
             return context
         own = own or await self._describe(seen.sight, Generation(num_beams=1), deadline)
-        if own.score is None or familiarity(own.spoken.logprob, own.score.probability) >= threshold:
-            return context
-        return replace(context, warnings=(*context.warnings, UNFAMILIAR))
+        return replace(context, warnings=(*context.warnings, UNFAMILIAR)) if self._is_strange(own) else context
+
+    def _is_strange(self, own: results.Described) -> bool:
+        """Whether a picture with this plain caption does not look like the world of a small model; never of a large one."""
+        threshold = self._engine.status().familiar
+        if threshold is None or own.score is None:
+            return False
+        return familiarity(own.spoken.logprob, own.score.probability) < threshold
 
     def _settings(self, options: dict[str, Any], *more: str) -> Settings:
         """Take out of `options` what overrides settings: generation options and `more`; the settings with it."""
-        given = {name: options.pop(name) for name in (*GENERATION_OPTIONS, *more) if name in options}
+        given = {name: options.pop(name) for name in (*Generation.model_fields, *more) if name in options}
         return Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
 
     async def _look(self, image: ImageInput, region: Sequence[float] | None, deadline: float) -> Seen:
@@ -375,7 +391,7 @@ class Verbs:
 
         self._engine.expect(1)
         try:
-            return await self._within(deadline, self._looking.see(self._sources, image, regions, ready))
+            return await self._within(deadline, self._looking.see(self.sources, image, regions, ready))
         finally:
             self._engine.expect(-1)
 
@@ -408,10 +424,6 @@ class Verbs:
             raise DeadlineError(f"The call took longer than {self.settings.deadline_s:g} s and was stopped.") from error
 
 
-def _generation(settings: Settings) -> Generation:
-    return Generation(**{name: getattr(settings, name) for name in GENERATION_OPTIONS})
-
-
 def _styled(options: dict[str, Any]) -> CaptionStyle:
     """Take the style out of `options` and put its generation options where the caller gave none."""
     name = options.pop("style", "plain")
@@ -432,3 +444,8 @@ def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
             for turn in plain["history"]
         ]
     return {"image": "-", **plain}
+
+
+def _of_tools(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options of a question that a tool takes too."""
+    return {name: options[name] for name in ("choices", "history", "region") if name in options}

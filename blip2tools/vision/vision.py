@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +18,12 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
 from blip2tools.pictures.handles import Remembered
-from blip2tools.pictures.lanes import Lanes
+from blip2tools.pictures.pools import Pools
 from blip2tools.pictures.sources import Facts, Sources
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import (
     AnswerResult,
+    AnswersResult,
     CaptionResult,
     CompareResult,
     ImageInfo,
@@ -65,6 +66,7 @@ class Vision(FeatureVerbs):
 
     def __init__(self, settings: Settings, engine: Engine, *, trusted: bool) -> None:
         """`trusted`: the caller's own paths may be read anywhere. `load` decides that."""
+        super().__init__()
         self.settings = settings
         self._engine = engine
         self._store = Store(settings.store_mb * 2**20)
@@ -72,20 +74,19 @@ class Vision(FeatureVerbs):
         self._reveal_handles = True
         self._decoder = decoder.Decoder(settings)
         self._remembered = Remembered(settings.cache_folder)
-        self._sources = Sources(
+        sources = Sources(
             settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
         )
-        self._loop = LoopThread()
-        self._lanes = Lanes()
+        self._pools = Pools()
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
-        self._finalizer = weakref.finalize(self, _shut, engine, self._lanes, self._decoder, self._loop)
+        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._loop)
         finalizer = self._finalizer
         self._verbs = Verbs(
             settings,
             engine,
-            self._sources,
+            sources,
             self._store,
-            self._lanes,
+            self._pools,
             self._decoder,
             self._remembered,
             closed=lambda: not finalizer.alive,
@@ -128,7 +129,7 @@ class Vision(FeatureVerbs):
     @property
     def allowed_folders(self) -> tuple[Path, ...]:
         """Folders that tools may read pictures from."""
-        return self._sources.folders
+        return self._verbs.sources.folders
 
     def for_tools(self, *, reveal_folders: bool = True, reveal_handles: bool = True) -> Self:
         """The same eyes for arguments that come from a model: only the allowed folders are open.
@@ -141,14 +142,15 @@ class Vision(FeatureVerbs):
         """
         eyes = copy(self)
         eyes._owner = self  # alive as long as its copies: at its end the engine closes
-        eyes._sources = Sources(
-            self.settings,
-            self._store,
-            size_of=self._decoder.size_of,
-            reveal_folders=reveal_folders,
-            remembered=self._remembered,
+        eyes._verbs = self._verbs.reading(
+            Sources(
+                self.settings,
+                self._store,
+                size_of=self._decoder.size_of,
+                reveal_folders=reveal_folders,
+                remembered=self._remembered,
+            )
         )
-        eyes._verbs = self._verbs.reading(eyes._sources)
         eyes._reveal_handles = reveal_handles
         return eyes
 
@@ -172,10 +174,6 @@ class Vision(FeatureVerbs):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end from synchronous code, also inside a running event loop (a notebook)."""
-        return self._loop.run(work)
 
     @overload
     async def acaption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
@@ -238,6 +236,24 @@ class Vision(FeatureVerbs):
             VisionError: with one of the codes of `blip2tools.errors`.
         """
         return self.run(self.aask(image, question, **options))
+
+    async def aask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
+        """See `ask_each`."""
+        return await self._verbs.ask_each(images, question, dict(options))
+
+    def ask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
+        """Ask one question about 2 to 16 pictures; what cannot be looked at says why, in its place.
+
+        `ask` with a list gives the same answers in full, as a list of results.
+
+        Args:
+            images: the pictures.
+            question, **options: as in `ask`.
+
+        Raises:
+            VisionError: the question or an option is refused, or so are all pictures, for the same reason.
+        """
+        return self.run(self.aask_each(images, question, **options))
 
     @overload
     async def amatch(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
@@ -311,8 +327,8 @@ class Vision(FeatureVerbs):
     async def alist_images(self, folder: str | os.PathLike[str] | None = None, *, limit: int = 20) -> ListResult:
         """See `list_images`."""
         arguments = parse(ListArguments, {"folder": None if folder is None else os.fspath(folder), "limit": limit})
-        found = await self._verbs.in_lane(
-            self._lanes.folders, lambda: self._sources.list_images(arguments.folder, arguments.limit)
+        found = await self._verbs.in_pool(
+            self._pools.folders, lambda: self._verbs.sources.list_images(arguments.folder, arguments.limit)
         )
         return results.listing(found)
 
@@ -346,11 +362,11 @@ class Vision(FeatureVerbs):
         Raises:
             NotFoundError: it is no longer kept.
         """
-        return await self._verbs.in_lane(self._lanes.folders, lambda: self._sources.about(handle))
+        return await self._verbs.in_pool(self._pools.folders, lambda: self._verbs.sources.about(handle))
 
     async def asuggest(self, begun: str, limit: int = 100) -> list[str]:
         """References of pictures in the allowed folders that go on from `begun`, newest first."""
-        return await self._verbs.in_lane(self._lanes.folders, lambda: self._sources.suggest(begun, limit))
+        return await self._verbs.in_pool(self._pools.folders, lambda: self._verbs.sources.suggest(begun, limit))
 
     def status(self) -> StatusResult:
         """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
@@ -375,7 +391,7 @@ class Vision(FeatureVerbs):
             else None,
             quantize=engine.quantize or self.settings.quantize,
             limits=Limits(
-                allowed_folders=self._sources.described_folders(),
+                allowed_folders=self._verbs.sources.described_folders(),
                 urls=self.settings.allow_urls,
                 formats=list(self.settings.formats),
                 max_image_bytes=self.settings.max_image_bytes,
@@ -392,8 +408,8 @@ class Vision(FeatureVerbs):
         )
 
 
-def _shut(engine: Engine, lanes: Lanes, decoding: decoder.Decoder, loop: LoopThread) -> None:
+def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, loop: LoopThread) -> None:
     engine.close()
-    lanes.close()
+    pools.close()
     decoding.close()
     loop.close()

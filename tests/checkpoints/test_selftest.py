@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from blip2tools import Vision, checkpoints
 from blip2tools.checkpoints import selftest
 from blip2tools.checkpoints.selftest import checks, remembered
-from blip2tools.checkpoints.selftest.pictures import PICTURES
+from blip2tools.checkpoints.selftest.samples import PICTURES
 from blip2tools.settings import Settings
 from tests.support import random_models as rm
 from tests.support.selftest_pictures import FOLDER, SCENES
@@ -157,9 +157,9 @@ class TestDamage:
         assert "no room" in {one.name: one for one in findings}["quantized"].sentence
 
     def test_what_was_quantized_is_loaded_again_whole(self, settings, loaded):
-        whole = selftest._unquantized(replace(loaded, quantize="8bit"), settings)
+        whole = selftest.examination._unquantized(replace(loaded, quantize="8bit"), settings)
         assert whole.language_fingerprint == loaded.captioner.language_fingerprint
-        assert selftest._unquantized(loaded, None) is None
+        assert selftest.examination._unquantized(loaded, None) is None
 
     def test_a_model_that_says_nothing(self, loaded, monkeypatch):
         monkeypatch.setattr(type(loaded.words), "decode", lambda words, ids: "")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blip2tools.cli.doctor import pictures
-from blip2tools.cli.doctor.pictures import Outcome, scan, sum_up
+from blip2tools.cli.doctor import scan as module
+from blip2tools.cli.doctor.scan import Outcome, scan, sum_up
 from blip2tools.settings import Settings
 from tests.conftest import run_cli
 from tests.support.fuzz import main as fuzz
@@ -63,7 +63,7 @@ def test_the_command_in_json(folder: Path) -> None:
 
 
 def test_the_command_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert pictures.run(folder, Settings(), json=False) == 0
+    assert module.run(folder, Settings(), json=False) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a.png  30 × 20"
     assert lines[1].startswith("b.gif  corrupt_image: ")
@@ -71,7 +71,7 @@ def test_the_command_for_people(folder: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_json_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert pictures.run(folder, Settings(), json=True) == 0
+    assert module.run(folder, Settings(), json=True) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["files"] == len(WANTED)
 
 
@@ -83,8 +83,8 @@ def test_no_such_folder() -> None:
 
 
 def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "_peaks", lambda: (None, None))
-    assert pictures.run(tmp_path, Settings(), json=False) == 0
+    monkeypatch.setattr(module, "_peaks", lambda: (None, None))
+    assert module.run(tmp_path, Settings(), json=False) == 0
     assert "0 files" in capsys.readouterr().out
 
 

@@ -5,18 +5,18 @@ import random
 import pytest
 
 from blip2tools.engine.line import Line, Work, group, rows
-from blip2tools.engine.protocol import Job
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
-    Generation,
+    Job,
     MatchRequest,
     Question,
     Sight,
     TextFeatureRequest,
     WarmRequest,
 )
+from blip2tools.model.options import Generation
 
 SIGHT = Sight("a", None)
 

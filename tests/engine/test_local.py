@@ -14,13 +14,12 @@ from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Work
 from blip2tools.engine.local import LocalEngine, _second_tier
 from blip2tools.engine.metrics import Metrics
-from blip2tools.engine.protocol import Job
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
     FeatureRequest,
-    Generation,
+    Job,
     MatchRequest,
     Question,
     Sight,
@@ -36,6 +35,7 @@ from blip2tools.errors import (
     ModelUnavailableError,
     OutOfMemoryError,
 )
+from blip2tools.model.options import Generation
 from blip2tools.settings import Settings
 
 TEMPLATE = "Question: {question} Answer:"

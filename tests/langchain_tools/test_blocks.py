@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from blip2tools.langchain_tools import VisionMiddleware, ingest
 from blip2tools.langchain_tools.scripted import ScriptedChatModel, says
-from blip2tools.pictures.images import handle_of
+from tests.conftest import handle_of
 
 RUN = re.compile(r"[A-Za-z0-9+/_-]{200,}|(?:[A-Za-z0-9+/_-]{40,}\s+){5,}")
 

@@ -19,8 +19,7 @@ from blip2tools.demo.words import caption
 from blip2tools.demo.world import sample_scene
 from blip2tools.errors import BusyError, InvalidInputError, NotFoundError
 from blip2tools.langchain_tools import Blip2Embeddings, ImageRetriever
-from blip2tools.pictures.images import handle_of
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, handle_of
 
 
 @pytest.fixture(scope="module")

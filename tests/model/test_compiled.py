@@ -16,7 +16,7 @@ import torch
 
 from blip2tools import Vision, checkpoints
 from blip2tools.checkpoints.selftest import compiling
-from blip2tools.checkpoints.selftest.pictures import PICTURES
+from blip2tools.checkpoints.selftest.samples import PICTURES
 from blip2tools.model import Asked, Captioner, GenerationOptions, compiled
 from blip2tools.model.compiled import Shape, shapes
 from blip2tools.model.language import Rows

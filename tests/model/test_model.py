@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,6 +12,11 @@ from PIL import Image
 from blip2tools.model import Asked, Captioner, GenerationOptions, Matcher, Pixels, Trunk, cosine, fingerprint, language
 from blip2tools.model.decoding import nucleus
 from tests.support import random_models as rm
+
+
+def replace(options, **given):
+    return GenerationOptions(**{**options.model_dump(), **given})
+
 
 GREEDY = GenerationOptions(num_beams=1)
 BEAM = GenerationOptions(num_beams=4)
@@ -88,7 +92,8 @@ def stock_options(options):
         "min_new_tokens": options.min_new_tokens,
         "no_repeat_ngram_size": options.no_repeat_ngram_size,
     }
-    return given | ({"length_penalty": options.length_penalty} if options.num_beams > 1 else {})
+    penalty = 1.0 if options.length_penalty is None else options.length_penalty
+    return given | ({"length_penalty": penalty} if options.num_beams > 1 else {})
 
 
 @torch.no_grad()

@@ -157,7 +157,7 @@ class TestAnswers:
         assert f"Host: pictures.example:{server.port}\r\n" in request
         assert "Accept-Encoding: identity\r\n" in request
         assert "image/png" in request
-        assert "image/avif" not in request
+        assert "image/tiff" not in request
 
     def test_U16_nothing_of_the_environment_or_of_the_user_is_sent(
         self, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

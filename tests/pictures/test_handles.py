@@ -9,7 +9,7 @@ from PIL import Image
 from blip2tools.errors import VisionError
 from blip2tools.pictures import handles
 from blip2tools.pictures.handles import Remembered
-from blip2tools.pictures.images import handle_of
+from tests.conftest import handle_of
 from blip2tools.vision import Vision
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import threading
 
-from blip2tools.pictures.images import handle_of
 from blip2tools.pictures.store import Store
+from tests.conftest import handle_of
 
 
 def picture(number: int, size: int = 10) -> bytes:

@@ -356,10 +356,10 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "slow pictures, addresses and folders of one caller; what nobody waits for any more",
         (
             "safety/http::test_S12_one_callers_slow_pictures_hold_up_nobody_else",
-            "pictures/lanes::TestSlowPictures::test_a_decode_that_nobody_waits_for_ends",
-            "pictures/lanes::TestSlowAddresses::test_they_hold_up_no_file",
-            "pictures/lanes::TestSlowAddresses::test_a_fetch_that_nobody_waits_for_ends",
-            "pictures/lanes::TestSlowFolders::test_a_listing_that_nobody_waits_for_ends",
+            "pictures/pools::TestSlowPictures::test_a_decode_that_nobody_waits_for_ends",
+            "pictures/pools::TestSlowAddresses::test_they_hold_up_no_file",
+            "pictures/pools::TestSlowAddresses::test_a_fetch_that_nobody_waits_for_ends",
+            "pictures/pools::TestSlowFolders::test_a_listing_that_nobody_waits_for_ends",
         ),
     ),
     "S13": (

@@ -293,7 +293,7 @@ TRAPS = (
     Trap(
         "another filter than Pillow's bicubic",
         "transformers takes torchvision where it is installed",
-        "model/pixels.py",
+        "model/trunk.py",
         'self._processor(list(pictures), return_tensors="pt")',
         'self._processor(list(pictures), resample=2, return_tensors="pt")',
         ("tests/model/test_model.py::TestPixels::test_equals_pillow_by_hand",),

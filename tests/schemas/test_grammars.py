@@ -44,6 +44,8 @@ WISHES = [
     ("ask_image", {"image": "a.png", "question": "q", "history": [TURN] * 8}),
     ("ask_image", {"image": "a.png", "question": "q", "region": [0.1, 0.2, 0.30000001, 0.4]}),
     ("ask_image", {"image": "a.png", "question": "q", "choices": ["a", "b"], "history": [TURN], "region": REGION}),
+    ("ask_image", {"question": "q", "images": ["a.png", "img_0123456789abcdef"]}),
+    ("ask_image", {"question": "q", "images": TEXTS[:6] + [f"{number}.png" for number in range(10)], "region": REGION}),
     *(("match_image_text", {"image": "a.png", "texts": [text]}) for text in TEXTS),
     ("match_image_text", {"image": "a.png", "texts": [f"statement {number}" for number in range(64)]}),
     ("match_image_text", {"image": "a.png", "texts": ["a dog"], "region": REGION}),
@@ -115,6 +117,7 @@ def unsaid(accepts):
     return [(name, meant) for name, meant in WISHES if not any(map(accepts[name], spellings(name, meant)))]
 
 
+@pytest.mark.grammars
 @pytest.mark.parametrize("engine", ["xgrammar", "llguidance", "lm_format_enforcer", "outlines_core"])
 def test_every_call_can_be_said(engine):
     package = {"lm_format_enforcer": "lmformatenforcer"}.get(engine, engine)
@@ -134,6 +137,7 @@ def test_every_call_can_be_said(engine):
         assert not accepts[name](wrong)
 
 
+@pytest.mark.grammars
 def test_every_call_can_be_said_in_node_llama_cpp():
     if not (grammars.NODE_MODULES / "node-llama-cpp").is_dir():
         pytest.skip("node-llama-cpp is not installed: make grammars")

@@ -14,6 +14,7 @@ from blip2tools.toolset import TOOLS
 GOOD = {
     "look_closely": {"image": "street.jpg", "goal": "count the lamps"},
     "verify_claim": {"image": "street.jpg", "claim": "two people sit on a red bench"},
+    "verify": {"image": "street.jpg", "goal": "find out what the signs show"},
 }
 
 
@@ -48,6 +49,14 @@ def test_a_prompt_names_real_tools_and_the_users_words(name):
 
 def test_the_goal_may_be_left_out():
     assert "describe what is in it" in text_of(prompt("look_closely", {"image": "a.png"}))
+
+
+def test_the_loop_goes_from_caption_to_doubt():
+    text = text_of(prompt("verify", {"image": "a.png"}))
+    steps = [text.index(step) for step in ("1. Caption", "2. Match", "3. Read", "4. Doubt", "5. Report")]
+    assert steps == sorted(steps)
+    assert "premise" in text
+    assert "say what is in it" in text
 
 
 def test_words_of_the_user_stay_in_their_place():

@@ -47,10 +47,8 @@ def test_every_client_has_a_script_and_exact_versions():
         assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in pins(client).values())
 
 
-def test_the_table_tells_the_versions_that_are_tested():
-    text = "".join(
-        path.read_text(encoding="utf-8") for path in (REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"))
-    )
+def test_the_page_tells_the_versions_that_are_tested():
+    text = (REPOSITORY / "docs" / "clients.md").read_text(encoding="utf-8")
     for client in CLIENTS:
         (name, version), *_ = pins(client).items()
         row = [re.escape(word) for word in (name, version, pins(client).get("mcp", "–"))]

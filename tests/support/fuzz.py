@@ -61,6 +61,7 @@ def pictures() -> tuple[Check, list[bytes]]:
 
     from blip2tools.errors import VisionError
     from blip2tools.pictures import images
+    from blip2tools.pictures.decoder import decode_here
     from blip2tools.settings import Settings
 
     settings = Settings(
@@ -73,8 +74,8 @@ def pictures() -> tuple[Check, list[bytes]]:
         with contextlib.suppress(VisionError):
             size = images.size_of(data, settings)
         try:
-            full = images.look(data, settings, REGIONS, [])
-            small = images.look(data, settings, REGIONS, [(16, 3)])
+            full = decode_here(data, settings, REGIONS, [])
+            small = decode_here(data, settings, REGIONS, [(16, 3)])
         except VisionError as error:
             judge_error(error)
             return

@@ -1,16 +1,19 @@
-"""The tables of the README, generated from the code. `python -m tests.support.readme` writes them; a test compares."""
+"""The tables of the documentation, generated from the code. `python -m tests.support.readme` writes them; a test compares."""
 
+import argparse
 import re
 from pathlib import Path
 
+from blip2tools import errors
 from blip2tools.checkpoints.family import FAMILY, memory_table
 from blip2tools.checkpoints.published import SOURCES, published
 from blip2tools.cli.clients import CLIENTS
+from blip2tools.cli.command_line import build_parser
 from blip2tools.settings import Settings, variable
 from tests.safety import traps
 
 README = Path(__file__).parents[2] / "README.md"
-PAGES = (README, README.with_name("FAMILY.md"))
+PAGES = (*sorted(README.parent.glob("*.md")), *sorted((README.parent / "docs").glob("*.md")))
 
 
 def settings_table() -> str:
@@ -57,6 +60,24 @@ def install_table() -> str:
     return "\n".join(rows)
 
 
+def codes_table() -> str:
+    """The tree in the docstring of `errors`, a row for each code."""
+    rows = ["| code | when |", "|---|---|"]
+    found = re.findall(r"── \w+Error +(\w+) +(.+)", errors.__doc__ or "")
+    if [code for code, _ in found] != list(errors.ERROR_CODES):
+        raise ValueError("the docstring of errors.py and its codes differ")
+    return "\n".join([*rows, *(f"| `{code}` | {when} |" for code, when in found)])
+
+
+def commands_table() -> str:
+    """The commands as `blip2tools --help` lists them."""
+    rows = ["| command | what it does |", "|---|---|"]
+    (commands,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    for action in commands._choices_actions:
+        rows.append(f"| `blip2tools {action.dest}` | {action.help} |")
+    return "\n".join(rows)
+
+
 def values_table() -> str:
     """One row for each value, one column for each checkpoint; what all of them share is written once."""
     letters = dict(zip(SOURCES, "abcdefghijkl", strict=False))
@@ -92,6 +113,8 @@ def filled(text: str) -> str:
         "settings": settings_table(),
         "models": models_table(),
         "install": install_table(),
+        "codes": codes_table(),
+        "commands": commands_table(),
         "values": values_table(),
         "sources": sources_list(),
         "traps": traps.table(),

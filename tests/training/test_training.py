@@ -35,10 +35,10 @@ from training.stages.language import LanguageStage
 from training.stages.loop import Schedule, _optimizers, run
 from training.stages.matching import MatchingStage
 from training.stages.muon import orthogonal
-from training.stages.pictures import normalized, training_picture, training_pictures
 from training.stages.plan import HELD_OUT, Training, train
 from training.stages.qformer import keys_and_values, look, read, read_alone
 from training.stages.rows import Segment, pack, segments
+from training.stages.samples import normalized, training_picture, training_pictures
 from training.stages.speaking import speak
 from training.stages.tokenizers import matcher_tokenizer, processor, speaker_tokenizer
 from training.stages.vision import PictureBatches, Seeing, VisionStage

@@ -3,7 +3,7 @@
 architecture.py  how large the models are, and untrained ones
 tokenizers.py    their tokenizers and processors
 labels.py        scene → what the throw-away heads must find
-pictures.py      scene → training picture
+samples.py       scene → training picture
 heads.py         the throw-away heads
 loop.py          steps, progress, log, and going on after a kill
 muon.py          the optimizer of all that is inside layers

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from blip2tools.demo.world import Scene, World
-from training.stages.pictures import normalized, training_pictures
+from training.stages.samples import normalized, training_pictures
 from training.stages.vision import scenes
 
 _TOLD_EVERY: Final = 100  # batches

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blip2tools.demo.world import World
 from training.stages.architecture import GRID, WIDTH
-from training.stages.pictures import whitened_patches
+from training.stages.samples import whitened_patches
 
 _PLACE: Final = 32  # of a patch's numbers tell where it is, the others what it shows
 _AXIS: Final = _PLACE // 2

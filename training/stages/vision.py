@@ -18,7 +18,7 @@ from training.stages.beginning import begin
 from training.stages.heads import PatchHeads, SlotHeads
 from training.stages.labels import Labels, label
 from training.stages.loop import Schedule
-from training.stages.pictures import normalized, training_pictures
+from training.stages.samples import normalized, training_pictures
 
 EARLY: Final = 2  # the layer from whose states outlines are read
 PLAIN: Final = 0.25  # of the scenes are of the study's world

@@ -1,10 +1,11 @@
 """The self-test of a loaded model on bundled pictures: is it what it claims to be, on this machine?
 
-findings.py   what a check found
-pictures.py   the bundled pictures and what is true of them
-checks.py     the checks
-remembered.py verdicts kept on disk, per weights, versions, device and dtype
-compiling.py  recorded and compiled decoding steps against eager ones
+examination.py  when a model is tested, and what the verdict means for it
+findings.py     what a check found
+samples.py      the bundled pictures and what is true of them
+checks.py       the checks
+remembered.py   verdicts kept on disk, per weights, versions, device and dtype
+compiling.py    recorded and compiled decoding steps against eager ones
 
 A model is tested when it is first loaded, before it answers anybody; that costs a fraction of what loading costs. A
 failure refuses nothing that was asked for by name, but every result then carries a warning. Only a quantized model is always
@@ -13,122 +14,7 @@ tested, and refused: that fails in ways that nobody sees in an answer (transform
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING
-
-from blip2tools import checkpoints
-from blip2tools.checkpoints import Loaded, Progress
-from blip2tools.checkpoints.family import find
-from blip2tools.checkpoints.selftest import remembered
+from blip2tools.checkpoints.selftest.examination import examine, load, verdict_on
 from blip2tools.checkpoints.selftest.findings import Finding, Status, Verdict, failed
-from blip2tools.errors import ModelUnavailableError
-from blip2tools.settings import Settings
-
-if TYPE_CHECKING:
-    from blip2tools.model import Captioner
 
 __all__ = ["Finding", "Status", "Verdict", "examine", "failed", "load", "verdict_on"]
-
-
-def load(settings: Settings, progress: Progress | None = None, *, download: bool = False) -> Loaded:
-    """Load what `settings` ask for, and test it unless that was done before or is switched off; record and compile it.
-
-    Args:
-        settings: as for `checkpoints.load`, `self_test`, `cache_dir` for the verdicts, `cuda_graphs` and `compile`.
-        progress: as for `checkpoints.load`.
-        download: as for `checkpoints.load`.
-
-    Raises:
-        ModelUnavailableError: with the model's name and the remedy.
-    """
-    loaded = _tested(checkpoints.load(settings, progress, download=download), settings, progress)
-    if not settings.compile and not (settings.cuda_graphs and loaded.device.startswith("cuda")):
-        return loaded
-    from blip2tools.checkpoints.selftest.compiling import switch_on
-
-    return switch_on(loaded, settings, progress)
-
-
-def _tested(loaded: Loaded, settings: Settings, progress: Progress | None) -> Loaded:
-    quantized = loaded.quantize != "none"
-    if not settings.self_test and not quantized:
-        return loaded
-    verdict = verdict_on(loaded, settings, progress)
-    notes = loaded.notes
-    if verdict.failed and quantized:
-        raise ModelUnavailableError(
-            f"{loaded.model} fails its self-test in {loaded.quantize} ({', '.join(verdict.failed)}) and is refused; "
-            f"{'try `--quantize 8bit`, or ' if loaded.quantize == '4bit' else ''}leave `quantize` out."
-        )
-    if verdict.failed:
-        notes += (
-            f"the self-test of this model failed ({', '.join(verdict.failed)}), its answers may be wrong; "
-            "`blip2tools doctor` says what to do",
-        )
-    return replace(loaded, notes=notes, self_test=verdict.summary)
-
-
-def verdict_on(loaded: Loaded, settings: Settings, progress: Progress | None = None, *, again: bool = False) -> Verdict:
-    """The verdict that is remembered for these weights, or a new one, which is remembered from then on.
-
-    Args:
-        loaded: the model.
-        settings: where verdicts are kept.
-        progress: told that a test is under way.
-        again: test even if there is a verdict.
-    """
-    folder = settings.cache_folder / "self-test"
-    key = remembered.key(loaded)
-    known = None if again else remembered.recall(folder, key)
-    if known is not None:
-        return known
-    if progress is not None:
-        progress("testing the model, once", None)
-    verdict = examine(loaded, settings)
-    if verdict.complete:
-        remembered.keep(folder, key, verdict)
-    return verdict
-
-
-def examine(loaded: Loaded, settings: Settings | None = None) -> Verdict:
-    """Run every check now.
-
-    Args:
-        loaded: the model.
-        settings: what it was loaded with; a quantized one can then be compared with what it was made from.
-    """
-    from blip2tools.checkpoints.selftest.checks import run
-
-    started = time.perf_counter()
-    whole = partial(_unquantized, loaded, settings)
-    findings, complete = run(loaded, named=find(loaded.model, "captioner"), unquantized=whole)
-    name = loaded.model if loaded.matcher_name is None else f"{loaded.model} + {loaded.matcher_name}"
-    return Verdict(
-        model=name,
-        tested=datetime.now(UTC).replace(microsecond=0),
-        seconds=round(time.perf_counter() - started, 3),
-        findings=tuple(findings),
-        complete=complete,
-    )
-
-
-def _unquantized(loaded: Loaded, settings: Settings | None) -> Captioner | None:
-    """The captioner before it was quantized, on the same device; None if there is no room for it, or nothing to tell from."""
-    if settings is None:
-        return None
-    plain = settings.model_copy(update={"quantize": "none", "matcher": "none"})
-    part = checkpoints.locate(plain).captioner
-    if part.folder is None:
-        return None
-    from blip2tools.checkpoints import devices
-    from blip2tools.checkpoints.sizes import weights_of
-
-    budget = devices.budget_of(plain, checkpoints.choose_device(loaded.device))
-    try:
-        fits = budget.memory is not None and budget.fits(budget.needed(weights_of(part.folder)))
-        return checkpoints.load(plain).captioner if fits else None
-    except (ModelUnavailableError, OSError, ValueError, KeyError):
-        return None

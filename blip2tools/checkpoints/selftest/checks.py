@@ -19,7 +19,7 @@ from blip2tools.checkpoints import Loaded
 from blip2tools.checkpoints.family import Member
 from blip2tools.checkpoints.memory import is_out_of_memory
 from blip2tools.checkpoints.selftest.findings import Finding
-from blip2tools.checkpoints.selftest.pictures import ANSWERS, PICTURES, QUESTION
+from blip2tools.checkpoints.selftest.samples import ANSWERS, PICTURES, QUESTION
 from blip2tools.model import Captioner
 from blip2tools.model.options import GenerationOptions, Spoken
 

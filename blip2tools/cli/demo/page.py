@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import Final
 
+from blip2tools.checkpoints.family import Kind, demo_folder
+from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.cli.demo.report import TASK_NAMES, TASKS, Mark, Option, Outcome, Report
 
 _STYLE: Final = """\
@@ -101,13 +103,18 @@ came from the pixels, through a real MCP server.</p>
 <footer>
 <p>{report.start_seconds:.1f} s to start the server and load the model, {report.seconds:.1f} s for {of} calls.
 An answer is right only if it is the truth word for word.</p>
-<p>The demo model is a BLIP-2 of 1.2 million parameters, its matcher one of 1.5 million. They know drawn shapes and
-nothing else. The same pictures again:
+<p>The demo model is a BLIP-2 of {_millions("captioner")} million parameters, its matcher has {_millions("matcher")} million.
+They know drawn shapes and nothing else. The same pictures again:
 <code>{escape(report.command)}</code></p>
 </footer>
 </body>
 </html>
 """
+
+
+def _millions(kind: Kind) -> str:
+    """Parameters of a bundled model, counted in the headers of its files."""
+    return f"{weights_of(demo_folder(kind)).total / 1e6:.2f}"
 
 
 def _score_box(name: str, right: int, of: int) -> str:

@@ -43,6 +43,7 @@ class Sample:
     caption: str
     question: Question
     trouble: Trouble
+    scene: Scene  # as the picture shows it
 
 
 def mixture(seed: int, number: int, degrees: Degrees) -> Iterator[Sample]:
@@ -56,7 +57,7 @@ def mixture(seed: int, number: int, degrees: Degrees) -> Iterator[Sample]:
         questions: list[Question] = []
         while not questions:
             questions = sample_questions(scene, 1, chance)
-        yield Sample(image, caption(scene), questions[0], trouble)
+        yield Sample(image, caption(scene), questions[0], trouble, scene)
 
 
 def _upright(chance: random.Random) -> tuple[Image.Image, Scene]:

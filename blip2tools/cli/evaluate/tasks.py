@@ -12,8 +12,9 @@ from blip2tools.checkpoints.confidence import Calibration, Scaling, read, write
 from blip2tools.cli.evaluate import captions, datasets, reliability, vqa
 from blip2tools.cli.evaluate.journal import Journal, Prediction, predict
 from blip2tools.errors import InvalidInputError, VisionError
-from blip2tools.vision.search import each, shortlists
+from blip2tools.vision.search import AT_ONCE, shortlists
 from blip2tools.vision.styles import Style
+from blip2tools.vision.together import each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,7 +208,7 @@ async def _cosines(run: Run, items: Sequence[datasets.Captioned], texts: Sequenc
         if kept.shape == (len(items), len(texts)):
             return kept
     groups = [texts[first : first + TEXTS_AT_ONCE] for first in range(0, len(texts), TEXTS_AT_ONCE)]
-    vectors = [vector for group in await each(run.vision.atext_features, groups) for vector in group]
+    vectors = [vector for group in await each(run.vision.atext_features, groups, at_once=AT_ONCE) for vector in group]
     words = np.asarray(vectors, dtype=np.float32)
     done = 0
 
@@ -223,7 +224,7 @@ async def _cosines(run: Run, items: Sequence[datasets.Captioned], texts: Sequenc
         row: Scores = (np.asarray(seen.vectors, dtype=np.float32) @ words.T).max(axis=0)
         return row
 
-    rows = [row for row in await each(look, items) if row is not None]
+    rows = [row for row in await each(look, items, at_once=AT_ONCE) if row is not None]
     if len(rows) < len(items):
         return None
     found = np.stack(rows)

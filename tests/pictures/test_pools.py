@@ -17,11 +17,11 @@ from PIL import Image
 
 from blip2tools import Vision
 from blip2tools.call import CALLER, STOP, Stop
+from blip2tools.engine.line import Admission
 from blip2tools.errors import BusyError, CancelledError, DeadlineError, FetchFailedError, VisionError
 from blip2tools.pictures.decoder import AT_ONCE
 from blip2tools.pictures.fetch import fetch
-from blip2tools.pictures.lanes import Lane
-from blip2tools.vision.admission import Admission
+from blip2tools.pictures.pools import Pool
 from tests.pictures.test_decoder import encoded
 from tests.pictures.test_fetch import SETTINGS as WEB
 from tests.pictures.test_fetch import Server
@@ -30,8 +30,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="stops the decoder's 
 
 
 @pytest.fixture
-def lane():
-    one = Lane("test", 1)
+def pool():
+    one = Pool("test", 1)
     yield one
     one.close()
 
@@ -90,15 +90,15 @@ def fresh(number):
 
 
 class TestTurns:
-    async def test_one_callers_many_do_not_hold_up_anothers_one(self, lane):
+    async def test_one_callers_many_do_not_hold_up_anothers_one(self, pool):
         order, go_on = [], threading.Event()
-        first = asyncio.ensure_future(as_caller("many", lane.run(lambda: go_on.wait(20))))
+        first = asyncio.ensure_future(as_caller("many", pool.run(lambda: go_on.wait(20))))
         many = [
-            asyncio.ensure_future(as_caller("many", lane.run(lambda number=number: order.append(number))))
+            asyncio.ensure_future(as_caller("many", pool.run(lambda number=number: order.append(number))))
             for number in range(20)
         ]
         await asyncio.sleep(0)
-        one = asyncio.ensure_future(as_caller("one", lane.run(lambda: order.append("one"))))
+        one = asyncio.ensure_future(as_caller("one", pool.run(lambda: order.append("one"))))
         await asyncio.sleep(0)
         go_on.set()
         await asyncio.gather(first, one, *many)
@@ -106,13 +106,13 @@ class TestTurns:
         assert [number for number in order if number != "one"] == list(range(20))
 
     async def test_who_has_something_under_way_comes_after_who_has_nothing(self):
-        lane, order, go_on = Lane("test", 2), [], [threading.Event(), threading.Event()]
+        pool, order, go_on = Pool("test", 2), [], [threading.Event(), threading.Event()]
         try:
-            slow = [asyncio.ensure_future(as_caller("many", lane.run(event.wait))) for event in go_on]
-            await until(lambda: len(lane._running) == 2)
-            more = asyncio.ensure_future(as_caller("many", lane.run(lambda: order.append("many"))))
+            slow = [asyncio.ensure_future(as_caller("many", pool.run(event.wait))) for event in go_on]
+            await until(lambda: len(pool._running) == 2)
+            more = asyncio.ensure_future(as_caller("many", pool.run(lambda: order.append("many"))))
             await asyncio.sleep(0)
-            one = asyncio.ensure_future(as_caller("one", lane.run(lambda: order.append("one"))))
+            one = asyncio.ensure_future(as_caller("one", pool.run(lambda: order.append("one"))))
             await asyncio.sleep(0)
             go_on[0].set()
             await one
@@ -120,59 +120,59 @@ class TestTurns:
             go_on[1].set()
             await asyncio.gather(more, *slow)
         finally:
-            lane.close()
+            pool.close()
 
-    async def test_a_thread_of_one_lane_waits_for_another(self, lane):
-        other, go_on = Lane("other", 1), threading.Event()
+    async def test_a_thread_of_one_lane_waits_for_another(self, pool):
+        other, go_on = Pool("other", 1), threading.Event()
         try:
-            assert await as_caller("who", lane.run(lambda: other.wait(CALLER.get))) == "who"
+            assert await as_caller("who", pool.run(lambda: other.wait(CALLER.get))) == "who"
             with pytest.raises(ZeroDivisionError):
-                await lane.run(lambda: other.wait(lambda: 1 / 0))
+                await pool.run(lambda: other.wait(lambda: 1 / 0))
             busy = asyncio.ensure_future(other.run(lambda: go_on.wait(20)))
             await until(lambda: other._running)
-            waits = asyncio.ensure_future(lane.run(lambda: other.wait(lambda: 1)))
+            waits = asyncio.ensure_future(pool.run(lambda: other.wait(lambda: 1)))
             await until(lambda: other._callers)
             waits.cancel()
             await asyncio.wait([waits])
-            assert await lane.run(lambda: 2) == 2, "the thread waits on"
+            assert await pool.run(lambda: 2) == 2, "the thread waits on"
             assert not other._callers
             go_on.set()
             await busy
         finally:
             other.close()
 
-    async def test_what_is_cancelled_in_line_is_never_done_and_let_go(self, lane):
+    async def test_what_is_cancelled_in_line_is_never_done_and_let_go(self, pool):
         started, go_on, done = threading.Event(), threading.Event(), []
-        busy = asyncio.ensure_future(lane.run(lambda: started.set() or go_on.wait(20)))
+        busy = asyncio.ensure_future(pool.run(lambda: started.set() or go_on.wait(20)))
         await until(started.is_set)
-        waiting = [asyncio.ensure_future(lane.run(lambda: done.append(1))) for _ in range(3)]
+        waiting = [asyncio.ensure_future(pool.run(lambda: done.append(1))) for _ in range(3)]
         await asyncio.sleep(0)
         for one in waiting:
             one.cancel()
         await asyncio.wait(waiting)
-        assert not any(lane._callers.values()), "it still holds what was to be done"
+        assert not any(pool._callers.values()), "it still holds what was to be done"
         go_on.set()
         assert await busy
-        assert await lane.run(lambda: "next") == "next"
+        assert await pool.run(lambda: "next") == "next"
         assert not done
 
-    async def test_an_error_is_the_callers_and_the_next_is_done(self, lane):
+    async def test_an_error_is_the_callers_and_the_next_is_done(self, pool):
         with pytest.raises(ZeroDivisionError):
-            await lane.run(lambda: 1 / 0)
-        assert await lane.run(lambda: 1) == 1
+            await pool.run(lambda: 1 / 0)
+        assert await pool.run(lambda: 1) == 1
 
-    async def test_without_room_for_a_thread(self, lane, monkeypatch):
+    async def test_without_room_for_a_thread(self, pool, monkeypatch):
         def full(*_):
             raise RuntimeError("can't start new thread")
 
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", full)
             with pytest.raises(BusyError):
-                await lane.run(lambda: 1)
-        assert not lane._callers, "it still holds what was to be done"
-        assert await lane.run(lambda: 1) == 1
+                await pool.run(lambda: 1)
+        assert not pool._callers, "it still holds what was to be done"
+        assert await pool.run(lambda: 1) == 1
 
-    async def test_closing_ends_all_of_it(self, lane):
+    async def test_closing_ends_all_of_it(self, pool):
         started = threading.Event()
 
         def work():
@@ -182,14 +182,14 @@ class TestTurns:
                 assert wake.wait(20)
             STOP.get().check()
 
-        running, waiting = (asyncio.ensure_future(lane.run(work)) for _ in range(2))
+        running, waiting = (asyncio.ensure_future(pool.run(work)) for _ in range(2))
         await until(started.is_set)
-        lane.close()
-        lane.close()
+        pool.close()
+        pool.close()
         for outcome in await asyncio.gather(running, waiting, return_exceptions=True):
             assert isinstance(outcome, CancelledError), repr(outcome)
         with pytest.raises(CancelledError, match="closed"):
-            await lane.run(work)
+            await pool.run(work)
 
 
 class TestStop:
@@ -307,7 +307,7 @@ class TestSlowAddresses:
                 one.cancel()
             await asyncio.wait(slow)
 
-    async def test_a_fetch_that_nobody_waits_for_ends(self, lane):
+    async def test_a_fetch_that_nobody_waits_for_ends(self, pool):
         """In each of its waits: for a name, for the head, in the body."""
         asked, hangs = threading.Event(), threading.Event()
 
@@ -335,7 +335,7 @@ class TestSlowAddresses:
                 finally:
                     ended.set()
 
-            going = asyncio.ensure_future(lane.run(work))
+            going = asyncio.ensure_future(pool.run(work))
             await until(asked.is_set)
             going.cancel()
             await asyncio.wait([going])
@@ -407,5 +407,5 @@ class TestSlowFolders:
                 call.cancel()
                 await asyncio.wait([call])
                 going_on.set()
-                await until(lambda: not eyes._lanes.folders._running)
+                await until(lambda: not eyes._pools.folders._running)
                 assert len(looked) <= 2, "it went on"

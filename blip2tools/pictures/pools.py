@@ -1,6 +1,6 @@
-"""Threads for what is slow about pictures: files, folders, addresses, decoding, each in a lane of its own.
+"""Threads for what is slow about pictures: files, folders, addresses, decoding, each in a pool of its own.
 
-A slow address must not hold up a file, and one caller's slow pictures not another's: in each lane callers take turns, as
+A slow address must not hold up a file, and one caller's slow pictures not another's: in each pool callers take turns, as
 in the engine's line. Work that nobody waits for any more leaves the line, or ends.
 """
 
@@ -36,7 +36,7 @@ class _Work:
         try:
             found = self.does()
         except BaseException as error:  # noqa: BLE001  handed to whoever waits
-            # Stopped, it ends with whatever its wait ended with; who still hears of it hears of a lane that closes.
+            # Stopped, it ends with whatever its wait ended with; who still hears of it hears of a pool that closes.
             self.future.set_exception(CancelledError(CLOSED) if self.stop.is_set() else error)
         else:
             self.future.set_result(found)
@@ -44,7 +44,7 @@ class _Work:
             self.does = None
 
 
-class Lane:
+class Pool:
     """Work of one kind, at most so many pieces at a time.
 
     Args:
@@ -53,17 +53,17 @@ class Lane:
     """
 
     def __init__(self, name: str, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"blip2tools-{name}")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"blip2tools-{name}")
         self._lock = threading.Lock()
         self._callers: OrderedDict[str, deque[_Work]] = OrderedDict()
         self._running: set[_Work] = set()
         self._closed = False
 
     async def run(self, does: Callable[[], T]) -> T:
-        """Do something in a thread of this lane, when it is the caller's turn. Cancelled, it stops: see `stopping`.
+        """Do something in a thread of this pool, when it is the caller's turn. Cancelled, it stops: see `stopping`.
 
         Raises:
-            CancelledError: the lane was closed.
+            CancelledError: the pool was closed.
             BusyError: the system has no room for its threads.
         """
         work = self._add(does)
@@ -75,10 +75,10 @@ class Lane:
             raise
 
     def wait(self, does: Callable[[], T]) -> T:
-        """The same for a thread of another lane, which waits for it: what it holds meanwhile is bounded by its own lane.
+        """The same for a thread of another pool, which waits for it: what it holds meanwhile is bounded by its own pool.
 
         Raises:
-            CancelledError: the lane was closed.
+            CancelledError: the pool was closed.
             BusyError: the system has no room for its threads.
         """
         work = self._add(does)
@@ -98,7 +98,7 @@ class Lane:
         for work in waiting:
             if work.future.set_running_or_notify_cancel():
                 work.future.set_exception(CancelledError(CLOSED))
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _add(self, does: Callable[[], Any]) -> _Work:
         work = _Work(CALLER.get(), does)
@@ -107,7 +107,7 @@ class Lane:
                 raise CancelledError(CLOSED)
             self._callers.setdefault(work.caller, deque()).append(work)
             try:
-                self._pool.submit(self._next)
+                self._threads.submit(self._next)
             except RuntimeError as error:
                 self._remove(work)
                 raise BusyError("The system has no room for another thread; try again later.") from error
@@ -148,16 +148,16 @@ class Lane:
                 del self._callers[work.caller]
 
 
-class Lanes:
-    """The lanes of one `Vision`."""
+class Pools:
+    """The pools of one `Vision`."""
 
     def __init__(self) -> None:
-        self.files = Lane("read", 2)
-        self.folders = Lane("list", 2)
-        self.addresses = Lane("fetch", 4)
-        self.pictures = Lane("decode", decoder.AT_ONCE)
+        self.files = Pool("read", 2)
+        self.folders = Pool("list", 2)
+        self.addresses = Pool("fetch", 4)
+        self.pictures = Pool("decode", decoder.AT_ONCE)
 
     def close(self) -> None:
-        """See `Lane.close`."""
-        for lane in (self.files, self.folders, self.addresses, self.pictures):
-            lane.close()
+        """See `Pool.close`."""
+        for pool in (self.files, self.folders, self.addresses, self.pictures):
+            pool.close()

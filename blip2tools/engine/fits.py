@@ -1,0 +1,99 @@
+"""How well statements fit pictures, by ITM alone: what the premises of questions are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from blip2tools.engine.metrics import Metrics
+from blip2tools.engine.requests import AnswerRequest, CaptionRequest, ChoiceRequest, Fit, FitRequest, Sight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blip2tools.checkpoints import Loaded
+    from blip2tools.checkpoints.prompts import Prompt
+    from blip2tools.model import Matcher, Pixels, Trunk
+
+MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
+KEPT = 4096  # fits of a picture and a statement, 200 bytes each
+
+
+class Fits:
+    """The fits of the latest pictures and statements. Used by the engine's worker thread alone.
+
+    Args:
+        loaded: the model.
+        metrics: told how long it takes.
+        states: trunk states (1, 1 + P, D) of each sight.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        metrics: Metrics,
+        states: Callable[[Trunk, Pixels, Sequence[Sight]], list[Tensor]],
+    ) -> None:
+        self._loaded = loaded
+        self._metrics = metrics
+        self._states = states
+        self._kept: dict[tuple[str, str], Fit] = {}  # the oldest first
+
+    def of(
+        self, requests: Sequence[CaptionRequest | AnswerRequest | ChoiceRequest | FitRequest]
+    ) -> list[tuple[Fit, ...] | None]:
+        """How well each request's statements fit its picture, all in one pass; None for each without a matcher.
+
+        Only what is new is computed: questions about one picture presuppose the same few things.
+        """
+        if self._loaded.matcher is None:
+            return [None] * len(requests)
+        wanted = [() if isinstance(one, CaptionRequest) else one.statements for one in requests]
+        sights = {one.sight.key: one.sight for one, texts in zip(requests, wanted, strict=True) if texts}
+        pairs = [[(one.sight.key, text) for text in texts] for one, texts in zip(requests, wanted, strict=True)]
+        known = {pair: self._kept[pair] for group in pairs for pair in group if pair in self._kept}
+        new = list(dict.fromkeys(pair for group in pairs for pair in group if pair not in known))
+        if new:
+            known |= self._fresh(sights, new)
+        return [tuple(known[pair] for pair in group) for group in pairs]
+
+    def _fresh(self, sights: dict[str, Sight], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Fit]:
+        matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
+        if matcher is None or words is None or pixels is None:
+            raise ValueError("there is no matcher")
+        keys = list(dict.fromkeys(key for key, _ in pairs))
+        states = dict(zip(keys, self._states(matcher.trunk, pixels, [sights[key] for key in keys]), strict=True))
+        with self._metrics.timed("match"):
+            odds = _odds(matcher, [states[key] for key, _ in pairs], [words(text) for _, text in pairs])
+        fresh = {pair: Fit(one, words.spells(pair[1])) for pair, one in zip(pairs, odds, strict=True)}
+        self._kept |= fresh
+        while len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return fresh
+
+
+def _odds(matcher: Matcher, states: Sequence[Tensor], prompts: Sequence[Prompt]) -> list[float]:
+    """ITM's log-odds of a match of pairs of a picture and a text."""
+    found: list[float] = []
+    sizes = [matcher.num_queries + len(prompt.ids) for prompt in prompts]
+    for first, last in chunks(sizes, MATCH_TOKENS):
+        own = states[first:last]
+        # One picture: its keys and values are computed once for all texts.
+        seen = own[0] if all(one is own[0] for one in own) else torch.cat(list(own))
+        logits = matcher.match(seen, [prompt.ids for prompt in prompts[first:last]])
+        found += (logits[:, 1] - logits[:, 0]).tolist()
+    return found
+
+
+def chunks(sizes: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """Spans of neighbours whose padded size stays within the budget; at least one in each."""
+    spans: list[tuple[int, int]] = []
+    first, widest = 0, 0
+    for place, size in enumerate(sizes):
+        widest = max(widest, size)
+        if place > first and widest * (place - first + 1) > budget:
+            spans.append((first, place))
+            first, widest = place, size
+    return [*spans, (first, len(sizes))]

@@ -1,0 +1,106 @@
+"""Questions: an answer, or the offered answers in order, with what there is to doubt about them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blip2tools.engine.protocol import Engine
+from blip2tools.engine.requests import (
+    AnswerRequest,
+    ChoiceRequest,
+    Question,
+    Ranking,
+    Request,
+    Sight,
+    Utterance,
+)
+from blip2tools.model.options import Generation
+from blip2tools.schemas import AnswerResult
+from blip2tools.vision import results
+from blip2tools.vision.doubts import Asked, Doubt, Doubts
+from blip2tools.vision.looking import Seen
+
+ARTICLES: Final = ("the", "a", "an")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked, and how it is to be answered.
+
+    Attributes:
+        question: with the turns before it.
+        choices: the offered answers, each once; empty for one in the model's own words.
+        generation: how words are found.
+        abstain_below: the confidence from which an answer counts.
+    """
+
+    question: Question
+    choices: tuple[str, ...]
+    generation: Generation
+    abstain_below: float
+
+
+class Asking:
+    """Asks about pictures that were looked at.
+
+    Args:
+        engine: says how the checkpoint's scores are read.
+        ask: puts a request to it, within a deadline.
+        doubting: what every result about a picture says, once the picture itself is judged.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        ask: Callable[[Request, float], Awaitable[Any]],
+        doubting: Callable[[Seen, None, float], Awaitable[results.Context]],
+    ) -> None:
+        self._ask = ask
+        self._doubting = doubting
+        self._doubts = Doubts(engine, ask)
+
+    async def answer(self, seen: Seen, query: Query, deadline: float) -> AnswerResult:
+        """The answer to a question about what was seen."""
+        asked = Asked.of(query.question.text)
+        if query.choices:
+            return await self._choose(seen, query, asked, deadline)
+        request = AnswerRequest(seen.sight, query.question, query.generation, asked.statements)
+        spoken: Utterance = await self._ask(request, deadline)
+        doubt = await self._doubts.about(seen.sight, asked, spoken.fits, deadline)
+        context = await self._doubting(seen, None, deadline)
+        return results.answer(context, spoken, doubt, abstain_below=query.abstain_below)
+
+    async def _choose(self, seen: Seen, query: Query, asked: Asked, deadline: float) -> AnswerResult:
+        request = ChoiceRequest(seen.sight, query.question, query.choices, asked.statements)
+        ranking: Ranking = await self._ask(request, deadline)
+        doubt: Doubt = await self._doubts.about(seen.sight, asked, ranking.fits, deadline)
+        misfit = await self._misfit(seen.sight, query, ranking, deadline)
+        context = await self._doubting(seen, None, deadline)
+        return results.choice(context, query.choices, ranking, doubt, misfit, abstain_below=query.abstain_below)
+
+    async def _misfit(self, sight: Sight, query: Query, ranking: Ranking, deadline: float) -> float | None:
+        """What the confidence is lowered by because no choice fits; None where one does, or that is not known.
+
+        The choices share a probability of 1 whatever they are. Whether one fits shows in what the model would say of its own
+        accord: if hardly ever any of them, with or without an article, none is its answer.
+        """
+        rule = self._doubts.rule
+        if rule.said is None or ranking.said >= rule.said:
+            return None
+        others = _otherwise(query.choices)
+        if others:
+            again: Ranking = await self._ask(ChoiceRequest(sight, query.question, others), deadline)
+            if again.said >= rule.said:
+                return None
+        return rule.none
+
+
+def _otherwise(choices: Sequence[str]) -> tuple[str, ...]:
+    """The choices with an article where they have none, and without one where they have it."""
+    others: list[str] = []
+    for choice in choices:
+        first, _, rest = choice.partition(" ")
+        others += [rest] if first.lower() in ARTICLES and rest else [f"the {choice}", f"a {choice}", f"an {choice}"]
+    return tuple(dict.fromkeys(other for other in others if other not in choices))

@@ -1,0 +1,122 @@
+"""What there is to doubt about an answer: that the picture is of the model's world, and what the question takes for granted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blip2tools.checkpoints.confidence import Premises
+from blip2tools.engine.protocol import Engine
+from blip2tools.engine.requests import ChoiceRequest, Fit, FitRequest, Question, Ranking, Request, Sight
+from blip2tools.schemas import Premise
+from blip2tools.vision.premises import Reading, Statement, is_about_no_picture, judging, read
+from blip2tools.vision.premises.topic import NO_PICTURE, SHARE_ABOUT_PICTURES
+
+YES_NO: Final = ("yes", "no")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the words of a question take for granted, and what the matcher is to be asked about it."""
+
+    reading: Reading
+    elsewhere: bool  # whether the question seems to be about no picture
+
+    @classmethod
+    def of(cls, question: str) -> Asked:
+        """The reading of a question."""
+        return cls(read(question), is_about_no_picture(question))
+
+    @property
+    def judged(self) -> tuple[Statement, ...]:
+        """Those statements that are judged, in order."""
+        return self.reading.statements[: judging.MOST]
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """What the matcher reads of them."""
+        return tuple(statement.plain for statement in self.judged)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A premise, and the factor that it lowers the answer's confidence by: 1 unless it fails."""
+
+    premise: Premise | None
+    factor: float = 1.0
+
+    @property
+    def fails(self) -> bool:
+        """Whether the premise is false."""
+        return self.premise is not None and self.premise.holds is False
+
+
+class Doubts:
+    """Judges the premises of questions.
+
+    Args:
+        engine: says how the checkpoint's scores are read.
+        ask: puts a request to it, within a deadline.
+    """
+
+    def __init__(self, engine: Engine, ask: Callable[[Request, float], Awaitable[Any]]) -> None:
+        self._engine = engine
+        self._ask = ask
+
+    @property
+    def rule(self) -> Premises:
+        """How the loaded checkpoint's scores are read."""
+        return self._engine.status().premises
+
+    async def about(self, sight: Sight, asked: Asked, fits: tuple[Fit, ...] | None, deadline: float) -> Doubt:
+        """The first premise that fails; else the first one, and no premise where nothing is taken for granted.
+
+        Args:
+            sight: what was looked at.
+            asked: what the question takes for granted.
+            fits: of its statements; None without a matcher.
+            deadline: of the call.
+        """
+        found = await self._first(sight, asked, fits, deadline)
+        if asked.elsewhere and not (found is not None and found.premise is not None and found.premise.holds):
+            premise = Premise(text=NO_PICTURE, probability=SHARE_ABOUT_PICTURES, holds=False)
+            return Doubt(premise, SHARE_ABOUT_PICTURES)
+        return found or Doubt(None)
+
+    async def _first(self, sight: Sight, asked: Asked, fits: tuple[Fit, ...] | None, deadline: float) -> Doubt | None:
+        if not asked.judged:
+            pronoun = asked.reading.pronoun
+            return Doubt(Premise(text=pronoun, probability=None, holds=None)) if pronoun else None
+        if fits is None:
+            return Doubt(Premise(text=asked.judged[0].text, probability=None, holds=None))
+        first: Doubt | None = None
+        for statement, fit in zip(asked.judged, fits, strict=True):
+            doubt = await self._judge(sight, statement, fit, deadline)
+            if doubt.fails:
+                return doubt
+            first = first or doubt
+        return first
+
+    async def _judge(self, sight: Sight, statement: Statement, fit: Fit, deadline: float) -> Doubt:
+        rule, odds = self.rule, fit.odds
+        seen: bool | None = True
+        if not judging.holds(fit, rule):
+            others = await self._ask(FitRequest(sight, judging.alternatives(statement, rule)), deadline)
+            seen = judging.verdict(statement, fit, others, rule)
+        if statement.kind == "relation" and not fit.unread:
+            odds = await self._yes(sight, statement, deadline)
+            seen = judging.agreed(statement, seen, odds, rule)
+        known = math.isfinite(odds)
+        premise = Premise(
+            text=statement.text, probability=Fit(odds).probability if known else None, holds=seen if known else None
+        )
+        return Doubt(premise, rule.factor(odds) if premise.holds is False else 1.0)
+
+    async def _yes(self, sight: Sight, statement: Statement, deadline: float) -> float:
+        """The captioner's log-odds that two things lie so."""
+        asked = Question(judging.question(statement), (), None)
+        ranking: Ranking = await self._ask(ChoiceRequest(sight, asked, YES_NO), deadline)
+        yes, no = (max(share, 1e-9) for share in ranking.shares)
+        return math.log(yes / no)

@@ -1,0 +1,1 @@
+"""The pages of the documentation, and `python -m docs.pictures`, which makes the pictures in them."""
