@@ -9,8 +9,8 @@ from PIL import Image
 from blip2tools.errors import VisionError
 from blip2tools.pictures import handles
 from blip2tools.pictures.handles import Remembered
-from tests.conftest import handle_of
 from blip2tools.vision import Vision
+from tests.conftest import handle_of
 
 
 @pytest.fixture
