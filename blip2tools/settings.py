@@ -153,7 +153,12 @@ class _Running(BaseModel):
         description="compile the decoding steps too (on a GPU into those graphs), which takes up to minutes; used only if they "
         "then say what the eager ones say",
     )
-    deadline_s: float = Field(60.0, gt=0, le=86_400, description="longest time for one call, seconds")
+    # Below the 60 s after which the TypeScript SDK gives up on a call, which progress does not lengthen.
+    deadline_s: float = Field(50.0, gt=0, le=86_400, description="longest time for one call, seconds")
+    early_load: bool = Field(
+        True,
+        description="over stdio, load the model as soon as a client has asked for the tools, not at the first picture",
+    )
 
     # HTTP
     token: SecretStr | None = Field(

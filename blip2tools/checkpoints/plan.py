@@ -34,10 +34,7 @@ if TYPE_CHECKING:
     from blip2tools.checkpoints.prompts import CaptionerText, MatcherText
     from blip2tools.model import Captioner, Matcher, Pixels
 
-DEMO_WARNING = (
-    "this is the built-in demo model, which only knows drawn shapes; "
-    f"`blip2tools pull {SUGGESTED}` fetches one for photographs"
-)
+DEMO_WARNING = f"demo model: it only knows drawn shapes; for photographs: `blip2tools pull {SUGGESTED}`"
 
 
 @dataclass(frozen=True, slots=True)

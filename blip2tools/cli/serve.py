@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import threading
 
 from blip2tools.cli.console import OK, USAGE, say
 from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
@@ -51,20 +49,13 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
     with claim_stdout() as wire:
         logging.getLogger().setLevel(logging.INFO)
         from blip2tools import checkpoints
-        from blip2tools.engine.local import WORKER
         from blip2tools.vision import Vision
 
         vision = Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments))
         # Otherwise the first look at a picture loads the model: torch must not slow down the handshake.
         if arguments.preload or not checkpoints.locate(vision.settings).here:
             vision.preload()
-        serve_stdio(vision, wire=wire)
-    if any(thread.name == WORKER for thread in threading.enumerate()):
-        # A slow machine is still loading the model for a client that has gone: the interpreter's own end, beneath native
-        # code at work in another thread, may abort the process.
-        logging.shutdown()
-        os._exit(OK)
-    return OK
+        serve_stdio(vision, wire=wire)  # ends the process
 
 
 def _add_serve_command(command: AddCommand) -> None:
@@ -76,7 +67,7 @@ def _add_serve_command(command: AddCommand) -> None:
         "MCP clients start this command themselves: `blip2tools install CLIENT` writes it into their configuration.\n\n"
         "With --http one server serves many clients, with MCP at /mcp, pictures to POST /images and a page at /.",
     )
-    serve.add_argument("--preload", action="store_true", help="load the model at once, not at the first call")
+    serve.add_argument("--preload", action="store_true", help="load the model at once, not when the tools are listed")
     serve.add_argument("--http", action="store_true", help="serve over HTTP instead of standard input and output")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1); any other than loopback needs a token")
     serve.add_argument("--port", type=int, metavar="N", help="port to listen on (default 8765); 0 takes a free one")

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from langchain_core.messages import BaseMessage, convert_to_messages
 
-from blip2tools.errors import ErrorCode, InvalidInputError, NotFoundError, VisionError, to_vision_error
+from blip2tools.errors import ErrorCode, VisionError, to_vision_error
+from blip2tools.langchain_tools.blocks import Found, LeftOut, Picture, Reference, lines_of
 from blip2tools.vision import Vision
 
 AT_ONCE: Final = 16  # pictures of one caller in the engine at a time: others want their turn too
@@ -18,15 +19,7 @@ AT_ONCE: Final = 16  # pictures of one caller in the engine at a time: others wa
 PASSING: Final[frozenset[ErrorCode]] = frozenset(
     ("busy", "timeout", "cancelled", "out_of_memory", "model_unavailable", "fetch_failed")
 )
-_PICTURE_TYPES: Final = ("image", "image_url", "input_image")
-_FILE_TYPES: Final = ("file", "media")
 _MENTION: Final = re.compile(r"\[image img_[0-9a-f]{16}\b")
-_NO_DATA: Final = InvalidInputError("The message's picture holds no data that can be read; send it as base64.")
-_FOREIGN_FILE: Final = NotFoundError(
-    "The picture is only named by a file id, which nobody but its provider can open; send it as base64."
-)
-
-Reference = str | bytes
 
 
 async def aingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
@@ -46,10 +39,13 @@ def ingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
     a run are `VisionMiddleware`'s matter. The caption leaves the process with the message, of course, and the encoded
     picture is kept in the memory of `vision`, so that its handle works in every tool.
 
-    All forms of LangChain are understood, in messages of every role: standard `image` blocks (base64, url, file_id) and
-    their older `source_type` form, `image_url`, `input_image`, Anthropic's `source`, and `file` or `media` blocks that
-    declare a picture. Addresses are held to the rules of the settings, as in a tool call. A picture that cannot be read
-    becomes `[image unreadable: code: sentence]`. Blocks of other kinds, texts and the messages' ids stay as they are; a
+    All forms of LangChain and of its providers are understood, in messages of every role, also inside of other blocks
+    (`tool_result`, `non_standard`, lists in lists): standard `image` blocks (base64, url, file_id) and their older
+    `source_type` form, `image_url`, `input_image`, Anthropic's `source`, MCP's image blocks and `resource` blobs, Bedrock's
+    `image`, Google's `inline_data`, `image_generation_call`, and `file` or `media` blocks that declare a picture; data URIs
+    and pictures as bare base64 in the midst of text, too. Addresses are held to the rules of the settings, as in a tool
+    call. A picture that cannot be read becomes `[image unreadable: code: sentence]`. Of a tool's message everything becomes
+    text, and what is long base64 but no picture a note. Other blocks and texts and the messages' ids stay as they are; a
     message of which only plain text is left becomes a plain string, because many text-only models take no list.
 
     Args:
@@ -60,38 +56,13 @@ def ingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
 
 
 def holds_pictures(message: BaseMessage) -> bool:
-    """Whether there is a picture in the message, readable or not."""
-    return isinstance(message.content, list) and any(picture_of(block) is not None for block in message.content)
+    """Whether there is a picture in the message, readable or not, or anything else that words must stand for."""
+    return any(lines_of(message, block) is not None for block in _blocks(message))
 
 
 def mentions_picture(message: BaseMessage) -> bool:
     """Whether words stand for a picture in the message."""
     return _MENTION.search(message.text) is not None
-
-
-def picture_of(block: Any) -> Reference | VisionError | None:
-    """The picture in a content block as a reference; why there is none; or None for a block of another kind."""
-    if not isinstance(block, Mapping):
-        return None
-    source = block["source"] if isinstance(block.get("source"), Mapping) else block  # Anthropic's form nests
-    kind = next((source[key] for key in ("mime_type", "media_type") if isinstance(source.get(key), str)), "")
-    if block.get("type") not in _PICTURE_TYPES and not (
-        block.get("type") in _FILE_TYPES and kind.lower().startswith("image/")
-    ):
-        return None
-    for key in ("base64", "data"):
-        data = source.get(key)
-        if isinstance(data, bytes) and data:
-            return data
-        if isinstance(data, str) and data:
-            return data if data[:5].lower() == "data:" else f"data:{kind};base64,{''.join(data.split())}"
-    address = block.get("image_url", source.get("url"))
-    if isinstance(address, Mapping):
-        address = address.get("url")
-    if isinstance(address, str) and address:
-        return address
-    named = source.get("file_id") or (source.get("source_type") == "id" and source.get("id"))
-    return _FOREIGN_FILE if named else _NO_DATA
 
 
 class PictureReader:
@@ -114,22 +85,23 @@ class PictureReader:
 
     async def read(self, messages: Sequence[BaseMessage]) -> None:
         """Look at every picture in the messages. Never raises because of a picture."""
-        found = (picture_of(block) for message in messages for block in _blocks(message))
-        fresh = dict.fromkeys(one for one in found if isinstance(one, str | bytes) and one not in self._words)
+        found = (reference for message in messages for reference in _references(message))
+        fresh = dict.fromkeys(one for one in found if one not in self._words)
         async with asyncio.TaskGroup() as group:
             for reference in fresh:
                 group.create_task(self._look(reference))
 
     def rewritten(self, message: BaseMessage) -> BaseMessage:
         """The message with words for its pictures, which must have been read; itself if it has none."""
-        if not holds_pictures(message):
+        found = [(block, lines_of(message, block)) for block in _blocks(message)]
+        if all(lines is None for _, lines in found):
             return message
-        blocks = [self._block(block) for block in _blocks(message)]
+        blocks = [block if lines is None else {"type": "text", "text": self._told(lines)} for block, lines in found]
         return message.model_copy(update={"content": _as_text(blocks)})
 
     def settled(self, message: BaseMessage) -> bool:
         """Whether its words are final: no picture in it failed for a reason that may pass."""
-        return not any(picture_of(block) in self._passing for block in _blocks(message))
+        return self._passing.isdisjoint(_references(message))
 
     async def _look(self, reference: Reference) -> None:
         try:
@@ -144,18 +116,29 @@ class PictureReader:
             if failure.code in PASSING:
                 self._passing.add(reference)
 
-    def _block(self, block: Any) -> Any:
-        match picture_of(block):
-            case None:
-                return block
-            case VisionError() as failure:
-                return {"type": "text", "text": _unreadable(failure)}
-            case reference:
-                return {"type": "text", "text": self._words[reference]}
+    def _told(self, lines: Sequence[Sequence[Found]]) -> str:
+        return "\n".join("".join(map(self._word, line)) for line in lines)
+
+    def _word(self, piece: Found) -> str:
+        match piece:
+            case Picture(source=VisionError() as failure):
+                return _unreadable(failure)
+            case Picture(source=str() | bytes() as reference):
+                return self._words[reference]
+            case LeftOut(words=note):
+                return note
+            case str() as text:
+                return text
+        raise AssertionError  # there is no other kind
+
+
+def _references(message: BaseMessage) -> list[Reference]:
+    found = (piece for block in _blocks(message) for line in lines_of(message, block) or () for piece in line)
+    return [piece.source for piece in found if isinstance(piece, Picture) and isinstance(piece.source, str | bytes)]
 
 
 def _blocks(message: BaseMessage) -> list[Any]:
-    return message.content if isinstance(message.content, list) else []
+    return message.content if isinstance(message.content, list) else [message.content]
 
 
 def placeholder(handle: str, caption: str | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, BaseToolkit, InjectedToolArg, StructuredTool, ToolException
-from pydantic import ConfigDict, PrivateAttr, ValidationError, create_model
+from pydantic import ConfigDict, PrivateAttr
 
 from blip2tools.call import Listener, heard_by
 from blip2tools.errors import InvalidInputError, VisionError
-from blip2tools.schemas import Arguments, explain
-from blip2tools.toolset import TOOLS, ToolSpec, call
+from blip2tools.schemas import Arguments
+from blip2tools.toolset import TOOLS, Told, ToolSpec, call
 from blip2tools.vision import Vision
 
 
@@ -39,76 +40,86 @@ class Blip2Toolkit(BaseToolkit):
 
     def get_tools(self) -> list[BaseTool]:
         """The tools, in the catalogue's order."""
-        return [_tool(self._eyes, spec) for spec in TOOLS]
+        told = Told()
+        return [_tool(self._eyes, told, spec) for spec in TOOLS]
 
 
-def _schema(spec: ToolSpec) -> type[Arguments]:
-    """The tool's arguments with the place where LangChain puts its runtime; no model is shown it.
+class _Tool(StructuredTool):
+    """A tool whose schema is the catalogue's own, as a dict: LangChain's models of it lose what they were told of JSON.
 
-    Without any field LangChain would throw away whatever a call brings, instead of checking it.
+    Nothing is checked by LangChain then, so that the catalogue can: every face refuses the same calls with the same words.
     """
-    return create_model(
-        spec.arguments.__name__, __base__=spec.arguments, runtime=(Annotated[Any, InjectedToolArg], None)
-    )
+
+    _arguments: type[Arguments] = PrivateAttr(default=Arguments)
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[Arguments]:
+        """The strict model of the arguments, for programs; models are shown `args_schema`."""
+        return self._arguments
+
+    def _parse_input(self, tool_input: str | dict[str, Any], tool_call_id: str | None) -> dict[str, Any]:
+        if isinstance(tool_input, str):
+            # `tool.invoke("photo.jpg")`, by hand or from an older agent: a bare text is the first argument, if there is one.
+            first = next(iter(self._arguments.model_fields), None)
+            return {first or "text": tool_input} if first or tool_input.strip() else {}
+        # LangChain's own names would be taken for its own objects, or silently replaced by them.
+        for name in ("config", "run_manager"):
+            if name in tool_input:
+                raise ToolException(str(InvalidInputError(f"There is no argument '{name}'.")))
+        return tool_input
 
 
-def _tool(eyes: Vision, spec: ToolSpec) -> BaseTool:
-    async def look(**arguments: Any) -> tuple[str, dict[str, Any]]:
-        runtime = None
+def _tool(eyes: Vision, told: Told, spec: ToolSpec) -> BaseTool:
+    async def look(runtime: Annotated[Any, InjectedToolArg] = None, **arguments: Any) -> tuple[str, dict[str, Any]]:
         # LangChain's own runtime object is no argument. Anything that JSON can carry came from the model: let it be refused.
-        if not isinstance(arguments.get("runtime"), str | int | float | list | dict):
-            runtime = arguments.pop("runtime", None)
+        if isinstance(runtime, str | int | float | list | dict):
+            arguments["runtime"], runtime = runtime, None
         audience = _Audience(runtime, spec.name)
         try:
             with heard_by(audience.listener()):
-                result = await call(eyes, spec.name, arguments)
+                result = await call(eyes, spec.name, arguments, told=audience.told(told), client=audience.thread)
         except VisionError as error:
             # ToolException is the only error that LangChain shows to the model; any other would end the run.
             raise ToolException(str(error)) from error
         text = result.text_block()
         audience.show(text)
-        return text, result.model_dump(mode="json")
+        return text, result.structured()
 
-    # `tool.invoke("photo.png")` hands a bare text on by its place: it is the first argument, if there is one.
-    first = next(iter(spec.arguments.model_fields), None)
+    def look_sync(runtime: Annotated[Any, InjectedToolArg] = None, **arguments: Any) -> tuple[str, dict[str, Any]]:
+        return eyes.run(look(runtime, **arguments))
 
-    def named(given: tuple[Any, ...], arguments: dict[str, Any]) -> dict[str, Any]:
-        if not given or (first is None and not str(given[0]).strip()):
-            return arguments
-        return {first or "text": given[0], **arguments}
-
-    async def look_async(*given: Any, **arguments: Any) -> tuple[str, dict[str, Any]]:
-        return await look(**named(given, arguments))
-
-    def look_sync(*given: Any, **arguments: Any) -> tuple[str, dict[str, Any]]:
-        return eyes.run(look(**named(given, arguments)))
-
-    def refuse(problem: ValidationError | Any) -> str:
-        return str(InvalidInputError(explain(problem, spec.arguments)))
-
-    return StructuredTool.from_function(
+    tool = _Tool.from_function(
         func=look_sync,
-        coroutine=look_async,
+        coroutine=look,
         name=spec.name,
         description=spec.description,
-        args_schema=_schema(spec),
+        args_schema=spec.input_schema(),
         response_format="content_and_artifact",
         handle_tool_error=True,
-        handle_validation_error=refuse,
         metadata={"title": spec.title},
     )
+    tool._arguments = spec.arguments
+    return tool
 
 
 class _Audience:
     """Whoever follows one call through LangChain's `ToolRuntime`; nobody, where none was put in.
 
     The runtime's two channels are themselves silent unless the graph is run with their stream mode.
+
+    Attributes:
+        thread: the conversation's name, where it has one.
     """
 
     def __init__(self, runtime: Any, tool: str) -> None:
         self._write = getattr(runtime, "stream_writer", None)
         self._emit = getattr(runtime, "emit_output_delta", None)
+        configured = (getattr(runtime, "config", None) or {}).get("configurable") or {}
+        self.thread = str(configured.get("thread_id", ""))
         self._label = {"tool": tool, "tool_call_id": getattr(runtime, "tool_call_id", None)}
+
+    def told(self, told: Told) -> Told | None:
+        """Whose memory holds: nobody's outside of a graph, where each call may be another's."""
+        return told if self._label["tool_call_id"] is not None else None
 
     def listener(self) -> Listener | None:
         """Passes on what the call tells of itself, after word that it has begun."""

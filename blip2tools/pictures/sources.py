@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import fnmatch
+import hashlib
 import os
 import re
 import time
@@ -15,6 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import unquote
 
 from blip2tools.call import STOP
 from blip2tools.errors import (
@@ -30,12 +32,13 @@ from blip2tools.errors import (
     VisionError,
 )
 from blip2tools.pictures.folders import Folders
+from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.names import fold, printably
 from blip2tools.pictures.newest import SCAN_S, Found
 from blip2tools.pictures.paths import MAX_PATH
 from blip2tools.pictures.records import Facts, ListedImage, Listing, Newest, Source, UnreadFile
 from blip2tools.pictures.references import HANDLE, OF_CLIENTS, SCHEME, bare, is_latest, path_of_uri
-from blip2tools.pictures.store import Store
+from blip2tools.pictures.store import Store, handle_of
 from blip2tools.schemas.plain import printable, quoted
 from blip2tools.settings import Settings, variable
 
@@ -50,6 +53,8 @@ FUTURE_S = 86_400  # a time of change that is so far ahead is a wrong clock's
 _DATA = re.compile(
     r'(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[\w.+:-]*))*(?P<coding>;base64)?', re.ASCII | re.I
 )
+_LINE_END = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
+_URL_SAFE = str.maketrans("-_", "+/")
 _BARE_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{16,}={0,2}|[A-Za-z0-9+/\s]{256,}={0,2}")
 
 
@@ -71,6 +76,7 @@ class Sources:
         trusted: the references come from a Python program's own author: any regular file may be read, unless the
             settings name allowed folders. `folders` then only serves `latest`, bare names and listings.
         reveal_folders: whether messages name the allowed folders in full, or by their last part.
+        remembered: files behind the handles of earlier processes.
 
     Raises:
         InvalidInputError: a configured folder does not exist or may never be opened.
@@ -84,9 +90,11 @@ class Sources:
         size_of: Callable[[bytes], tuple[int, int]],
         trusted: bool = False,
         reveal_folders: bool = True,
+        remembered: Remembered | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
+        self._remembered = remembered
         self._size_of = size_of
         self._trusted = trusted
         self._folders = Folders(
@@ -312,7 +320,11 @@ class Sources:
         return data
 
     def _data(self, reference: str, start: int) -> Source:
-        """A `data:` URI (RFC 2397), base64 only and strict: what one decoder skips, another would read."""
+        """A `data:` URI (RFC 2397), base64 only.
+
+        What programs do to base64 on its way is undone (see `_tidied`); beyond that it is strict: what one decoder skips,
+        another would read.
+        """
         comma = reference.find(",", start, start + MAX_DATA_HEADER)
         header = _DATA.fullmatch(reference[start:comma]) if comma >= 0 else None
         if header is None:
@@ -325,16 +337,20 @@ class Sources:
         if not header["coding"]:
             raise InvalidInputError("The data: URI is not base64; it must look like data:image/png;base64,iVBORw0...")
         limit = min(self._settings.max_data_bytes, self._settings.max_image_bytes)
-        # Judged by its length, before a copy of it exists.
-        if len(reference) - comma - 1 > (limit + 2) // 3 * 4:
-            raise TooLargeError(
-                f"The data: URI is above the limit of {limit:,} bytes; save the picture as a file and pass its path, or make "
-                "it smaller first."
-            )
-        text = reference[comma + 1 :]
+        too_large = TooLargeError(
+            f"The data: URI is above the limit of {limit:,} bytes; save the picture as a file and pass its path, or make "
+            "it smaller first."
+        )
+        most = (limit + 2) // 3 * 4
+        # Judged by its length, before a copy of it exists; line ends may take a sixteenth.
+        if len(reference) - comma - 1 > most + most // 16 + 2:
+            raise too_large
+        text = _tidied(reference[comma + 1 :])
+        if len(text) > most:
+            raise too_large
         try:
             # Even the strict decoder forgives too much padding.
-            if len(text) % 4 or text.endswith("==="):
+            if text.endswith("==="):
                 raise ValueError
             data = binascii.a2b_base64(text, strict_mode=True)
         except ValueError as error:
@@ -345,11 +361,16 @@ class Sources:
 
     def _handle(self, handle: str) -> Source:
         data = self._store.get(handle)
-        if data is None:
-            raise NotFoundError(
-                f"The picture {handle} is no longer kept; name its path, address or data again for a fresh handle."
-            )
-        return Source(data, self.label_of(handle))
+        if data is not None:
+            return Source(data, self.label_of(handle))
+        for path in self._remembered.find(handle) if self._remembered else []:
+            with suppress(VisionError):
+                source = self._file(str(path), handle)
+                if handle_of(hashlib.sha256(source.data).hexdigest()) == handle:
+                    return source
+        raise NotFoundError(
+            f"The picture {handle} is no longer kept; name its path, address or data again for a fresh handle."
+        )
 
     def label_of(self, handle: str) -> str:
         """A handle as the origin of a result, with the file behind it where that may be read."""
@@ -420,3 +441,17 @@ def _time_of(nanoseconds: int) -> datetime:
 
 
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
+
+
+def _tidied(text: str) -> str:
+    """Base64 as RFC 4648 has it, from what programs make of it on its way.
+
+    White space around it and line ends in it (RFC 2045), the URL-safe alphabet, percent-encoding (RFC 2397) and padding that
+    is missing. A space inside of a line is none of these: most likely it was a `+`.
+    """
+    if "%" in text:
+        text = unquote(text)
+    text = _LINE_END.sub("", text.strip())
+    if "-" in text or "_" in text:
+        text = text.translate(_URL_SAFE)
+    return text + "=" * (-len(text) % 4)

@@ -37,26 +37,29 @@ from blip2tools.schemas.plain import has_too_many_parts, plain
 from blip2tools.schemas.results import (
     MAX_OUTPUT,
     Alternative,
-    BatchStatus,
-    CacheStatus,
     CaptionResult,
     CompareResult,
     Failure,
     ImageFile,
     ImageInfo,
     ImageResult,
-    Limits,
     ListResult,
     Match,
     MatchResult,
-    QueueStatus,
     Result,
-    StageStatus,
-    StatusResult,
     SurveyResult,
     TextMatch,
     Tile,
     UnreadableFile,
+)
+from blip2tools.schemas.status import (
+    BatchStatus,
+    BriefStatus,
+    CacheStatus,
+    Limits,
+    QueueStatus,
+    StageStatus,
+    StatusResult,
 )
 
 __all__ = [
@@ -68,6 +71,7 @@ __all__ = [
     "Arguments",
     "AskArguments",
     "BatchStatus",
+    "BriefStatus",
     "CacheStatus",
     "CaptionArguments",
     "CaptionResult",

@@ -46,10 +46,8 @@ ImageReference = Annotated[
     Reference,
     Field(
         description=(
-            "Which picture: a file path inside an allowed folder (absolute, relative, or just a file name), "
-            "a handle such as img_0123456789abcdef from an earlier result, 'latest' for the newest picture in the "
-            "allowed folders, a data: URI, or an http(s) URL if the operator allows them. Never invent a path or "
-            "base64 data. Example: holiday.jpg"
+            "A path or file name in an allowed folder, a handle (img_...) from an earlier result, 'latest' for the "
+            "newest, or a data: or http(s) URI. Never invent one. Example: holiday.jpg"
         ),
     ),
 ]
@@ -58,8 +56,7 @@ Region = Annotated[
     Annotated[list[float], Field(min_length=4, max_length=4), AfterValidator(_region)] | None,
     Field(
         description=(
-            "Look only at this part: [left, top, right, bottom] as fractions of width and height from 0 to 1, "
-            "e.g. [0, 0, 0.5, 0.5] is the top left quarter. Cropped at full resolution, so use it to zoom in on detail."
+            "Zoom in: [left, top, right, bottom] as fractions from 0 to 1, e.g. [0, 0, 0.5, 0.5] is the top left quarter."
         )
     ),
 ]
@@ -74,8 +71,8 @@ class Arguments(BaseModel):
 class Turn(Arguments):
     """One earlier question about the picture and the answer that was given."""
 
-    question: Words = Field(description="What was asked; at most 512 characters.")
-    answer: Words = Field(description="What was answered; at most 512 characters.")
+    question: Words = Field(description="At most 512 characters.")
+    answer: Words = Field(description="At most 512 characters.")
 
 
 class CaptionArguments(Arguments):
@@ -86,13 +83,10 @@ class CaptionArguments(Arguments):
     prompt: Annotated[Words | None, BeforeValidator(_given)] = Field(
         None,
         description=(
-            "Beginning of the caption, which the model continues, e.g. 'a photo of'; at most 512 characters. Leave out "
-            "in most cases."
+            "Rarely needed: the caption's beginning, which the model continues, e.g. 'a photo of'; at most 512 characters."
         ),
     )
-    num_captions: int = Field(
-        1, ge=1, le=5, description="How many different captions, 1 to 5. The first is the likeliest."
-    )
+    num_captions: int = Field(1, ge=1, le=5, description="How many different captions, 1 to 5, the likeliest first.")
 
 
 class AskArguments(Arguments):
@@ -112,14 +106,13 @@ class AskArguments(Arguments):
     choices: Annotated[list[Words], Field(min_length=2, max_length=20)] | None = Field(
         None,
         description=(
-            "2 to 20 possible answers, each at most 512 characters. The model then scores exactly these and returns a "
-            "probability for each; e.g. ['yes', 'no'] for a yes/no question."
+            "2 to 20 possible answers, each at most 512 characters, which are then scored, e.g. ['yes', 'no']."
         ),
     )
     history: Annotated[list[Turn], Field(max_length=8)] | None = Field(
         None,
         description=(
-            "Up to 8 earlier turns about this picture, oldest first, for follow-up questions, e.g. "
+            "Up to 8 earlier turns about this picture, oldest first, e.g. "
             "[{'question': 'What animal is it?', 'answer': 'a dog'}]."
         ),
     )
@@ -143,8 +136,7 @@ class MatchArguments(Arguments):
     image: ImageReference
     texts: Annotated[list[Words], Field(min_length=1, max_length=64)] = Field(
         description=(
-            "1 to 64 statements in plain English to check against the picture, each at most 512 characters, e.g. "
-            "['a dog on a sofa', 'a cat on a sofa']."
+            "1 to 64 statements in English, each at most 512 characters, e.g. ['a dog on a sofa', 'a cat on a sofa']."
         )
     )
     region: Region = None
@@ -154,8 +146,8 @@ class SurveyArguments(Arguments):
     """Arguments of `survey_image`."""
 
     image: ImageReference
-    rows: int = Field(2, ge=1, le=4, description="How many tiles from top to bottom, 1 to 4; 2 if left out.")
-    columns: int = Field(2, ge=1, le=4, description="How many tiles from left to right, 1 to 4; 2 if left out.")
+    rows: int = Field(2, ge=1, le=4, description="Tiles from top to bottom, 1 to 4.")
+    columns: int = Field(2, ge=1, le=4, description="Tiles from left to right, 1 to 4.")
 
 
 class CompareArguments(Arguments):
@@ -163,8 +155,7 @@ class CompareArguments(Arguments):
 
     images: Annotated[list[Reference], Field(min_length=2, max_length=4)] = Field(
         description=(
-            "2 to 4 pictures, each named as for the other tools: a file path inside an allowed folder, a handle such "
-            "as img_0123456789abcdef, 'latest', a data: URI, or an http(s) URL if the operator allows them. "
+            "2 to 4 pictures, each named as for the other tools, by path, handle (img_...), 'latest' or URI. "
             "Example: ['before.jpg', 'after.jpg']"
         )
     )
@@ -175,9 +166,7 @@ class ListArguments(Arguments):
 
     folder: Annotated[str, Field(min_length=1, max_length=MAX_FOLDER)] | None = Field(
         None,
-        description=(
-            "An allowed folder or one inside it, absolute or relative, e.g. 'holiday'. Leave out for all allowed folders."
-        ),
+        description=("An allowed folder or one inside it, e.g. 'holiday'; all allowed folders if left out."),
     )
     limit: int = Field(20, ge=1, le=100, description="How many pictures at most, 1 to 100; 20 if left out.")
     offset: int = Field(

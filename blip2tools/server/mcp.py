@@ -6,6 +6,7 @@ Standard output belongs to the protocol, and nothing here imports torch: the han
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mcp.server.caching import CacheHint
@@ -26,12 +27,12 @@ from mcp.types import (
 from pydantic import ValidationError
 
 from blip2tools.__version__ import __version__
-from blip2tools.call import Listener, heard_by
+from blip2tools.call import CALLER, Listener, heard_by
 from blip2tools.errors import VisionError, to_vision_error
 from blip2tools.server import prompts
 from blip2tools.server.resources import Resources
 from blip2tools.settings import Settings
-from blip2tools.toolset import INSTRUCTIONS, TOOLS, ToolSpec, call
+from blip2tools.toolset import INSTRUCTIONS, TOOLS, Told, ToolSpec, call
 from blip2tools.vision import Vision
 
 ERROR_CODE_KEY = "blip2tools/code"  # in `_meta` of a failed result: structured content there breaks older clients
@@ -47,25 +48,29 @@ ICON = Icon(
 UNCHANGING = CacheHint(ttl_ms=3_600_000)  # these lists are fixed while a server runs
 
 
-def build_server(vision: Vision, *, shared: bool = False) -> Server[Any]:
+def build_server(vision: Vision, *, shared: bool = False, listed: Callable[[], object] | None = None) -> Server[Any]:
     """An MCP server over `vision`, for any transport; the server does not close it.
 
     Args:
         shared: several clients on other machines may use it: no full path of a folder, and nobody else's handle, is told.
+        listed: called when a client asks for the tools.
     """
     eyes = vision.for_tools(reveal_folders=not shared, reveal_handles=not shared)
     folders = ", ".join(eyes.status().limits.allowed_folders)
     places = f"Pictures may come from these folders: {folders}." if folders else "No folder is open for pictures."
 
     resources = Resources(eyes, private=not shared)
+    told = Told()
 
     async def list_tools(context: object, params: PaginatedRequestParams | None) -> ListToolsResult:
+        if listed is not None:
+            listed()
         return ListToolsResult(tools=[_describe(spec, urls=vision.settings.allow_urls) for spec in TOOLS])
 
     async def call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         try:
             with heard_by(_progress_of(context)):
-                result = await call(eyes, params.name, params.arguments)
+                result = await call(eyes, params.name, params.arguments, told=told, client=_client_of(context))
         except VisionError as error:
             return CallToolResult(
                 content=[TextContent(type="text", text=str(error))],
@@ -75,7 +80,7 @@ def build_server(vision: Vision, *, shared: bool = False) -> Server[Any]:
         resources.remember(params.name, result)
         return CallToolResult(
             content=[TextContent(type="text", text=result.text_block())],
-            structured_content=result.model_dump(mode="json"),
+            structured_content=result.structured(),
         )
 
     server: Server[Any] = Server(
@@ -109,6 +114,17 @@ async def _in_our_words(ctx: ServerRequestContext[Any, Any], call_next: CallNext
         raise MCPError(INTERNAL_ERROR, str(to_vision_error(error))) from error
 
 
+def _client_of(context: ServerRequestContext[Any]) -> str:
+    """Who calls: the one client of a pipe, a session, or (of revisions without sessions) an address and a program's name."""
+    headers = getattr(context.request, "headers", None)
+    if headers is None:
+        return ""
+    if session := headers.get("mcp-session-id"):
+        return str(session)
+    info = context.session.client_params
+    return f"{CALLER.get()} {info.client_info.name if info else ''}"
+
+
 def _progress_of(context: ServerRequestContext[Any]) -> Listener:
     """Tells the client of one request how far it is, if the client asked to hear."""
     last = -1.0
@@ -132,7 +148,6 @@ def _describe(spec: ToolSpec, *, urls: bool) -> Tool:
         input_schema=spec.input_schema(),
         output_schema=spec.output_schema(),
         annotations=ToolAnnotations(
-            title=spec.title,
             read_only_hint=True,
             destructive_hint=False,
             idempotent_hint=True,

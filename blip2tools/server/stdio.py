@@ -13,26 +13,35 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, NoReturn
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.lowlevel import Server
 from mcp.shared.message import SessionMessage
 from mcp.types import (
     INVALID_REQUEST,
     PARSE_ERROR,
     ErrorData,
     JSONRPCError,
+    JSONRPCRequest,
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from blip2tools.errors import VisionError
 from blip2tools.schemas import has_too_many_parts
 from blip2tools.server.mcp import build_server, largest_message
 from blip2tools.vision import Vision
+
+FLUSH_S = 0.2  # for the last answers, after the end of the input
+LEAVE_S = 0.5  # for the end of the decoders, which end a little later without it
+PAUSE_S = 0.05  # between the list of tools and the loading, which takes time from every thread
 
 _PIECE = 2**16
 _TAIL = 512
@@ -49,8 +58,10 @@ Writing = MemoryObjectSendStream[SessionMessage]
 
 
 @asynccontextmanager
-async def lines(source: BinaryIO, sink: BinaryIO, limit: int) -> AsyncIterator[tuple[Reading, Writing]]:
-    """The streams of an MCP server over two pipes, until `source` ends.
+async def lines(
+    source: BinaryIO, sink: BinaryIO, limit: int, at_end: Callable[[], object]
+) -> AsyncIterator[tuple[Reading, Writing]]:
+    """The streams of an MCP server over two pipes, until `source` ends; `at_end` is called then.
 
     A line that is longer than `limit` bytes, or no message, is answered with an error under its own id, as far as that can be
     told; whatever it was, the next line is read.
@@ -69,6 +80,7 @@ async def lines(source: BinaryIO, sink: BinaryIO, limit: int) -> AsyncIterator[t
                 elif message is not None:
                     await incoming.send(message)
                 del message
+            at_end()
 
     async def send() -> None:
         async with outgoing:
@@ -175,18 +187,17 @@ def _id_of_object(text: bytes) -> bytes | None:
     return None
 
 
-def serve_stdio(vision: Vision, *, wire: BinaryIO | None = None) -> None:
-    """Serve one client over standard input and output until the input ends; then `vision` is closed.
+def serve_stdio(vision: Vision, *, wire: BinaryIO | None = None) -> NoReturn:
+    """Serve one client over standard input and output until the input ends, and the process with it.
 
-    SIGINT and SIGTERM end the process, with status 128 + the signal's number, also in the middle of a call.
+    The end of the input, SIGINT and SIGTERM end it at once, also in the middle of a call or while the model loads, with
+    status 0, or 128 + the signal's number.
 
     Args:
         wire: where the protocol goes, from `claim_stdout()`. Given, nothing else can reach it.
     """
-    try:
-        asyncio.run(_serve(vision, wire if wire is not None else claim_stdout()))
-    finally:
-        vision.close()
+    asyncio.run(_serve(vision, wire if wire is not None else claim_stdout()))
+    raise AssertionError  # `_serve` ends the process
 
 
 def claim_stdout() -> BinaryIO:
@@ -203,22 +214,93 @@ def claim_stdout() -> BinaryIO:
 
 
 async def _serve(vision: Vision, wire: BinaryIO) -> None:
-    _end_on_signals(vision)
-    server = build_server(vision)
-    with claim_stdin() as source:
-        async with lines(source, wire, largest_message(vision.settings)) as (read, write):
-            await server.run(read, write, server.create_initialization_options())
+    loop = asyncio.get_running_loop()
 
-
-def _end_on_signals(vision: Vision) -> None:
-    def end(number: int) -> None:
-        # A thread is blocked in reading standard input, and neither cancellation nor the interpreter's own end would get
-        # past it before the client sends another line.
-        vision.close()
+    def end(status: int) -> None:
+        # A thread is blocked in reading standard input, or loads the model: neither cancellation nor the interpreter's own
+        # end would get past it. And to free memory in order takes longer than some clients wait before they kill.
+        leaving = threading.Thread(target=vision.abandon, daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_S)
         logging.shutdown()
-        os._exit(128 + number)
+        os._exit(status)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         # Windows' event loop knows no signal handlers; there the default action ends the process.
         with contextlib.suppress(NotImplementedError):
-            asyncio.get_running_loop().add_signal_handler(number, end, number)
+            loop.add_signal_handler(number, end, 128 + number)
+    server = build_server(vision, listed=_once(partial(_load_early, vision)) if vision.settings.early_load else None)
+    # Who has closed one pipe may not read the other any more: the last answers get a moment.
+    at_end = partial(loop.call_later, FLUSH_S, end, 0)
+    try:
+        with claim_stdin() as source:
+            async with (
+                lines(source, wire, largest_message(vision.settings), at_end) as (read, write),
+                undecided(server, read, write) as decided,
+            ):
+                await server.run(decided, write, server.create_initialization_options())
+    except Exception:
+        logger.exception("the server failed")
+        end(1)
+    end(0)
+
+
+@asynccontextmanager
+async def undecided(server: Server[Any], read: Reading, write: Writing) -> AsyncIterator[Reading]:
+    """The messages of `read`, but for each `server/discover` that comes before any other request, which is answered here.
+
+    The SDK lets a client's first request decide the protocol's era for good. Some clients only ask what there is, wait a
+    second, and begin with `initialize` if the process was still starting: discovery must not decide.
+    """
+    passing, decided = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+
+    async def sort() -> None:
+        open_yet = True
+        async with passing, read:
+            async for item in read:
+                request = item.message if isinstance(item, SessionMessage) else None
+                if open_yet and isinstance(request, JSONRPCRequest):
+                    if request.method == "server/discover":
+                        await _answer_alone(server, item, write)
+                        continue
+                    open_yet = False
+                await passing.send(item)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sort)
+        yield decided
+        tasks.cancel_scope.cancel()
+
+
+async def _answer_alone(server: Server[Any], item: SessionMessage | Exception, write: Writing) -> None:
+    """Serve one request as a connection of its own."""
+    asking, asked = anyio.create_memory_object_stream[SessionMessage | Exception](1)
+    answering, answered = anyio.create_memory_object_stream[SessionMessage](1)
+    async with anyio.create_task_group() as tasks, asking, answered:
+        await asking.send(item)
+        tasks.start_soon(server.run, asked, answering, server.create_initialization_options())
+        await write.send(await answered.receive())
+        tasks.cancel_scope.cancel()
+
+
+def _once(begin: Callable[[], object]) -> Callable[[], None]:
+    """What is called when the client has got the list of tools: the first time, and when the answer has gone out."""
+    begun = False
+
+    def listed() -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            asyncio.get_running_loop().call_later(PAUSE_S, begin)
+
+    return listed
+
+
+def _load_early(vision: Vision) -> None:
+    """Load the model while the client's own model thinks. If it cannot be loaded, the first call tells why."""
+
+    def load() -> None:
+        with contextlib.suppress(VisionError):
+            vision.preload()
+
+    threading.Thread(target=load, daemon=True).start()

@@ -16,6 +16,7 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError, VisionError
 from blip2tools.pictures.decoder import Decoder, decode_here
+from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.names import spelled
 from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.records import Newest
@@ -71,14 +72,24 @@ class Looking:
         store: keeps the encoded bytes behind the handles.
         decoder: decodes pictures that come from elsewhere.
         pools: whose threads wait for files, addresses and decoders.
+        remembered: learns which files the handles stand for.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store, decoder: Decoder, pools: Pools) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: Store,
+        decoder: Decoder,
+        pools: Pools,
+        remembered: Remembered,
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._store = store
         self._decoder = decoder
         self._pools = pools
+        self._remembered = remembered
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._lock = threading.Lock()
         self._room = _Room(HELD_BYTES)
@@ -134,7 +145,7 @@ class Looking:
                 read = again()
                 # What the model would look at is kept for the first question, if the sizes are known.
                 info, _ = self._decode(read, [None] if self._engine.targets() else [])
-                self._store.put(bytes(read.data), read.digest, read.path)
+                self._store_away(read)
                 return info.model_copy(update={"source": read.label})
 
             return await self._pools.pictures.run(look)
@@ -165,8 +176,13 @@ class Looking:
 
     def _look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
         seen = self._decode(read, regions)[1]
-        self._store.put(bytes(read.data), read.digest, read.path)
+        self._store_away(read)
         return _from(read.label, seen, read.newest.warnings if read.newest else ())
+
+    def _store_away(self, read: Read) -> None:
+        handle = self._store.put(bytes(read.data), read.digest, read.path)
+        if read.path is not None:
+            self._remembered.note(handle, read.path)
 
     async def _pinned(self, sources: Sources, image: ImageInput) -> ImageInput | Newest:
         """The image, and instead of `latest` the file that it stands for: looked for once, however often it is read."""
@@ -286,8 +302,9 @@ class _Room:
 def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
     """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
     encoded = ours = fetched = False
+    path: Path | None = None
     data: bytes | memoryview
-    path = newest = None
+    newest = None
     if isinstance(image, str | Newest):
         source = sources.read_newest(image) if isinstance(image, Newest) else sources.read(image)
         data, label, fetched = source.data, source.label, source.fetched

@@ -46,6 +46,7 @@ from blip2tools.errors import (
 )
 from blip2tools.model.options import Generation
 from blip2tools.pictures.decoder import Decoder
+from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
@@ -94,6 +95,7 @@ class Verbs:
         store: keeps the encoded bytes behind the handles.
         pools: threads that wait for files, addresses and decoders.
         decoder: decodes pictures in processes that can be killed.
+        remembered: learns which files the handles stand for.
         closed: whether the owner has been closed.
     """
 
@@ -105,6 +107,7 @@ class Verbs:
         store: Store,
         pools: Pools,
         decoder: Decoder,
+        remembered: Remembered,
         *,
         closed: Callable[[], bool],
     ) -> None:
@@ -114,7 +117,7 @@ class Verbs:
         self._store = store
         self._closed = closed
         self._owner = os.getpid()
-        self._looking = Looking(settings, engine, store, decoder, pools)
+        self._looking = Looking(settings, engine, store, decoder, pools, remembered)
         self._admission = Admission(settings.max_queue)
         self._asking = Asking(engine, self._ask_engine, self._doubting)
 
@@ -407,6 +410,8 @@ class Verbs:
 
     async def _answer(self, job: Job, deadline: float) -> Any:
         answer = asyncio.wrap_future(job.future)
+        # Whoever has cancelled or left does not fetch the failure, and asyncio would complain of that on standard error.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         if not self._engine.status().loaded:
             patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
             await call.wait(answer, lambda: self._engine.status().state, patience)

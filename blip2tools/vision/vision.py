@@ -17,6 +17,7 @@ from blip2tools.engine.local import LocalEngine
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
+from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.pools import Pools
 from blip2tools.pictures.records import Facts
 from blip2tools.pictures.sources import Sources
@@ -73,13 +74,23 @@ class Vision(FeatureVerbs):
         self._owner: Self | None = None
         self._reveal_handles = True
         self._decoder = decoder.Decoder(settings)
-        sources = Sources(settings, self._store, size_of=self._decoder.size_of, trusted=trusted)
+        self._remembered = Remembered(settings.cache_folder)
+        sources = Sources(
+            settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
+        )
         self._pools = Pools()
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
         self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._loop)
         finalizer = self._finalizer
         self._verbs = Verbs(
-            settings, engine, sources, self._store, self._pools, self._decoder, closed=lambda: not finalizer.alive
+            settings,
+            engine,
+            sources,
+            self._store,
+            self._pools,
+            self._decoder,
+            self._remembered,
+            closed=lambda: not finalizer.alive,
         )
 
     @classmethod
@@ -133,7 +144,13 @@ class Vision(FeatureVerbs):
         eyes = copy(self)
         eyes._owner = self  # alive as long as its copies: at its end the engine closes
         eyes._verbs = self._verbs.reading(
-            Sources(self.settings, self._store, size_of=self._decoder.size_of, reveal_folders=reveal_folders)
+            Sources(
+                self.settings,
+                self._store,
+                size_of=self._decoder.size_of,
+                reveal_folders=reveal_folders,
+                remembered=self._remembered,
+            )
         )
         eyes._reveal_handles = reveal_handles
         return eyes
@@ -146,6 +163,10 @@ class Vision(FeatureVerbs):
     def close(self) -> None:
         """Cancel what is under way, free the model's memory and end the threads. May be called twice."""
         self._finalizer()
+
+    def abandon(self) -> None:
+        """End what runs beside this process, which is about to end: no call is answered any more, and nothing is freed."""
+        self._decoder.close()
 
     def __enter__(self) -> Self:
         return self

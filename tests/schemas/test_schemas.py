@@ -38,7 +38,7 @@ REFUSED = [
     (CaptionArguments, {"image": ""}, "'image' must have at least 1 characters"),
     (CaptionArguments, {"image": "x", "num_captions": "5"}, "'num_captions' must be an integer, not a string"),
     (CaptionArguments, {"image": "x", "num_captions": True}, "'num_captions' must be an integer, not a boolean"),
-    (CaptionArguments, {"image": "x", "num_captions": 5.0}, "'num_captions' must be an integer, not a number"),
+    (CaptionArguments, {"image": "x", "num_captions": 2.5}, "'num_captions' must be an integer, not a number"),
     (CaptionArguments, {"image": "x", "num_captions": 10**30}, "'num_captions' must be at most 5"),
     (CaptionArguments, {"image": "x", "num_captions": 0}, "'num_captions' must be at least 1"),
     (CaptionArguments, {"image": "x", "region": [0, 0, 1]}, "'region' must have at least 4 entries"),

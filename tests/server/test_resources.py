@@ -171,6 +171,7 @@ async def test_a_picture_that_is_no_longer_kept(tmp_path):
     with Vision.load(model="demo", allowed_dirs=(tmp_path,), store_mb=1, threads=1) as vision:
         async with Client(build_server(vision)) as client:
             said = (await client.call_tool("caption_image", {"image": "big.png"})).structured_content
+            path.unlink()  # else it would be found again by its handle
             with pytest.raises(MCPError, match="no longer kept"):
                 await client.read_resource(TEMPLATE.format(handle=said["image"]["handle"]))
 

@@ -31,7 +31,7 @@ from blip2tools.cli.demo.report import (
     total_lines,
 )
 from blip2tools.demo.draw import draw
-from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, Result, StatusResult
+from blip2tools.schemas import AnswerResult, BriefStatus, CaptionResult, MatchResult, Result
 from blip2tools.settings import environment_without_settings, wants_colors
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ async def _visit(
 async def _wait_for_model(client: Client) -> None:
     """Return when the model is loaded, so that what follows measures answers and not the start."""
     latest = time.perf_counter() + _TIMEOUT_S
-    while not (status := await _call(client, StatusResult, "vision_status")).loaded:
+    while not (status := await _call(client, BriefStatus, "vision_status")).loaded:
         if status.state.startswith("unavailable") or time.perf_counter() > latest:
             raise DemoError(f"The model cannot be loaded: {status.state}", NO_MODEL)
         await asyncio.sleep(_POLL_S)

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from blip2tools.call import CALLER
 from blip2tools.errors import CancelledError, ErrorCode, VisionError, to_vision_error
 from blip2tools.server.http import metrics
 from blip2tools.server.http.bodies import _arguments_of, _picture_of
@@ -29,7 +30,7 @@ from blip2tools.server.http.page import load_page
 from blip2tools.server.http.sessions import PlainErrors, Sessions
 from blip2tools.server.mcp import MARGIN, build_server, largest_message
 from blip2tools.settings import Settings
-from blip2tools.toolset import call
+from blip2tools.toolset import Told, call
 from blip2tools.vision import Vision
 
 MAX_SESSIONS = 1000  # until idle ones are ended, of clients that speak a revision with sessions (until 2025-11-25)
@@ -130,6 +131,7 @@ class _Routes:
 
     def __init__(self, vision: Vision) -> None:
         self._vision = vision.for_tools(reveal_folders=False, reveal_handles=False)
+        self._told = Told()
 
     def table(self) -> list[Route]:
         """Every route of ours but the page."""
@@ -166,8 +168,10 @@ class _Routes:
     def verb(self, tool: str) -> Callable[[Request], Awaitable[Response]]:
         async def run(request: Request) -> Response:
             async def look() -> Response:
-                result = await call(self._vision, tool, await _arguments_of(request))
-                return JSONResponse(result.model_dump(mode="json"))
+                result = await call(
+                    self._vision, tool, await _arguments_of(request), told=self._told, client=CALLER.get()
+                )
+                return JSONResponse(result.structured())
 
             return await _answer(request, look)
 
