@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks import games
+from benchmarks import games, sight
 from benchmarks.games import GAMES, make_game
 from benchmarks.player import holds, read_task
 from benchmarks.sight import Score, SightReport, run_sight
@@ -28,7 +28,7 @@ def test_every_game_is_played(report):
     assert [score.game for score in report.scores] == list(GAMES)
     assert all(0 <= getattr(score, name) <= 1 for score in report.scores for name in ("tools", "caption", "swapped"))
     assert report.table().count("\n") == len(GAMES) + 2
-    assert report.command == "blip2tools bench sight --seed 3 --games 2"
+    assert report.command == "python -m benchmarks.sight --seed 3 --games 2"
     assert json.loads(json.dumps(report.as_dict()))["scores"][-1]["game"] == "all"
 
 
@@ -106,15 +106,17 @@ def test_at_least_two_games():
 
 
 def test_the_command(capsys):
-    assert main(["bench", "sight", "--games", "2", "--seed", "5", "--json"]) == 0
+    assert sight.main(["--games", "2", "--seed", "5", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["command"] == "blip2tools bench sight --seed 5 --games 2"
+    assert told["command"] == "python -m benchmarks.sight --seed 5 --games 2"
     assert [score["game"] for score in told["scores"]] == [*GAMES, "all"]
 
 
-@pytest.mark.parametrize("words", [["bench"], ["bench", "smell"], ["bench", "sight", "--games", "1"]])
-def test_wrong_usage(words, capsys):
+@pytest.mark.parametrize(
+    ("run", "words"), [(main, ["bench"]), (main, ["bench", "smell"]), (sight.main, ["--games", "1"])]
+)
+def test_wrong_usage(run, words, capsys):
     with pytest.raises(SystemExit) as exit:
-        main(words)
+        run(words)
     assert exit.value.code == 2
     assert capsys.readouterr().out == ""

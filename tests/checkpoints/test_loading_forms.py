@@ -322,7 +322,7 @@ class TestQuantized:
     def test_refused_where_it_fails_its_self_test(self, saved, monkeypatch):
         failed = Finding(name="batch", status="failed", sentence="no", remedy="none")
         monkeypatch.setattr(
-            selftest, "examine", lambda *_, **__: Verdict(
+            selftest.examination, "examine", lambda *_, **__: Verdict(
                 model="x", tested="2026-11-23T00:00:00Z", seconds=0.1, findings=(failed,), complete=False
             ),
         )  # fmt: skip

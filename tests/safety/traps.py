@@ -230,8 +230,8 @@ TRAPS = (
         "matcher's texts longer than it was trained with",
         "LAVIS #424, max_txt_len",
         "checkpoints/prompts.py",
-        "room = self._limit - 2",
-        "room = self._limit * 9",
+        "room = (limit or self._limit) - 2",
+        "room = (limit or self._limit) * 9",
         (TEXT + "TestMatcherText::test_32_ids_at_most_and_it_says_so",),
     ),
     Trap(
@@ -317,7 +317,7 @@ TRAPS = (
     Trap(
         "wrong answers of a quantized model",
         "transformers #30383",
-        "checkpoints/selftest/__init__.py",
+        "checkpoints/selftest/examination.py",
         "if verdict.failed and quantized:",
         "if loaded is None:",
         (FORMS + "TestQuantized::test_refused_where_it_fails_its_self_test",),
