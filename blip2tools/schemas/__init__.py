@@ -23,7 +23,9 @@ from blip2tools.schemas.arguments import (
     SurveyArguments,
     Turn,
     explain,
+    has_too_many_parts,
     parse,
+    plain,
 )
 from blip2tools.schemas.features import (
     Hit,
@@ -33,7 +35,6 @@ from blip2tools.schemas.features import (
     RetrievalResult,
     TextEmbeddings,
 )
-from blip2tools.schemas.plain import has_too_many_parts, plain
 from blip2tools.schemas.results import (
     MAX_OUTPUT,
     Alternative,

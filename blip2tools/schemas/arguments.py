@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from blip2tools.errors import InvalidInputError
-from blip2tools.schemas.plain import plain
 
 MAX_FOLDER = 4096
 MAX_NAME = 255
@@ -16,6 +16,23 @@ MAX_OFFSET = 100_000
 MAX_TEXT = 512  # characters of one question, choice, prompt or statement
 
 A = TypeVar("A", bound="Arguments")
+
+
+MAX_PARTS = 100_000  # commas and brackets of a message; the longest lawful texts may hold 40,000
+
+
+def plain(text: str) -> str:
+    """Text without anything that a terminal, a log or a chat template could act on.
+
+    NFC; control, format (bidi, zero-width), surrogate, private-use and unassigned characters removed, white space collapsed.
+    """
+    kept = (" " if char.isspace() else char for char in unicodedata.normalize("NFC", text))
+    return " ".join("".join(char for char in kept if not unicodedata.category(char).startswith("C")).split())
+
+
+def has_too_many_parts(message: bytes) -> bool:
+    """Whether a JSON text could take many times its own size once it is parsed: each `[],` becomes an object of 60 bytes."""
+    return sum(message.count(mark) for mark in (b",", b"[", b"{")) > MAX_PARTS
 
 
 def _words(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
-from blip2tools.schemas.plain import has_too_many_parts
+from blip2tools.schemas.arguments import has_too_many_parts
 
 ADDED_BY_CLIENTS: Final[Mapping[str, str]] = {
     "toolCallId": "n8n: github.com/n8n-io/n8n/issues/21500",

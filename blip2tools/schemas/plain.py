@@ -1,4 +1,4 @@
-"""Text and values of callers, made plain: what can be shown, said again, and taken as arguments."""
+"""Text of callers and names of files as a message may hold them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,3 @@ def printable(text: str, limit: int) -> str:
     if len(text) > limit:
         text = f"{text[: limit // 2 - 1]}…{text[-(limit // 2) :]}"
     return "".join(char if char.isprintable() else "�" for char in text)
-
-
-MAX_PARTS = 100_000  # commas and brackets of a message; the longest lawful texts may hold 40,000
-
-
-def plain(text: str) -> str:
-    """Text without anything that a terminal, a log or a chat template could act on.
-
-    NFC; control, format (bidi, zero-width), surrogate, private-use and unassigned characters removed, white space collapsed.
-    """
-    kept = (" " if char.isspace() else char for char in unicodedata.normalize("NFC", text))
-    return " ".join("".join(char for char in kept if not unicodedata.category(char).startswith("C")).split())
-
-
-def has_too_many_parts(message: bytes) -> bool:
-    """Whether a JSON text could take many times its own size once it is parsed: each `[],` becomes an object of 60 bytes."""
-    return sum(message.count(mark) for mark in (b",", b"[", b"{")) > MAX_PARTS

@@ -62,10 +62,12 @@ def build_server(vision: Vision, *, shared: bool = False, listed: Callable[[], o
     resources = Resources(eyes, private=not shared)
     told = Told()
 
+    tools = [_describe(spec, urls=vision.settings.allow_urls) for spec in TOOLS]
+
     async def list_tools(context: object, params: PaginatedRequestParams | None) -> ListToolsResult:
         if listed is not None:
             listed()
-        return ListToolsResult(tools=[_describe(spec, urls=vision.settings.allow_urls) for spec in TOOLS])
+        return ListToolsResult(tools=tools)
 
     async def call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         try:

@@ -167,7 +167,8 @@ class Guard:
     def _without_slash(self, scope: Scope) -> Scope:
         """A known path as it is known, where the client has put a slash behind it: redirected, many would lose their POST."""
         path = scope["path"].rstrip("/")
-        if scope["path"] in self._routes or path not in self._routes:
+        # What is open to anybody is so under its one name.
+        if scope["path"] in self._routes or path not in self._routes or path == HEALTH:
             return scope
         return {**scope, "path": path, "raw_path": path.encode()}
 
