@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
-from blip2tools.schemas.plain import printable
+from blip2tools.schemas.shown import printable
 
 if TYPE_CHECKING:
     from blip2tools.schemas import ImageResult

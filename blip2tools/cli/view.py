@@ -13,7 +13,7 @@ from blip2tools.errors import InvalidInputError, VisionError, to_vision_error
 from blip2tools.pictures.decoder import Decoder
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
-from blip2tools.schemas.plain import printable
+from blip2tools.schemas.shown import printable
 from blip2tools.settings import Settings
 
 MODEL_SIDE, BICUBIC = 224, 3

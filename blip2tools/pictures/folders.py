@@ -33,7 +33,7 @@ from blip2tools.pictures.paths import (
     real_path,
 )
 from blip2tools.pictures.roots import configured_roots, default_roots, labels_of
-from blip2tools.schemas.plain import quoted
+from blip2tools.schemas.shown import quoted
 from blip2tools.settings import Settings, variable
 
 MAX_SUGGESTIONS = 3

@@ -39,7 +39,7 @@ from blip2tools.pictures.paths import MAX_PATH
 from blip2tools.pictures.records import Facts, ListedImage, Listing, Newest, Source, UnreadFile
 from blip2tools.pictures.references import HANDLE, OF_CLIENTS, SCHEME, bare, is_latest, path_of_uri
 from blip2tools.pictures.store import Store, handle_of
-from blip2tools.schemas.plain import printable, quoted
+from blip2tools.schemas.shown import printable, quoted
 from blip2tools.settings import Settings, variable
 
 MAX_REFERENCE = 8192  # for everything but a data: URI

@@ -23,7 +23,7 @@ from blip2tools.errors import FetchFailedError, VisionError
 from blip2tools.pictures import fetch, images, newest, sources
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
-from blip2tools.schemas.plain import printable
+from blip2tools.schemas.shown import printable
 from blip2tools.settings import Settings
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX file types and links")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from blip2tools.errors import ERROR_CODES
 from blip2tools.schemas import plain
-from blip2tools.schemas.plain import printable
+from blip2tools.schemas.shown import printable
 from blip2tools.server.mcp import ERROR_CODE_KEY
 from tests.conftest import StdioServer
 

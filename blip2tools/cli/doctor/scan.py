@@ -17,7 +17,7 @@ from blip2tools.errors import ErrorCode, VisionError, to_vision_error
 from blip2tools.pictures.decoder import Decoder
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Store
-from blip2tools.schemas.plain import printable
+from blip2tools.schemas.shown import printable
 from blip2tools.settings import Settings
 
 TARGET = (224, 3)  # what the models of the family look at: 224 pixels, bicubic
