@@ -63,7 +63,7 @@ ImageReference = Annotated[
     Reference,
     Field(
         description=(
-            "A path or file name in an allowed folder, a handle (img_...) from an earlier result, 'latest' for the "
+            "A path or name in an allowed folder, a handle (img_...) of an earlier result, 'latest' for the "
             "newest, or a data: or http(s) URI. Never invent one. Example: holiday.jpg"
         ),
     ),
@@ -73,7 +73,7 @@ Region = Annotated[
     Annotated[list[float], Field(min_length=4, max_length=4), AfterValidator(_region)] | None,
     Field(
         description=(
-            "Zoom in: [left, top, right, bottom] as fractions from 0 to 1, e.g. [0, 0, 0.5, 0.5] is the top left quarter."
+            "Zoom in: [left, top, right, bottom], fractions from 0 to 1, e.g. [0, 0, 0.5, 0.5]: the top left quarter."
         )
     ),
 ]
@@ -172,7 +172,7 @@ class CompareArguments(Arguments):
 
     images: Annotated[list[Reference], Field(min_length=2, max_length=4)] = Field(
         description=(
-            "2 to 4 pictures, each named as for the other tools, by path, handle (img_...), 'latest' or URI. "
+            "2 to 4 pictures, named as for the other tools: paths, handles, 'latest' or URIs. "
             "Example: ['before.jpg', 'after.jpg']"
         )
     )
@@ -190,11 +190,11 @@ class ListArguments(Arguments):
         0,
         ge=0,
         le=MAX_OFFSET,
-        description="How many of the newest to pass over, 0 to 100000: 20 goes on after the first 20.",
+        description="How many of the newest to pass over, 0 to 100000.",
     )
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = Field(
         None,
-        description="Only files whose name holds this, in any case, e.g. 'ring'; with * or ? it is a pattern for the whole name.",
+        description="Only names that hold this, e.g. 'ring', or fit it where it has * or ?; at most 255 characters.",
     )
 
 

@@ -628,7 +628,7 @@ class TestLoad:
         monkeypatch.setattr(devices, "free_memory", lambda: 12 * 10**9)
         for download in (False, True):
             with pytest.raises(
-                ModelUnavailableError, match=r"opt-2\.7b needs 15\.0 GB of memory on this computer, 12\.0 GB"
+                ModelUnavailableError, match=r"opt-2\.7b needs 15\.0 GB of memory on this computer, only 12\.0 GB"
             ):
                 checkpoints.load(settings(model="opt-2.7b", device="cpu"), download=download)
         monkeypatch.setattr(hub, "pull", lambda *_, **__: pytest.fail("downloaded"))

@@ -29,7 +29,7 @@ def test_one_picture(picture):
     assert done.returncode == 0
     assert done.stdout.startswith(f"{picture.caption}  (confidence ")
     assert done.stdout.count("\n") == 1
-    assert done.stderr.startswith("warning: this is the built-in demo model")
+    assert done.stderr.startswith("warning: demo model: it only knows")
     assert done.stderr.count("\n") == 1
 
 
