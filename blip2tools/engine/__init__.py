@@ -11,8 +11,8 @@ local.py     the engine of this process, on one device
 
 from __future__ import annotations
 
+from blip2tools.engine.line import Job
 from blip2tools.engine.local import LocalEngine
 from blip2tools.engine.protocol import Engine, EngineStatus
-from blip2tools.engine.requests import Job
 
 __all__ = ["Engine", "EngineStatus", "Job", "LocalEngine"]

@@ -10,7 +10,9 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
+from typing import Any
 
 from blip2tools.call import CALLER
 from blip2tools.engine.requests import (
@@ -20,12 +22,11 @@ from blip2tools.engine.requests import (
     ExtractRequest,
     FeatureRequest,
     FitRequest,
-    Job,
     MatchRequest,
     Request,
     TextFeatureRequest,
 )
-from blip2tools.errors import BusyError
+from blip2tools.errors import BusyError, CancelledError, VisionError
 from blip2tools.model.options import Generation
 
 # A batch decodes until its longest row ends, so rows of very different lengths would hold up the short ones.
@@ -69,6 +70,43 @@ class Admission:
                 self._of[caller] -= 1
                 if not self._of[caller]:
                     del self._of[caller]
+
+
+class Job:
+    """One submitted request. `future` ends with its answer or a `VisionError`."""
+
+    def __init__(self, request: Request, deadline: float | None, caller: str = "") -> None:
+        self.request = request
+        self.caller = caller
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # so that only `cancel` below can stop it
+        self._deadline = deadline
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop: the future fails at once, and the decoder ends the row at its next token."""
+        self._cancelled.set()
+        self.fail(CancelledError("The call was cancelled."))
+
+    def stopped(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self._cancelled.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def answer(self, value: Any) -> bool:
+        """Deliver the answer unless the job has already ended."""
+        return self._settle(lambda: self.future.set_result(value))
+
+    def fail(self, error: VisionError) -> bool:
+        """Deliver an error unless the job has already ended."""
+        return self._settle(lambda: self.future.set_exception(error))
+
+    def _settle(self, deliver: Callable[[], None]) -> bool:
+        # Two threads may end a job: the worker and the one that cancels. The future lets exactly one of them win.
+        try:
+            deliver()
+        except InvalidStateError:
+            return False
+        return True
 
 
 class Work:

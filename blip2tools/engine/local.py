@@ -29,14 +29,13 @@ from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.cache import FeatureCache, Spill
-from blip2tools.engine.line import Line, Work
+from blip2tools.engine.line import Job, Line, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.protocol import EngineStatus
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ExtractRequest,
-    Job,
     Request,
     Sight,
     TextFeatureRequest,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.cache import CacheUse
-from blip2tools.engine.requests import Job, Request, Sight
+from blip2tools.engine.requests import Request, Sight
 
 if TYPE_CHECKING:
+    from blip2tools.engine.line import Job
     from blip2tools.pictures.images import Target
 
 

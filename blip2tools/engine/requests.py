@@ -1,16 +1,12 @@
-"""What may be asked of an engine, what it answers, and one asked thing with its answer to come."""
+"""What may be asked of an engine, and what it answers."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints import confidence
-from blip2tools.errors import CancelledError, VisionError
 from blip2tools.model.options import Generation
 
 if TYPE_CHECKING:
@@ -162,15 +158,10 @@ class Utterance:
     text: str
     logprob: float
     finish: str  # "eos", or "length" when it was cut
+    confidence: float  # 0 to 1: exp of the mean token log-probability, calibrated where a scaling was fitted
     unread: bool = False  # the prompt was too long, and its beginning was left out
     tokens: int = 1  # the end included
-    scaling: confidence.Scaling | None = None  # of the checkpoint for this task, where it was fitted
     fits: tuple[Fit, ...] | None = None  # of the request's statements, in their order; None without a matcher
-
-    @property
-    def confidence(self) -> float:
-        """0 to 1: exp of the mean token log-probability, or calibrated where there is a scaling."""
-        return confidence.confidence(self.logprob, self.tokens, self.scaling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,40 +196,3 @@ class Extract:
     states: list[list[float]]
     projected: list[list[float]] | None
     truncated: bool
-
-
-class Job:
-    """One submitted request. `future` ends with its answer or a `VisionError`."""
-
-    def __init__(self, request: Request, deadline: float | None, caller: str = "") -> None:
-        self.request = request
-        self.caller = caller
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()  # so that only `cancel` below can stop it
-        self._deadline = deadline
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Stop: the future fails at once, and the decoder ends the row at its next token."""
-        self._cancelled.set()
-        self.fail(CancelledError("The call was cancelled."))
-
-    def stopped(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self._cancelled.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
-
-    def answer(self, value: Any) -> bool:
-        """Deliver the answer unless the job has already ended."""
-        return self._settle(lambda: self.future.set_result(value))
-
-    def fail(self, error: VisionError) -> bool:
-        """Deliver an error unless the job has already ended."""
-        return self._settle(lambda: self.future.set_exception(error))
-
-    def _settle(self, deliver: Callable[[], None]) -> bool:
-        # Two threads may end a job: the worker and the one that cancels. The future lets exactly one of them win.
-        try:
-            deliver()
-        except InvalidStateError:
-            return False
-        return True

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from blip2tools.checkpoints.prompts import RETRIEVAL_TOKENS
+from blip2tools.checkpoints.confidence import confidence
 from blip2tools.engine.cache import FeatureCache
 from blip2tools.engine.fits import MATCH_TOKENS, Fits, KeptFits, chunks, overflow
 from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
@@ -167,7 +168,8 @@ class Stages:
 
     def _utterance(self, spoken: Spoken, *, unread: bool, scaling: Scaling | None) -> Utterance:
         text = self._loaded.words.decode(spoken.ids)
-        return Utterance(text, spoken.logprob, spoken.finish, unread, spoken.tokens, scaling)
+        sure = confidence(spoken.logprob, spoken.tokens, scaling)
+        return Utterance(text, spoken.logprob, spoken.finish, sure, unread, spoken.tokens)
 
     def _prompt(self, request: CaptionRequest | AnswerRequest) -> Prompt:
         if isinstance(request, CaptionRequest):

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar, cast, get_args
 from blip2tools import call
 from blip2tools.call import CALLER, CLOSED
 from blip2tools.checkpoints.confidence import UNFAMILIAR, familiarity
-from blip2tools.engine.line import Admission
+from blip2tools.engine.line import Admission, Job
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import (
     AnswerRequest,
@@ -25,7 +25,6 @@ from blip2tools.engine.requests import (
     Extract,
     ExtractRequest,
     FeatureRequest,
-    Job,
     MatchRequest,
     Question,
     Request,

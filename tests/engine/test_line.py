@@ -4,12 +4,11 @@ import random
 
 import pytest
 
-from blip2tools.engine.line import Line, Work, group, rows
+from blip2tools.engine.line import Job, Line, Work, group, rows
 from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ChoiceRequest,
-    Job,
     MatchRequest,
     Question,
     Sight,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from blip2tools import checkpoints
 from blip2tools.engine.cache import FeatureCache, Spill
-from blip2tools.engine.line import Work
+from blip2tools.engine.line import Job, Work
 from blip2tools.engine.local import LocalEngine, _second_tier
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
@@ -19,7 +19,6 @@ from blip2tools.engine.requests import (
     CaptionRequest,
     ChoiceRequest,
     FeatureRequest,
-    Job,
     MatchRequest,
     Question,
     Sight,

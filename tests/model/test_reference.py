@@ -269,7 +269,7 @@ def test_a_template_for_one_question(vision, images):
 
 
 def described(text, probability):
-    return Described(Utterance(text, -0.1, "eos"), TextScore(probability, 0.1, False, probability))
+    return Described(Utterance(text, -0.1, "eos", 0.9), TextScore(probability, 0.1, False, probability))
 
 
 class TestBestOf:
@@ -278,7 +278,7 @@ class TestBestOf:
         assert [one.text for one in best_first(told, tried)] == ["b", "c", "a"]
         assert doubted(told)
         assert not doubted(tried)
-        nameless = [Described(Utterance("", -0.1, "eos"), None)]
+        nameless = [Described(Utterance("", -0.1, "eos", 0.9), None)]
         assert [one.text for one in best_first(told, nameless)] == ["b", "a"]
 
     def test_where_the_matcher_doubts_the_best_match_is_told(self, vision, images):
