@@ -32,7 +32,7 @@ from blip2tools.schemas import (
     parse,
     plain,
 )
-from blip2tools.schemas.clients import as_written
+from blip2tools.schemas.arguments import as_written
 from blip2tools.schemas.wire import input_schema, output_schema, shared_input_schema
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from mcp import Client
 from PIL import Image
 
 from blip2tools.langchain_tools import Blip2Toolkit
-from blip2tools.schemas.clients import ADDED_BY_CLIENTS, as_written
+from blip2tools.schemas.arguments import ADDED_BY_CLIENTS, as_written
 from blip2tools.server.http.app import VERBS, build_app
 from blip2tools.server.mcp import build_server
 from blip2tools.toolset import BY_NAME, DEMO_WARNING, Told, call

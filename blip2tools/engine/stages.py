@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from blip2tools.checkpoints.prompts import RETRIEVAL_TOKENS
 from blip2tools.checkpoints.confidence import confidence
+from blip2tools.checkpoints.prompts import RETRIEVAL_TOKENS
 from blip2tools.engine.cache import FeatureCache
 from blip2tools.engine.fits import MATCH_TOKENS, Fits, KeptFits, chunks, overflow
 from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blip2tools.call import STOP
 from blip2tools.pictures.names import Likeness
-from blip2tools.pictures.paths import real_path
+from blip2tools.pictures.references import real_path
 
 WALK_S = 5.0  # for all names that are compared
 MAX_BRANCHES = 64  # folders that look alike, beside each other

@@ -20,7 +20,7 @@ from blip2tools.errors import NotAllowedError, NotFoundError, TooLargeError, Vis
 from blip2tools.pictures.alike import Place, look_alikes
 from blip2tools.pictures.names import Likeness, distinctly, lookalikes, printably, readings, spelled, unwrapped
 from blip2tools.pictures.newest import READ_FLAGS, Scan
-from blip2tools.pictures.paths import (
+from blip2tools.pictures.references import (
     MAX_PATH,
     as_path,
     at_home,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from blip2tools.call import STOP
 from blip2tools.pictures import signs
-from blip2tools.pictures.paths import real_path
+from blip2tools.pictures.references import real_path
 
 SCAN_S = 30.0  # a folder on a slow network must not keep a thread from others for longer
 _CHECK_EVERY = 256  # entries between two looks at the clock

@@ -32,13 +32,11 @@ from blip2tools.errors import (
     VisionError,
 )
 from blip2tools.pictures.folders import Folders
-from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.names import fold, printably
 from blip2tools.pictures.newest import SCAN_S, Found
-from blip2tools.pictures.paths import MAX_PATH
 from blip2tools.pictures.records import Facts, ListedImage, Listing, Newest, Source, UnreadFile
-from blip2tools.pictures.references import HANDLE, OF_CLIENTS, SCHEME, bare, is_latest, path_of_uri
-from blip2tools.pictures.store import Store, handle_of
+from blip2tools.pictures.references import HANDLE, MAX_PATH, OF_CLIENTS, SCHEME, bare, is_latest, path_of_uri
+from blip2tools.pictures.store import Remembered, Store, handle_of
 from blip2tools.schemas.shown import printable, quoted
 from blip2tools.settings import Settings, variable
 

@@ -1,11 +1,23 @@
-"""Pictures already seen: a handle leads back to the encoded bytes, within a byte budget."""
+"""Pictures already seen: a handle leads back to the encoded bytes, within a byte budget, or to the file of an earlier process.
+
+A framework may start one process for each call, and a handle of the last one is a hash of the content: as long as the file is
+still there, it can be found. The table of files says only where to look. Whether a path may be read is judged at each use, and
+its content is hashed anew. Whatever goes wrong with the table is no failure: the handle is then not found.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import os
+import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 
 def handle_of(digest: str) -> str:
@@ -86,3 +98,93 @@ class Store:
         """The size of everything kept."""
         with self._lock:
             return self._used
+
+
+NAME: Final = "handles"  # of the file in the cache folder
+MAX_BYTES: Final = 256 * 2**10
+MAX_ENTRIES: Final = 1024  # that are left when the table has grown to `MAX_BYTES`
+MAX_PATHS: Final = 4  # of one handle that are looked at: the same picture may lie in several places
+
+logger = logging.getLogger(__name__)
+
+
+class Remembered:
+    """A table of handles and paths: one line each, newest last. Safe to use from several threads and processes.
+
+    Args:
+        folder: where the table lies; made at the first entry.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        self._noted: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    def note(self, handle: str, path: Path) -> None:
+        """Remember that the picture behind `handle` came from `path`, a resolved one."""
+        entry = (handle, str(path))
+        with self._lock:
+            if entry in self._noted:
+                return
+            if len(self._noted) >= MAX_ENTRIES:
+                self._noted.clear()
+            self._noted.add(entry)
+            try:
+                self._append(_line(*entry))
+            except OSError as error:
+                logger.debug("a handle could not be remembered: %s", error)
+
+    def find(self, handle: str) -> list[Path]:
+        """Where the picture may lie, newest entry first."""
+        found = [path for known, path in reversed(self._entries()) if known == handle]
+        return [Path(path) for path in dict.fromkeys(found)][:MAX_PATHS]
+
+    def _append(self, line: bytes) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Nobody else's business: paths tell what somebody has.
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            file.write(line)
+            grown = file.tell() > MAX_BYTES
+        if grown:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        """Keep the newest entries. Another process may add one meanwhile, and lose it: it is then not found again."""
+        newest = list(dict.fromkeys(reversed(self._entries())))[:MAX_ENTRIES]
+        lines, room = [], MAX_BYTES // 2
+        for line in (_line(*entry) for entry in newest):
+            room -= len(line)
+            if room < 0:
+                break
+            lines.append(line)
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f"{NAME}-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines(reversed(lines))
+            Path(name).replace(self._path)
+        except OSError:
+            with suppress(OSError):
+                Path(name).unlink()
+            raise
+
+    def _entries(self) -> list[tuple[str, str]]:
+        try:
+            with self._path.open("rb") as file:
+                return list(_read(file.read(2 * MAX_BYTES).splitlines()))
+        except OSError:
+            return []
+
+
+def _line(handle: str, path: str) -> bytes:
+    return json.dumps([handle, path]).encode() + b"\n"  # ASCII: a path need not be valid Unicode
+
+
+def _read(lines: Iterable[bytes]) -> Iterable[tuple[str, str]]:
+    for line in lines:
+        try:
+            handle, path = json.loads(line)
+        except (ValueError, TypeError):
+            continue  # another process is writing it, or somebody has edited it
+        if isinstance(handle, str) and isinstance(path, str):
+            yield handle, path

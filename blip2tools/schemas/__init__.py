@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from blip2tools.schemas.answers import (
-    AnswerResult,
-    AnswersResult,
-    Choice,
-    PictureAnswer,
-    PictureFailure,
-    Premise,
-)
+from blip2tools.schemas.answers import AnswerResult, AnswersResult, Choice, PictureAnswer, PictureFailure, Premise
 from blip2tools.schemas.arguments import (
     MAX_TEXT,
     Arguments,

@@ -7,15 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from blip2tools.engine.protocol import Engine
-from blip2tools.engine.requests import (
-    AnswerRequest,
-    ChoiceRequest,
-    Question,
-    Ranking,
-    Request,
-    Sight,
-    Utterance,
-)
+from blip2tools.engine.requests import AnswerRequest, ChoiceRequest, Question, Ranking, Request, Sight, Utterance
 from blip2tools.model.options import Generation
 from blip2tools.schemas import AnswerResult
 from blip2tools.vision import results

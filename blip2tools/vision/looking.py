@@ -16,13 +16,12 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
 from blip2tools.errors import CorruptImageError, UnsupportedImageError, VisionError
 from blip2tools.pictures.decoder import Decoder, decode_here
-from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.names import spelled
 from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.records import Newest
 from blip2tools.pictures.references import handle_in, place_of
 from blip2tools.pictures.sources import Sources, no_picture_there
-from blip2tools.pictures.store import Store, handle_of
+from blip2tools.pictures.store import Remembered, Store, handle_of
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
 from blip2tools.vision.keywords import ImageInput

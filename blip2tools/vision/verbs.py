@@ -45,10 +45,9 @@ from blip2tools.errors import (
 )
 from blip2tools.model.options import Generation
 from blip2tools.pictures.decoder import Decoder
-from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.pools import Pool, Pools
 from blip2tools.pictures.sources import Sources
-from blip2tools.pictures.store import Store
+from blip2tools.pictures.store import Remembered, Store
 from blip2tools.schemas import (
     AnswerResult,
     AnswersResult,

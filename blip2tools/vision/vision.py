@@ -17,11 +17,10 @@ from blip2tools.engine.local import LocalEngine
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
-from blip2tools.pictures.handles import Remembered
 from blip2tools.pictures.pools import Pools
 from blip2tools.pictures.records import Facts
 from blip2tools.pictures.sources import Sources
-from blip2tools.pictures.store import Store
+from blip2tools.pictures.store import Remembered, Store
 from blip2tools.schemas import (
     AnswerResult,
     AnswersResult,

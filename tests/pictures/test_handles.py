@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from blip2tools.errors import VisionError
-from blip2tools.pictures import handles
-from blip2tools.pictures.handles import Remembered
+from blip2tools.pictures import store
+from blip2tools.pictures.store import Remembered
 from blip2tools.vision import Vision
 from tests.conftest import handle_of
 
@@ -82,30 +82,30 @@ def test_a_picture_without_a_file_is_not_remembered(cache, photos):
     data = base64.b64encode((photos / "red.png").read_bytes()).decode()
     handle = keep(cache, f"data:image/png;base64,{data}", (photos,))
     assert refused(cache, handle, (photos,)) == "not_found"
-    assert not cache.exists() or not (cache / handles.NAME).exists()
+    assert not cache.exists() or not (cache / store.NAME).exists()
 
 
 def test_the_table_is_its_owners_alone_and_stays_small(cache, monkeypatch):
-    monkeypatch.setattr(handles, "MAX_BYTES", 4000)
+    monkeypatch.setattr(store, "MAX_BYTES", 4000)
     table = Remembered(cache)
     for number in range(500):
         table.note(f"img_{number:016x}", cache / f"{number}.png")
-    path = cache / handles.NAME
+    path = cache / store.NAME
     assert path.stat().st_size <= 4200
     if os.name == "posix":
         assert path.stat().st_mode & 0o077 == 0
     assert Remembered(cache).find(f"img_{499:016x}") == [cache / "499.png"]
     assert Remembered(cache).find(f"img_{0:016x}") == []
-    assert [one.name for one in cache.iterdir()] == [handles.NAME]
+    assert [one.name for one in cache.iterdir()] == [store.NAME]
 
 
 def test_a_broken_table_is_no_failure(cache, photos):
     cache.mkdir()
-    (cache / handles.NAME).write_bytes(b'\xff\xfe[1]\n["img_0", 5]\n{}\n[[]]\n5\n\n["img_1", "a"')
+    (cache / store.NAME).write_bytes(b'\xff\xfe[1]\n["img_0", 5]\n{}\n[[]]\n5\n\n["img_1", "a"')
     handle = keep(cache, "red.png", (photos,))
     assert Remembered(cache).find("img_1") == []
-    (cache / handles.NAME).unlink()
-    (cache / handles.NAME).mkdir()
+    (cache / store.NAME).unlink()
+    (cache / store.NAME).mkdir()
     assert keep(cache, "red.png", (photos,)) == handle
     assert refused(cache, handle, (photos,)) == "not_found"
 

@@ -11,7 +11,7 @@ import pytest
 
 from blip2tools.errors import InvalidInputError
 from blip2tools.schemas import parse
-from blip2tools.schemas.clients import as_written
+from blip2tools.schemas.arguments import as_written
 from blip2tools.toolset import BY_NAME, TOOLS
 from tests.support import grammars
 
