@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Blip2ForConditionalGeneration
 
 from blip2tools.model.compiled import Steps
-from blip2tools.model.decoding import Beams, Begun, Chooser, Row, Samples, decode
+from blip2tools.model.decoding import Beams, Begun, Chooser, Eager, Row, Samples, decode
 from blip2tools.model.language import T5, LanguageModel, Opt, Rows
 from blip2tools.model.options import GenerationOptions, Spoken
 from blip2tools.model.recorded import MORE, Recorded
@@ -115,6 +115,7 @@ class Captioner:
         self._words: LanguageModel = Opt(inner) if family == "opt" else T5(inner, self._decoder_start[0])
         self.steps = Steps(self._words)
         """Decoding steps of `speak`, which may be recorded and compiled."""
+        self._eager = Eager(self._words, self.steps.count)
         self._query = Recorded(self._image_tokens)
 
     @property
@@ -240,7 +241,7 @@ class Captioner:
         chooser = Chooser(options, start, self.eos)
         with _any_shape(self.device):
             first = begun(Asked(image_tokens, prompts, max_new_tokens, pictures))
-            return decode(self.steps, first, chooser, said, joining)
+            return decode(self.steps if self.steps.recorded else self._eager, first, chooser, said, joining)
 
     def _begin(self, asked: Asked) -> tuple[Rows, Tensor, list[int]]:
         """What `LanguageModel.begin` gives, and the most new tokens of each row."""

@@ -9,6 +9,7 @@ and one whose caller has gone ends at its next token.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, cast
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from blip2tools.model.language import MASKED, Rows, sent
+from blip2tools.model.language import MASKED, LanguageModel, Rows, sent
 from blip2tools.model.options import Finish, GenerationOptions, Spoken
 
 CROWDED = (
@@ -336,6 +337,30 @@ class Batch:
     def newest(self) -> list[list[int]]:
         """The ids to add, one for each sequence."""
         return [[text.ids[-1]] for number in self.live for text in self.requests[number].texts]
+
+
+class Eager:
+    """The steps of a language model as they are, counted.
+
+    Args:
+        model: whose steps.
+        count: gets one more for each step, as "eager".
+    """
+
+    ahead = False
+
+    def __init__(self, model: LanguageModel, count: Counter[str]) -> None:
+        self._model = model
+        self._count = count
+
+    def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
+        """See `LanguageModel.extend`."""
+        self._count["eager"] += 1
+        return self._model.extend(rows, ids)
+
+    def join(self, rows: Rows, others: Rows) -> Rows:
+        """See `LanguageModel.join`."""
+        return self._model.join(rows, others)
 
 
 Begun: TypeAlias = tuple[list[Row], Rows, Tensor]  # requests, and what `LanguageModel.begin` gave for them
