@@ -1,10 +1,11 @@
 """Measurements of the product as a whole that no user's command needs; not part of the installed package.
 
-sight.py   does what an agent says come from the pixels? `python -m benchmarks.sight`
-games.py   games about pictures that only looking wins
-player.py  a text-only player of the games
-soak.py    many callers for a long time: what grows? `python -m benchmarks.soak`
-load.py    what those callers ask for
+sight.py      does what an agent says come from the pixels? `python -m benchmarks.sight`
+games.py      games about pictures that only looking wins
+player.py     a text-only player of the games
+soak.py       many callers for a long time: what grows? `python -m benchmarks.soak`
+load.py       what those callers ask for
+crossings.py  how many files and rooms one call passes: `python -m benchmarks.crossings`
 
 What a user may want to measure on the own machine is a command: `blip2tools bench`.
 """

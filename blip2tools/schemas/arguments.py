@@ -1,7 +1,8 @@
 """Every tool's arguments: strict. `"5"` is not a number, `true` is not 1, and an unknown argument is refused by name.
 
-What clients do to a model's arguments on their way is undone first (`as_written`): frameworks add names of their own, write null or
-an empty value where nothing was given, turn every number into a float and arrays into strings of JSON. A model can mend none of that.
+What clients do to a model's arguments on their way is undone first (`as_written`): frameworks add names of their own, write
+null or an empty value where nothing was given, turn every number into a float and arrays into strings of JSON. A model can
+mend none of that.
 """
 
 from __future__ import annotations
