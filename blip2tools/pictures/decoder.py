@@ -36,7 +36,7 @@ from blip2tools.settings import Settings, environment_without_settings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip2tools.pictures.images import Limits, Target
+    from blip2tools.pictures.images import PictureLimits, Target
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Decoded:
 
 
 def decode_here(
-    data: bytes, limits: Limits, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
+    data: bytes, limits: PictureLimits, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
 ) -> Decoded:
     """Decode a picture of our own making in this process; a foreign one is for a `Decoder`.
 

@@ -19,8 +19,8 @@ from blip2tools.pictures import images, rgb
 OVERHEAD_BYTES = 96 * 2**20  # the interpreter with its libraries, and what a decoder needs besides pixels
 
 
-class Limits(NamedTuple):
-    """The `images.Limits` of one owner."""
+class SentLimits(NamedTuple):
+    """The `images.PictureLimits` of one owner."""
 
     formats: tuple[str, ...]
     max_image_bytes: int
@@ -33,7 +33,7 @@ def main(arguments: str) -> None:  # pragma: no cover  runs in the process that 
     """Serve the owner: `arguments` is JSON with its limits and the seconds for one picture."""
     given = json.loads(arguments)
     seconds = given.pop("seconds")
-    limits = Limits(**{**given, "formats": tuple(given["formats"])})
+    limits = SentLimits(**{**given, "formats": tuple(given["formats"])})
     images.warm()
     _confine(limits)
     requests = os.fdopen(os.dup(0), "rb")
@@ -45,7 +45,7 @@ def main(arguments: str) -> None:  # pragma: no cover  runs in the process that 
     serve(requests, replies, limits, seconds)
 
 
-def serve(requests: BinaryIO, replies: BinaryIO, limits: images.Limits, seconds: float) -> None:
+def serve(requests: BinaryIO, replies: BinaryIO, limits: images.PictureLimits, seconds: float) -> None:
     """Answer requests until their stream ends. The process ends itself if one takes longer than `seconds`.
 
     A request is a line of JSON with `bytes`, `regions` and `targets`, and so many bytes of a picture; without regions only
@@ -64,7 +64,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, limits: images.Limits, seconds:
         del data
 
 
-def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: images.Limits) -> None:
+def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: images.PictureLimits) -> None:
     if request["regions"] is None:
         width, height = images.size_of(data, limits)
         _send(replies, {"width": width, "height": height})
@@ -90,7 +90,7 @@ def _alarm(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _confine(limits: images.Limits) -> None:  # pragma: no cover  see main
+def _confine(limits: images.PictureLimits) -> None:  # pragma: no cover  see main
     """Bound what a decoder can take, and take away what none needs. Where the system has no such bounds, less is bounded."""
     if sys.platform == "win32":
         return

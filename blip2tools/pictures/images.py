@@ -38,7 +38,7 @@ _ORIENTATION_TAG = 0x0112  # CIPA DC-008
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
-class Limits(Protocol):
+class PictureLimits(Protocol):
     """What of the settings decides which pictures are read."""
 
     @property
@@ -83,7 +83,7 @@ class Picture:
         return self.image.height
 
 
-def decode(data: bytes, settings: Limits) -> Picture:
+def decode(data: bytes, settings: PictureLimits) -> Picture:
     """Decode one picture: limits judged from the header first, then EXIF, transparency, depth and colour normalised.
 
     How many may run at once is the caller's decision.
@@ -139,7 +139,7 @@ def warm() -> None:
     kinds.register()
 
 
-def size_of(data: bytes, settings: Limits) -> tuple[int, int]:
+def size_of(data: bytes, settings: PictureLimits) -> tuple[int, int]:
     """Width and height of the upright picture, from the header alone; the checks are those of `decode`."""
     with _guarded():
         image = _open(data, settings)
@@ -266,7 +266,7 @@ def _guarded() -> Iterator[None]:
         raise CorruptImageError(_CORRUPT) from error
 
 
-def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
+def _open(data: bytes, settings: PictureLimits) -> ImageFile.ImageFile:
     """The picture behind its header, nothing decoded yet, within every limit."""
     if not data:
         raise CorruptImageError("The picture is empty: it has no bytes.")
@@ -297,7 +297,7 @@ def _open(data: bytes, settings: Limits) -> ImageFile.ImageFile:
     return image
 
 
-def _kind_of(data: bytes, settings: Limits) -> str:
+def _kind_of(data: bytes, settings: PictureLimits) -> str:
     kind = formats.kind_of(data)
     if kind in settings.formats:
         return str(kind)
@@ -306,13 +306,13 @@ def _kind_of(data: bytes, settings: Limits) -> str:
     raise UnsupportedImageError(_unsupported(kind, settings))
 
 
-def _unsupported(kind: str | None, settings: Limits) -> str:
+def _unsupported(kind: str | None, settings: PictureLimits) -> str:
     readable = ", ".join(settings.formats)
     what = f"This is {kind} data" if kind else "These bytes are not a picture in a known format"
     return f"{what}; only {readable} pictures are read. Convert it to PNG or JPEG first."
 
 
-def _check_size(size: tuple[int, int], settings: Limits) -> None:
+def _check_size(size: tuple[int, int], settings: PictureLimits) -> None:
     width, height = size
     # A side has its own limit: 1 x 40,000,000 pixels is a small area, but decoding it takes 800 MB and 20 seconds.
     if width > settings.max_side or height > settings.max_side or width * height > settings.max_pixels:
@@ -326,7 +326,7 @@ def _check_size(size: tuple[int, int], settings: Limits) -> None:
         )
 
 
-def _check_cost(kind: str, data: bytes, size: tuple[int, int], settings: Limits) -> None:
+def _check_cost(kind: str, data: bytes, size: tuple[int, int], settings: PictureLimits) -> None:
     most = int(settings.max_pixels * BYTES_A_PIXEL / formats.cost_of(kind, data))
     if size[0] * size[1] > most:
         raise TooLargeError(
@@ -339,7 +339,7 @@ def _is_plain(image: ImageFile.ImageFile) -> bool:
     return image.format in ("BMP", "TIFF") and bool(image.tile) and image.tile[0].codec_name == "raw"
 
 
-def _check_late_damage(kind: str, data: bytes, size: tuple[int, int], channels: int, settings: Limits) -> None:
+def _check_late_damage(kind: str, data: bytes, size: tuple[int, int], channels: int, settings: PictureLimits) -> None:
     late = damage.late_cost_of(kind, data, channels)
     if not late:
         return

@@ -117,15 +117,15 @@ class TestGpu:
         monkeypatch.setattr(gpu, "BATCHES", (1,))
         told = []
         subject = pairs.Subject("small", dataclasses.replace(pair, matcher=None), "cpu", "")
-        rows = gpu.measure(subject, gpu.Limits(1e9, 1e9), rounds=1, tell=told.append)
+        rows = gpu.measure(subject, gpu.Rates(1e9, 1e9), rounds=1, tell=told.append)
         assert [row.side for row in rows] == ["stock", "ours, eager"]
         assert "they cannot be compiled here (RuntimeError)" in told[0]
 
     def test_the_floor_counts_every_weight_of_every_token(self, pair):
         """By hand, from the sizes: first as if products cost nothing, then as if memory did."""
         reading, computing = (
-            gpu.floor(pair, gpu.Limits(4.0, float("inf")), 2),
-            gpu.floor(pair, gpu.Limits(float("inf"), 2.0), 2),
+            gpu.floor(pair, gpu.Rates(4.0, float("inf")), 2),
+            gpu.floor(pair, gpu.Rates(float("inf"), 2.0), 2),
         )
         attention, patches, places, tokens = 4 * 32 * 32, 3 * 14 * 14 * 32, 257, 5
         vision = 2 * (attention + 2 * 32 * 4 * 32) + patches

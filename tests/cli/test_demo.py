@@ -17,7 +17,7 @@ from PIL import Image
 from blip2tools.cli.demo import show
 from blip2tools.cli.demo.page import render_page
 from blip2tools.cli.demo.quiz import make_quiz
-from blip2tools.cli.demo.report import Mark, Option, Outcome, Report, Style, outcome_lines, total_lines
+from blip2tools.cli.demo.report import DemoReport, Mark, Option, Outcome, Style, outcome_lines, total_lines
 from blip2tools.cli.demo.show import run_demo
 from blip2tools.demo.draw import draw
 from blip2tools.settings import environment_without_settings, wants_colors
@@ -195,7 +195,7 @@ def test_settings_of_the_environment_do_not_reach_the_server(monkeypatch: pytest
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> Report:
+def report(tmp_path: Path) -> DemoReport:
     picture = tmp_path / "picture-1.png"
     Image.new("RGB", (8, 8), (200, 30, 30)).save(picture)
     marks = (
@@ -204,16 +204,16 @@ def report(tmp_path: Path) -> Report:
         Mark("choice", "which?", "ring", "ring", 0.9, (Option("ring", 0.9, "true"), Option("star", 0.1, "false"))),
         Mark("match", "", "a ring", "a ring", 1.0, (Option("a ring", 1, "true"), Option("a star", 0, "false: shape"))),
     )
-    return Report(7, (Outcome(picture, 'a "red" ring', marks, 1.25),), 2.0, 1.25)
+    return DemoReport(7, (Outcome(picture, 'a "red" ring', marks, 1.25),), 2.0, 1.25)
 
 
-def test_the_score_counts_right_marks(report: Report) -> None:
+def test_the_score_counts_right_marks(report: DemoReport) -> None:
     assert report.score() == (2, 4)
     assert report.score("caption") == (0, 1)
     assert report.score("match") == (1, 1)
 
 
-def test_lines_are_plain_and_aligned(report: Report) -> None:
+def test_lines_are_plain_and_aligned(report: DemoReport) -> None:
     lines = [line for outcome in report.outcomes for line in outcome_lines(outcome, Style(colors=False))]
     assert lines == [
         "picture-1.png  1.2 s",
@@ -230,7 +230,7 @@ def test_lines_are_plain_and_aligned(report: Report) -> None:
     assert "Total       2 of 4 right" in list(total_lines(report, Style(colors=False)))
 
 
-def test_colours_change_no_word(report: Report) -> None:
+def test_colours_change_no_word(report: DemoReport) -> None:
     coloured = "\n".join(outcome_lines(report.outcomes[0], Style(colors=True)))
     plain = "\n".join(outcome_lines(report.outcomes[0], Style(colors=False)))
     assert coloured != plain
@@ -269,7 +269,7 @@ def test_a_terminal_without_unicode_gets_question_marks() -> None:
     assert raw.getvalue() == b"3 ? 3\n"
 
 
-def test_words_of_a_model_cannot_become_markup(report: Report) -> None:
+def test_words_of_a_model_cannot_become_markup(report: DemoReport) -> None:
     text = render_page(report)
     page = Page(text)
     assert page.tags["script"] == 0
@@ -278,7 +278,7 @@ def test_words_of_a_model_cannot_become_markup(report: Report) -> None:
     assert "default-src 'none'" in text
 
 
-def test_the_page_tells_the_truth_where_the_model_was_wrong(report: Report) -> None:
+def test_the_page_tells_the_truth_where_the_model_was_wrong(report: DemoReport) -> None:
     page = Page(render_page(report))
     told = " ".join(page.text)
     assert (page.classes["mark right"], page.classes["mark wrong"]) == (2, 2)
@@ -287,7 +287,7 @@ def test_the_page_tells_the_truth_where_the_model_was_wrong(report: Report) -> N
     assert "blip2tools demo --seed 7 --pictures 1" in told
 
 
-def test_the_page_goes_where_it_is_told(report: Report, tmp_path: Path) -> None:
+def test_the_page_goes_where_it_is_told(report: DemoReport, tmp_path: Path) -> None:
     assert show._write_page(report, tmp_path / "mine.html") == tmp_path / "mine.html"
     assert show._write_page(report, tmp_path) == tmp_path / show.PAGE_NAME
     by_default = show._write_page(report, None)
@@ -297,16 +297,16 @@ def test_the_page_goes_where_it_is_told(report: Report, tmp_path: Path) -> None:
     by_default.parent.rmdir()
 
 
-def test_a_page_that_cannot_be_written_is_one_sentence(report: Report, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_one_sentence(report: DemoReport, tmp_path: Path) -> None:
     with pytest.raises(show.DemoError, match="could not be written"):
         show._write_page(report, tmp_path / ("x" * 300))
 
 
-def test_a_score_of_one_picture_reads_well(report: Report) -> None:
+def test_a_score_of_one_picture_reads_well(report: DemoReport) -> None:
     assert "One picture," in render_page(report)
     assert "2 pictures," in render_page(replace(report, outcomes=report.outcomes * 2))
 
 
-def test_the_command_that_repeats_a_demo(report: Report) -> None:
+def test_the_command_that_repeats_a_demo(report: DemoReport) -> None:
     assert report.command == "blip2tools demo --seed 7 --pictures 1"
     assert replace(report, outcomes=report.outcomes * 6).command == "blip2tools demo --seed 7"

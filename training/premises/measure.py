@@ -50,7 +50,7 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Bar:
     """One figure: a share of so many, and what it must be."""
 
     name: str
@@ -111,35 +111,35 @@ def warned(result: AnswerResult) -> bool:
     return fails
 
 
-def premises(vision: Vision, seed: int, number: int) -> Iterator[Row]:
+def premises(vision: Vision, seed: int, number: int) -> Iterator[Bar]:
     """Questions about what is there and what is not; denied predicates; existence and number."""
     made: list[Put] = []
     for place, (scene, image, chance) in enumerate(scenes(seed, number, "premises")):
         made += [Put(image, _one(scene, ABOUT[place % 3], chance, true=true)) for true in (False, True)]
     false, true = _warned(vision, made)
-    yield Row("a thing, colour or pair that is not there: warned", _share(false), len(false), least=0.99)
-    yield Row("... that is there: not warned", 1 - _share(true), len(true), least=0.99)
+    yield Bar("a thing, colour or pair that is not there: warned", _share(false), len(false), least=0.99)
+    yield Bar("... that is there: not warned", 1 - _share(true), len(true), least=0.99)
     kinds: tuple[tuple[Kind, str], ...] = (("denied", "denied predicates"), ("asked", "existence and number"))
     for kind, name in kinds:
         drawn = (
             (ask(scene, kind, chance, true=True), image) for scene, image, chance in scenes(seed, number // 2, kind)
         )
         _, found = _warned(vision, [Put(image, question) for question, image in drawn if question is not None])
-        yield Row(f"{name}: not warned", 1 - _share(found), len(found), least=0.99)
+        yield Bar(f"{name}: not warned", 1 - _share(found), len(found), least=0.99)
 
 
-def relations(vision: Vision, seed: int, number: int) -> Iterator[Row]:
+def relations(vision: Vision, seed: int, number: int) -> Iterator[Bar]:
     """How two things lie, where that tells which one is meant."""
     made: list[Put] = []
     for scene, image, chance in scenes(seed, number // 2, "relations"):
         drawn = [ask(scene, "relation", chance, true=true) for true in (False, True)]
         made += [Put(image, question) for question in drawn if question is not None]
     false, true = _warned(vision, made)
-    yield Row("relations that are not so: warned", _share(false), len(false), least=0.95)
-    yield Row("... that are so: not warned", 1 - _share(true), len(true), least=0.97)
+    yield Bar("relations that are not so: warned", _share(false), len(false), least=0.95)
+    yield Bar("... that are so: not warned", 1 - _share(true), len(true), least=0.97)
 
 
-def choices(vision: Vision, seed: int, number: int) -> Iterator[Row]:
+def choices(vision: Vision, seed: int, number: int) -> Iterator[Bar]:
     """Offered answers with the right one among them, and without."""
     none: list[bool] = []
     some: list[bool] = []
@@ -152,11 +152,11 @@ def choices(vision: Vision, seed: int, number: int) -> Iterator[Row]:
             chance.shuffle(offered)
             told = vision.ask(image, question.text, choices=offered).warnings
             found.append(any("none of the choices" in warning for warning in told))
-    yield Row("no right choice: told", _share(none), len(none), least=0.95)
-    yield Row("a right choice among them: not told", 1 - _share(some), len(some), least=0.97)
+    yield Bar("no right choice: told", _share(none), len(none), least=0.95)
+    yield Bar("a right choice among them: not told", 1 - _share(some), len(some), least=0.97)
 
 
-def survey(vision: Vision, seed: int, number: int) -> Iterator[Row]:
+def survey(vision: Vision, seed: int, number: int) -> Iterator[Bar]:
     """Tiles, 2 x 2, that name a thing no part of which is in them, without a warning about the tile."""
     wrong: list[bool] = []
     less: list[bool] = []
@@ -172,12 +172,12 @@ def survey(vision: Vision, seed: int, number: int) -> Iterator[Row]:
             inside = [thing for thing, share in seen if share > 0.99]
             whole.append(bool(inside) and all(share in (0, 1) for _, share in seen))
             named_whole.append(whole[-1] and not told and not _invented(tile, inside) and bool(named(tile.caption)))
-    yield Row("tiles that name a thing not in them, without a warning", _share(wrong), len(wrong), most=0.03)
-    yield Row("tiles that name a thing less than half of which is in them, without a warning", _share(less), len(less))
-    yield Row("tiles of whole things only: named, rightly", sum(named_whole) / max(1, sum(whole)), sum(whole))
+    yield Bar("tiles that name a thing not in them, without a warning", _share(wrong), len(wrong), most=0.03)
+    yield Bar("tiles that name a thing less than half of which is in them, without a warning", _share(less), len(less))
+    yield Bar("tiles of whole things only: named, rightly", sum(named_whole) / max(1, sum(whole)), sum(whole))
 
 
-def confidence(vision: Vision, seed: int, number: int) -> Iterator[Row]:
+def confidence(vision: Vision, seed: int, number: int) -> Iterator[Bar]:
     """How far the confidence of answers can be trusted: by what they are about, and where a third of the premises are false."""
     told: dict[str, list[reliability.Told]] = {
         kind: reliability.of(vision, kind, seed, number // 4) for kind in reliability.KINDS
@@ -187,13 +187,13 @@ def confidence(vision: Vision, seed: int, number: int) -> Iterator[Row]:
     for kind, answers in told.items():
         sure, right = [one.confidence for one in answers], [float(one.right) for one in answers]
         bars = (0.05, 0.95) if answers is mixed else (None, None)
-        yield Row(f"ECE: {kind}", calibration_error(sure, right), len(sure), most=bars[0])
+        yield Bar(f"ECE: {kind}", calibration_error(sure, right), len(sure), most=bars[0])
         area = auroc(sure, right)
         if area is not None:
-            yield Row(f"AUROC: {kind}", area, len(sure), least=bars[1])
+            yield Bar(f"AUROC: {kind}", area, len(sure), least=bars[1])
 
 
-def cost(vision: Vision, seed: int, number: int) -> Iterator[Row]:
+def cost(vision: Vision, seed: int, number: int) -> Iterator[Bar]:
     """Processor time of the same question with what it presupposes judged, against without, about pictures that were seen."""
     ratios: dict[str, list[float]] = {"new": [], "old": []}
     for scene, image, _ in scenes(seed, max(8, number // 30), "cost"):
@@ -210,11 +210,11 @@ def cost(vision: Vision, seed: int, number: int) -> Iterator[Row]:
         for kind, found in ratios.items():
             found.append(statistics.median(times[kind]) / statistics.median(times["bare"]))
     fresh = statistics.median(ratios["new"])
-    yield Row("cost of premises that are new for the picture", fresh, len(ratios["new"]), most=1.15)
-    yield Row("cost of premises judged before", statistics.median(ratios["old"]), len(ratios["old"]), most=1.15)
+    yield Bar("cost of premises that are new for the picture", fresh, len(ratios["new"]), most=1.15)
+    yield Bar("cost of premises judged before", statistics.median(ratios["old"]), len(ratios["old"]), most=1.15)
 
 
-PARTS: Final[dict[str, Callable[[Vision, int, int], Iterator[Row]]]] = {
+PARTS: Final[dict[str, Callable[[Vision, int, int], Iterator[Bar]]]] = {
     "premises": premises,
     "relations": relations,
     "choices": choices,

@@ -25,7 +25,7 @@ NEW_TOKENS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Comparison:
     """One case: how many times faster than stock, over the rounds."""
 
     case: str
@@ -251,7 +251,7 @@ def open_eyes(pair: Pair, beams: int, cache_mb: int = 256, *, matcher: bool = Tr
     return Vision(settings, engine, trusted=True)
 
 
-def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) -> Row:
+def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) -> Comparison:
     """Stock and ours in turns; fresh pictures every round."""
     now = time.process_time if clock == "cpu" else time.perf_counter
     stock = Stock(pair, beams)
@@ -270,7 +270,7 @@ def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) ->
             pairs.append((middle - started, now() - middle))
     pairs = pairs[1:]  # the first warms up code paths and allocators
     ratios = [theirs / ours for theirs, ours in pairs]
-    return Row(
+    return Comparison(
         case.name,
         statistics.median(ratios),
         min(ratios),
@@ -304,7 +304,7 @@ def run(
     clock: Clock | None = None,
     only: str = "",
     tell: Callable[[str], None] = print,
-) -> list[Row]:
+) -> list[Comparison]:
     """Measure every case for each model, and tell each row as it comes.
 
     Args:
@@ -316,7 +316,7 @@ def run(
         only: part of the names of the cases to run.
     """
     tell(f"{'case':60}  stock / ours: median (lowest-highest)   ms per round")
-    rows: list[Row] = []
+    rows: list[Comparison] = []
     for subject in subjects:
         chosen: Clock = clock or ("cpu" if subject.device == "cpu" else "wall")
         for case in CASES:

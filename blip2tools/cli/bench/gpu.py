@@ -38,7 +38,7 @@ Side = Callable[[], Any]  # does the work once
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Rates:
     """What the device can do at best, measured."""
 
     bytes_per_s: float  # read and written, by a large copy
@@ -50,7 +50,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Timing:
     """One way through one case."""
 
     model: str
@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     from blip2tools.cli.bench.report import write_json
 
-    found: list[Limits] = []
-    rows: list[Row] = []
+    found: list[Rates] = []
+    rows: list[Timing] = []
     for subject in pairs.subjects(arguments, _tell):
         found.append(limits(subject))
         _tell(f"copies {found[-1].bytes_per_s / 1e9:.1f} GB/s, multiplies {found[-1].flops_per_s / 1e12:.3f} TFLOP/s")
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def limits(subject: Subject) -> Limits:
+def limits(subject: Subject) -> Rates:
     """Measure what the device can do; a GPU gets buffers far larger than its caches, and random numbers, not zeros."""
     import torch
 
@@ -105,10 +105,10 @@ def limits(subject: Subject) -> Limits:
     side = 8192 if cuda else 1024
     left, right = (torch.randn(side, side, device=subject.device).to(dtype) for _ in range(2))
     multiplied = _best(subject, lambda: left @ right)
-    return Limits(2 * source.nbytes / copied, 2 * side**3 / multiplied)
+    return Rates(2 * source.nbytes / copied, 2 * side**3 / multiplied)
 
 
-def floor(pair: Pair, limit: Limits, batch: int) -> float:
+def floor(pair: Pair, limit: Rates, batch: int) -> float:
     """The least seconds for captions of `NEW_TOKENS` tokens without a prompt, from pixels on.
 
     The Q-Former, the positions' keys and values, and everything that is no product of matrices are taken to cost nothing.
@@ -130,11 +130,11 @@ def floor(pair: Pair, limit: Limits, batch: int) -> float:
     return seconds + NEW_TOKENS * limit.seconds(head, size, batch)
 
 
-def measure(subject: Subject, limit: Limits, *, rounds: int, tell: Callable[[str], None]) -> list[Row]:
+def measure(subject: Subject, limit: Rates, *, rounds: int, tell: Callable[[str], None]) -> list[Timing]:
     """Every case, with all its sides in turns; tells each row as it comes."""
     from blip2tools.checkpoints.selftest.compiling import drop
 
-    rows: list[Row] = []
+    rows: list[Timing] = []
     ways: tuple[Way, ...] = ("compiled",) if subject.device == "cpu" else ("recorded", "compiled")
     for way in ways:
         pair = _switched(subject.pair, way, tell)
@@ -229,7 +229,7 @@ def _both(pair: Pair, way: Way, stock: Side, ours: Side) -> dict[str, Side]:
 
 def _in_turns(
     subject: Subject, case: str, sides: dict[str, Side], rounds: int, least: float | None, tell: Callable[[str], None]
-) -> list[Row]:
+) -> list[Timing]:
     times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(rounds + 1):
         for side, work in sides.items():
@@ -238,7 +238,7 @@ def _in_turns(
     for side, taken in times.items():
         ratios = [stock / mine for stock, mine in zip(times["stock"][1:], taken[1:], strict=True)]
         kept = taken[1:]  # the first warms up code paths and allocators
-        row = Row(
+        row = Timing(
             subject.name, case, side, statistics.median(kept), min(kept), max(kept), least, statistics.median(ratios)
         )
         rows.append(row)

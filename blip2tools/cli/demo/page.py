@@ -9,7 +9,7 @@ from typing import Final
 
 from blip2tools.checkpoints.family import Kind, demo_folder
 from blip2tools.checkpoints.sizes import weights_of
-from blip2tools.cli.demo.report import TASK_NAMES, TASKS, Mark, Option, Outcome, Report
+from blip2tools.cli.demo.report import TASK_NAMES, TASKS, DemoReport, Mark, Option, Outcome
 
 _STYLE: Final = """\
 :root {
@@ -72,7 +72,7 @@ td.true { color: var(--right); font-weight: 600; }
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def render_page(report: Report) -> str:
+def render_page(report: DemoReport) -> str:
     """The page of a report. Its pictures must still be where the report says they are."""
     right, of = report.score()
     pictures = "One picture" if len(report.outcomes) == 1 else f"{len(report.outcomes)} pictures"

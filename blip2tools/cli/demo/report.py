@@ -60,7 +60,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DemoReport:
     """A whole demo."""
 
     seed: int
@@ -128,7 +128,7 @@ def _mark_lines(mark: Mark, style: Style) -> Iterator[str]:
     yield f"answer    {mark.said}  {style.quiet(f'{mark.probability:.2f}, truth: {mark.truth}')}"
 
 
-def total_lines(report: Report, style: Style) -> Iterator[str]:
+def total_lines(report: DemoReport, style: Style) -> Iterator[str]:
     """The score of every task and of all, and the time."""
     for task in TASKS:
         right, of = report.score(task)

@@ -22,10 +22,10 @@ from blip2tools.cli.demo.page import render_page
 from blip2tools.cli.demo.quiz import Exhibit, make_quiz
 from blip2tools.cli.demo.report import (
     DEFAULT_PICTURES,
+    DemoReport,
     Mark,
     Option,
     Outcome,
-    Report,
     Style,
     outcome_lines,
     total_lines,
@@ -115,7 +115,7 @@ def _check_output(output: Path | None) -> None:
         raise DemoError(f"There is no folder {output.parent} to write the page to.", USAGE)
 
 
-def _write_page(report: Report, output: Path | None) -> Path:
+def _write_page(report: DemoReport, output: Path | None) -> Path:
     page = Path(tempfile.mkdtemp(prefix="blip2tools-demo-")) if output is None else output.absolute()
     try:
         page = page / PAGE_NAME if page.is_dir() else page
@@ -125,7 +125,7 @@ def _write_page(report: Report, output: Path | None) -> Path:
     return page
 
 
-def _examine(seed: int, pictures: int, folder: str, stream: TextIO, style: Style) -> Report:
+def _examine(seed: int, pictures: int, folder: str, stream: TextIO, style: Style) -> DemoReport:
     """Draw, ask, and tell each picture's outcome as soon as it is there."""
     room = Path(folder).resolve()
     quiz: dict[Path, Exhibit] = {}
@@ -143,7 +143,7 @@ def _examine(seed: int, pictures: int, folder: str, stream: TextIO, style: Style
             _tell(stream, line)
 
     outcomes, start_seconds = _ask_server(quiz, room, tell)
-    return Report(seed, tuple(outcomes), start_seconds, sum(outcome.seconds for outcome in outcomes))
+    return DemoReport(seed, tuple(outcomes), start_seconds, sum(outcome.seconds for outcome in outcomes))
 
 
 # The client
