@@ -50,6 +50,9 @@ def import_all() -> None:
     gc.freeze()  # else the first collection in a child would write to every page
 
 
+_STREAMS: list[Any] = []
+
+
 class Child:
     """One forked process and the connection of whoever asked for it."""
 
@@ -171,8 +174,19 @@ class Server:
             os.waitpid(pid, 0)
 
 
+def open_streams() -> None:
+    """Standard streams for the descriptors that are there now: a stream remembers of its first one whether it can be sought in."""
+    kept = sys.stdin, sys.stdout, sys.stderr
+    _STREAMS.extend(kept)  # so that nothing is closed
+    sys.stdin = open(0, encoding=kept[0].encoding, errors=kept[0].errors, closefd=False)  # noqa: PTH123, SIM115
+    sys.stdout = open(1, "w", encoding=kept[1].encoding, errors=kept[1].errors, closefd=False)  # noqa: PTH123, SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=kept[2].encoding, errors=kept[2].errors, closefd=False)  # noqa: PTH123, SIM115
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
 def run_as(order: dict[str, Any]) -> None:
     """What `python -m MODULE` or `python -c CODE` does in a fresh process."""
+    open_streams()
     words: list[str] = order["words"]
     os.environ.clear()
     os.environ.update(order["env"])
