@@ -31,7 +31,7 @@ REFUSED = [
     ("Q4-minus-infinity", "caption_image", {"region": [-float("inf"), 0, 1, 1]}),
     ("Q4-true", "caption_image", {"num_captions": True}),
     ("Q4-string", "caption_image", {"num_captions": "5"}),
-    ("Q4-float", "caption_image", {"num_captions": 5.0}),
+    ("Q4-float", "caption_image", {"num_captions": 2.5}),
     ("Q4-huge", "caption_image", {"num_captions": 10**30}),
     ("Q4-negative", "caption_image", {"num_captions": -1}),
     ("Q4-zero", "survey_image", {"rows": 0}),

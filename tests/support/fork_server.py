@@ -175,12 +175,12 @@ class Server:
 
 
 def open_streams() -> None:
-    """Standard streams for the descriptors that are there now: a stream remembers of its first one whether it can be sought in."""
+    """Standard streams for the descriptors that are there now: a stream remembers whether its first one could be sought in."""
     kept = sys.stdin, sys.stdout, sys.stderr
     _STREAMS.extend(kept)  # so that nothing is closed
-    sys.stdin = open(0, encoding=kept[0].encoding, errors=kept[0].errors, closefd=False)  # noqa: PTH123, SIM115
-    sys.stdout = open(1, "w", encoding=kept[1].encoding, errors=kept[1].errors, closefd=False)  # noqa: PTH123, SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding=kept[2].encoding, errors=kept[2].errors, closefd=False)  # noqa: PTH123, SIM115
+    sys.stdin = open(0, encoding=kept[0].encoding, errors=kept[0].errors, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding=kept[1].encoding, errors=kept[1].errors, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=kept[2].encoding, errors=kept[2].errors, closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
