@@ -79,7 +79,7 @@ Region = Annotated[
     Annotated[list[float], Field(min_length=4, max_length=4), AfterValidator(_region)] | None,
     Field(
         description=(
-            "Zoom in: [left, top, right, bottom], fractions from 0 to 1, e.g. [0, 0, 0.5, 0.5]: the top left quarter."
+            "Zoom in: [left, top, right, bottom], fractions 0 to 1, e.g. [0, 0, 0.5, 0.5]: the top left quarter."
         )
     ),
 ]
@@ -189,9 +189,9 @@ class ListArguments(Arguments):
 
     folder: Annotated[str, Field(min_length=1, max_length=MAX_FOLDER)] | None = Field(
         None,
-        description=("An allowed folder or one inside it, e.g. 'holiday'; all allowed folders if left out."),
+        description=("An allowed folder or one inside it, e.g. 'holiday'; all of them if left out."),
     )
-    limit: int = Field(20, ge=1, le=100, description="How many pictures at most, 1 to 100; 20 if left out.")
+    limit: int = Field(20, ge=1, le=100, description="How many pictures at most, 1 to 100.")
     offset: int = Field(
         0,
         ge=0,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from blip2tools.schemas.results import Result
 
@@ -97,7 +99,7 @@ class BriefStatus(Result):
     dtype: str | None = Field(description="Number format of the weights; null until it is loaded.")
     loaded: bool
     state: str = Field(description="'not loaded', 'loading' with how far it is, 'ready', or why it is unavailable.")
-    limits: Limits
+    limits: Annotated[Limits, WithJsonSchema({"type": "object"})] = Field(description="What may be sent: see `Limits`.")
     queue: dict[str, int] = Field(description="The counts of `QueueStatus` that an agent may want.")
     cache: dict[str, int] = Field(description="Likewise of `CacheStatus`.")
     handles: list[str] = Field(description="Pictures seen lately, newest first: handles that any tool accepts.")

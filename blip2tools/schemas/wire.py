@@ -87,13 +87,6 @@ def _bare(node: Any, *, named: bool = False, inside: bool = False) -> Any:
         return [_bare(item, inside=inside) for item in node]
     if not isinstance(node, dict):
         return node
-    if (
-        not named
-        and len(choice := node.get("anyOf", ())) == 2
-        and choice[1] == {"type": "null"}
-        and "type" in choice[0]
-    ):
-        node = {**choice[0], "type": [choice[0]["type"], "null"]}
     left_out = () if named else ("description", "default", "additionalProperties", *(("required",) if inside else ()))
     return {
         key: _bare(value, named=key == "properties" and not named, inside=inside or named)

@@ -72,7 +72,7 @@ def test_a_refusal_is_an_error_of_the_tool(inspect):
 
 def test_prompts_and_resources(inspect):
     answer, _ = inspect("--method", "prompts/list", era="modern")
-    assert [one["name"] for one in answer["prompts"]] == ["look_closely", "verify_claim"]
+    assert [one["name"] for one in answer["prompts"]] == ["look_closely", "verify_claim", "verify"]
     answer, _ = inspect("--method", "prompts/get", "--prompt-name", "look_closely", "--prompt-args", "image=a.png")
     assert '"a.png"' in answer["messages"][0]["content"]["text"]
     answer, _ = inspect("--method", "resources/templates/list")
