@@ -74,21 +74,29 @@ def path_of_uri(uri: str) -> str:
         InvalidInputError: it names nothing.
     """
     rest = uri[5:]
-    drive = _WINDOWS.match(rest) or _WINDOWS.match(os.fsdecode(unquote_to_bytes(rest[:16])))
+    drive = _WINDOWS.match(rest) or _WINDOWS.match(_decoded(rest[:16]))
     if drive is None and rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
         if host.lower() not in ("", "localhost", "127.0.0.1"):
             raise NotAllowedError("A file: address of another machine is not read; its path must follow file:///.")
         rest = slash + path
-        drive = _WINDOWS.match(rest) or _WINDOWS.match(os.fsdecode(unquote_to_bytes(rest[:16])))
+        drive = _WINDOWS.match(rest) or _WINDOWS.match(_decoded(rest[:16]))
     # Bytes that are no UTF-8 are a name's own (PEP 383): whether there is such a file, is asked of the folder.
-    rest = os.fsdecode(unquote_to_bytes(rest))
+    rest = _decoded(rest)
     if drive is not None:
         rest = rest.lstrip("\\/")
         rest = f"{rest[0]}:{rest[2:]}"
     if not rest:
         raise InvalidInputError("The file: address names no file; it must look like file:///folder/picture.jpg.")
     return rest
+
+
+def _decoded(text: str) -> str:
+    """Percent-decoded once. A reference may hold halves of surrogate pairs: they are refused later, as part of a path."""
+    try:
+        return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
+    except UnicodeEncodeError:
+        return text
 
 
 MAX_PATH = 4096

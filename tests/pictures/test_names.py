@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from blip2tools.errors import VisionError
 from blip2tools.pictures import images
 from blip2tools.pictures.names import Likeness, distinctly, fold, printably, readings, spelled, unspelled, unwrapped
 from blip2tools.pictures.sources import Sources
@@ -341,3 +342,10 @@ def test_hostile_texts_cost_little(text):
     readings(text)
     fold(text)
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("text", ["file:\ud800/a.png", "file:///a\udcff.png", "file:/\udfffb%41.png"])
+def test_a_file_uri_with_half_a_character_is_refused_like_a_path(text, tmp_path):
+    with pytest.raises(VisionError) as refused:
+        Sources(Settings(allowed_dirs=(tmp_path,)), Store(2**10), size_of=lambda data: (2, 2)).read(text)
+    assert refused.value.code in ("invalid_input", "not_found", "not_allowed")

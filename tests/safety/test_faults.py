@@ -110,7 +110,8 @@ def test_only_the_call_that_meets_the_fault_fails(faulty, picture):
 
 def test_a_clock_that_jumps_by_years_changes_nothing(faulty):
     """The faulty server's clock has been jumping all the while; its deadlines are of another clock."""
-    assert faulty.face.works("list_images", limit=5)["images"]
+    listed = faulty.face.works("list_images", limit=5)
+    assert listed["images"] or listed["unreadable"]
     assert faulty.face.works("vision_status")["queue"]["waiting"] == 0
 
 
