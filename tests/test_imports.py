@@ -39,10 +39,13 @@ OWNERS = {
     "langchain": {"langchain_tools"},
     "langchain_core": {"langchain_tools"},
     "langgraph": {"langchain_tools"},
-    "numpy": {"langchain_tools", "vision", "cli/evaluate", "demo"},
+    "numpy": {"langchain_tools", "vision", "cli/evaluate", "demo", "pictures/reading"},
     "httpx2": {"pictures"},
     "httpcore2": {"pictures"},
     "huggingface_hub": {"checkpoints", "cli/doctor"},
+    "rapidocr": {"pictures/reading"},
+    "onnxruntime": {"pictures/reading"},
+    "cv2": {"pictures/reading"},
 }
 
 

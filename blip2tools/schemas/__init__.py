@@ -12,6 +12,7 @@ from blip2tools.schemas.arguments import (
     FeatureArguments,
     ListArguments,
     MatchArguments,
+    ReadArguments,
     StatusArguments,
     SurveyArguments,
     Turn,
@@ -28,6 +29,7 @@ from blip2tools.schemas.features import (
     RetrievalResult,
     TextEmbeddings,
 )
+from blip2tools.schemas.reading import ReadResult, TextLine
 from blip2tools.schemas.results import (
     MAX_OUTPUT,
     Alternative,
@@ -91,6 +93,8 @@ __all__ = [
     "PictureFailure",
     "Premise",
     "QueueStatus",
+    "ReadArguments",
+    "ReadResult",
     "Result",
     "RetrievalResult",
     "StageStatus",
@@ -99,6 +103,7 @@ __all__ = [
     "SurveyArguments",
     "SurveyResult",
     "TextEmbeddings",
+    "TextLine",
     "TextMatch",
     "Tile",
     "Turn",

@@ -18,6 +18,7 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
 from blip2tools.pictures.pools import Pools
+from blip2tools.pictures.reading.reader import Reader
 from blip2tools.pictures.records import Facts
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Remembered, Store
@@ -31,6 +32,7 @@ from blip2tools.schemas import (
     ListArguments,
     ListResult,
     MatchResult,
+    ReadResult,
     StatusResult,
     SurveyResult,
     parse,
@@ -43,6 +45,7 @@ from blip2tools.vision.keywords import (
     GenerationKeywords,
     ImageInput,
     ImageList,
+    LookOptions,
     MatchOptions,
     SurveyOptions,
 )
@@ -73,13 +76,14 @@ class Vision(FeatureVerbs):
         self._owner: Self | None = None
         self._reveal_handles = True
         self._decoder = decoder.Decoder(settings)
+        self._reader = Reader(settings)
         self._remembered = Remembered(settings.cache_folder)
         sources = Sources(
             settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
         )
         self._pools = Pools()
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
-        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._loop)
+        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._reader, self._loop)
         finalizer = self._finalizer
         self._verbs = Verbs(
             settings,
@@ -89,6 +93,7 @@ class Vision(FeatureVerbs):
             self._pools,
             self._decoder,
             self._remembered,
+            self._reader,
             closed=lambda: not finalizer.alive,
         )
 
@@ -166,6 +171,7 @@ class Vision(FeatureVerbs):
     def abandon(self) -> None:
         """End what runs beside this process, which is about to end: no call is answered any more, and nothing is freed."""
         self._decoder.close()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -309,6 +315,32 @@ class Vision(FeatureVerbs):
         """
         return self.run(self.asurvey(image, **options))
 
+    @overload
+    async def aread(self, image: ImageInput, **options: Unpack[LookOptions]) -> ReadResult: ...
+    @overload
+    async def aread(self, image: ImageList, **options: Unpack[LookOptions]) -> list[ReadResult]: ...
+    async def aread(self, image: Any, **options: Any) -> Any:
+        """See `read`."""
+        return await self._verbs.each(self._verbs.read, image, options)
+
+    @overload
+    def read(self, image: ImageInput, **options: Unpack[LookOptions]) -> ReadResult: ...
+    @overload
+    def read(self, image: ImageList, **options: Unpack[LookOptions]) -> list[ReadResult]: ...
+    def read(self, image: Any, **options: Any) -> Any:
+        """Read what is written in the picture: its lines in reading order, whichever way up the page lies.
+
+        The model is not needed for that, and not waited for; the extra `[read]` is.
+
+        Args:
+            image: one image or a list of them.
+            region, return_errors: as in `caption`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without the extra.
+        """
+        return self.run(self.aread(image, **options))
+
     async def acompare(self, images: ImageList, **options: Unpack[GenerationKeywords]) -> CompareResult:
         """See `compare`."""
         return await self._verbs.admitted(self._verbs.compare, images, dict(options))
@@ -431,7 +463,7 @@ class Vision(FeatureVerbs):
             queue=status.queue(engine),
             cache=status.cache(engine),
             handles=self._store.known(10) if self._reveal_handles else [],
-            cannot=status.CANNOT,
+            cannot=status.cannot(),
             warnings=list(
                 dict.fromkeys(
                     (*plan.warnings, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled]))
@@ -440,8 +472,9 @@ class Vision(FeatureVerbs):
         )
 
 
-def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, loop: LoopThread) -> None:
+def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, reader: Reader, loop: LoopThread) -> None:
     engine.close()
     pools.close()
     decoding.close()
+    reader.close()
     loop.close()
