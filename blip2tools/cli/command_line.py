@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from blip2tools.__version__ import __version__
 from blip2tools.cli.bench import add_bench_command
+from blip2tools.cli.collections import add_collection_commands
 from blip2tools.cli.console import INTERRUPTED, NO_MODEL, SOME_FAILED, USAGE, fail, speak_utf8
 from blip2tools.cli.doctor import LOOKED_AT, add_doctor_command
 from blip2tools.cli.evaluate import add_evaluate_command
@@ -101,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     _add_looking_commands(command)
+    add_collection_commands(command)
     add_view_command(command)
     _add_serve_command(command)
     _add_model_commands(command)
