@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip2tools.errors import InvalidInputError
@@ -75,6 +76,23 @@ class FolderVerbs(Runner):
                 `invalid_input` where another matcher made the index; `model_unavailable` without a matcher.
         """
         return self.run(self.aindex(folder, rebuild=rebuild))
+
+    def pictures_in(self, folder: str | os.PathLike[str], *, recursive: bool = True) -> list[Path]:
+        """The files in a folder that are called or begin like pictures, by name, without looking at any of them.
+
+        Args:
+            folder: which; the caller's own folders unless `allowed_dirs` is set.
+            recursive: with all folders below it.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        from blip2tools.vision.finding import pictures_in
+
+        sources = self._verbs.sources
+        (root,) = sources.searched(os.fspath(folder))
+        names = sorted(entry.name for entry in pictures_in(sources, root, nested=recursive))
+        return [root / os.fsdecode(name) for name in names]
 
     async def asearch(
         self,

@@ -286,7 +286,6 @@ class Finding:
     ) -> tuple[list[Part], list[Entry] | None]:
         """The indexes that can be used of a folder, and the pictures that none covers."""
         from blip2tools.index.library import Part
-        from blip2tools.index.walk import Walk, begins_like_a_picture
 
         def usable(part: Part) -> bool:
             made = part.shelf.made
@@ -305,14 +304,7 @@ class Finding:
         if part is not None and usable(part):
             return [part], None
         inner = [one for shelf in self._means.library.inside(root) if usable(one := Part(shelf, b""))]
-        walk = Walk(
-            root, sources.allows, sources.is_inside, skipped=frozenset(str(one.shelf.made.folder) for one in inner)
-        )
-        rest = [
-            entry
-            for entry in walk.entries()
-            if entry.is_called or begins_like_a_picture(root / os.fsdecode(entry.name))
-        ]
+        rest = pictures_in(sources, root, skipped=frozenset(str(one.shelf.made.folder) for one in inner))
         return inner, sorted(rest, key=lambda entry: -entry.modified_ns)
 
     async def _look_at(
@@ -358,6 +350,18 @@ class Finding:
                 f"without an index only the newest {len(entries) - left} of {len(entries)} pictures were searched: "
                 f"blip2tools index {sources.shown(root)} makes one"
             )
+
+
+def pictures_in(
+    sources: Sources, root: Path, *, nested: bool = True, skipped: frozenset[str] = frozenset()
+) -> list[Entry]:
+    """The files in a folder that are called or begin like pictures."""
+    from blip2tools.index.walk import Walk, begins_like_a_picture
+
+    walk = Walk(root, sources.allows, sources.is_inside, nested=nested, skipped=skipped)
+    return [
+        entry for entry in walk.entries() if entry.is_called or begins_like_a_picture(root / os.fsdecode(entry.name))
+    ]
 
 
 def _array(values: Any) -> NDArray[Any]:
