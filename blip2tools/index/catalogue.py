@@ -57,6 +57,10 @@ class Content:
     """The number of the run that looked at it: how a reader knows what is newer than its quick pass."""
 
 
+class DamagedError(OSError):
+    """The file is no catalogue, or not whole."""
+
+
 class Catalogue:
     """The tables. Safe to use from several threads.
 
@@ -65,7 +69,7 @@ class Catalogue:
         create: make it if it is not there.
 
     Raises:
-        OSError: it cannot be made or is none.
+        OSError: it cannot be made; as a `DamagedError`, it is none.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
@@ -80,8 +84,11 @@ class Catalogue:
                 self._base.executescript(_TABLES)
             self._base.execute("PRAGMA synchronous = NORMAL")
             self._base.execute("SELECT count(*) FROM facts").fetchone()
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise OSError(f"the catalogue cannot be opened: {error}") from error
+        except sqlite3.DatabaseError as error:
+            self._base.close()
+            raise DamagedError(f"the catalogue is damaged: {error}") from error
 
     def close(self) -> None:
         """Let go of the file."""

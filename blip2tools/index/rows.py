@@ -46,10 +46,17 @@ class Rows:
         self._bytes = 2 * shape[0] * shape[1]
         self._map: Halves = np.empty((0, *shape), np.float16)
 
+    def count(self) -> int:
+        """How many slots there are."""
+        try:
+            return self._path.stat().st_size // self._bytes
+        except OSError:
+            return 0
+
     def mapped(self, count: int) -> Halves:
         """The first `count` slots, or as many as there are; mapped again only when there are more than before."""
         if len(self._map) < count:
-            there = self._path.stat().st_size // self._bytes if self._path.exists() else 0
+            there = self.count()
             if there > len(self._map):
                 self._map = np.memmap(self._path, np.float16, "r", shape=(there, *self.shape))
         return self._map[:count]

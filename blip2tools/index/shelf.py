@@ -152,12 +152,15 @@ class Shelf:
         if found is None or rows is None:
             raise FileNotFoundError("there is no index that this version can read")
         pairs = np.asarray(self._catalogue.turns(), np.int64).reshape(-1, 2)
+        where = Rows(self.place / rows.decode(), found.shape)
+        if len(pairs) and where.count() <= pairs[-1, 0]:
+            raise FileNotFoundError("features are missing that the catalogue speaks of")
         before = getattr(self, "_now", None)
         is_same = before is not None and before.name == rows
         now = _Now(
             found,
             rows,
-            before.rows if is_same and before else Rows(self.place / rows.decode(), found.shape),
+            before.rows if is_same and before else where,
             before.passes if is_same and before else Passes(self.place, found.shape[1]),
             np.ascontiguousarray(pairs[:, 0]),
             np.ascontiguousarray(pairs[:, 1]),

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from blip2tools.errors import BusyError, InvalidInputError, ModelUnavailableError
 from blip2tools.index import passes
-from blip2tools.index.catalogue import NO_PICTURE, VERSION, Catalogue, Content, File, WriterLock
+from blip2tools.index.catalogue import NO_PICTURE, VERSION, Catalogue, Content, DamagedError, File, WriterLock
 from blip2tools.index.rows import Rows
 from blip2tools.index.shelf import CATALOGUE, SCANNED, Made, made
 from blip2tools.index.walk import Entry, Walk, begins_like_a_picture
@@ -76,11 +76,13 @@ class Writer:
         self._rules = rules.encode()
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(place, os.W_OK):
+                raise PermissionError("the index may not be written")
             self._lock = WriterLock(place / LOCK)
             if not self._lock.take():
                 raise BusyError("Another process is indexing this folder; search it meanwhile, or try again later.")
             try:
-                self._catalogue = Catalogue(place / CATALOGUE, create=True)
+                self._catalogue = self._open()
             except BaseException:
                 self._lock.leave()
                 raise
@@ -93,6 +95,25 @@ class Writer:
         self._free: Iterator[int] = iter(())
         self._turn = int(self._catalogue.fact("turn") or b"0")
         self.made: Made | None = made(self._catalogue)
+        if not self._is_whole():
+            self.clear()
+
+    def _open(self) -> Catalogue:
+        """The catalogue; in place of a damaged one, which holds nothing that cannot be looked at again, an empty one."""
+        try:
+            return Catalogue(self.place / CATALOGUE, create=True)
+        except DamagedError:
+            for path in self.place.glob(f"{CATALOGUE}*"):
+                path.unlink()
+            return Catalogue(self.place / CATALOGUE, create=True)
+
+    def _is_whole(self) -> bool:
+        """Whether the features are there that the catalogue speaks of."""
+        name = self._catalogue.fact("rows")
+        if name is None or self.made is None:
+            return name is None and self.made is None
+        last = max((slot for slot, _ in self._catalogue.turns()), default=-1)
+        return Rows(self.place / name.decode(), self.made.shape).count() > last
 
     def __enter__(self) -> Writer:
         return self

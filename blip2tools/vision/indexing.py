@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blip2tools import call
 from blip2tools.call import CALLER
-from blip2tools.engine.requests import FeatureRequest, MatcherFacts, MatcherRequest, Request
+from blip2tools.engine.requests import FeatureRequest, MatcherFacts, MatcherRequest, Request, Sight
 from blip2tools.errors import BusyError, ErrorCode, ModelUnavailableError, VisionError
 from blip2tools.pictures.pools import Pools
 from blip2tools.pictures.sources import Sources
@@ -94,6 +94,8 @@ class _Indexing:
         self._root = root
         self._writer = writer
         self._waiting: list[Looked] = []
+        self._found: set[bytes] = set()
+        self._under_way: dict[bytes, asyncio.Event] = {}
         self._written = time.monotonic()
         self._done = self._known = self._failed = 0
 
@@ -138,17 +140,16 @@ class _Indexing:
 
     async def _look_at(self, changes: Changes) -> None:
         """Look at what is new; write it in portions."""
-        facts = await self._begin()
+        await self._begin()
         gate = asyncio.Semaphore(AT_ONCE)
         total = len(changes.new)
         tasks: set[asyncio.Task[None]] = set()
 
         async def one(entry: Any) -> None:
             try:
-                looked = await self._look(entry, facts)
+                looked = await self._look(entry)
             finally:
                 gate.release()
-            self._waiting.append(looked)
             self._done += 1
             self._failed += looked.code is not None
             self._known += looked.code is None and looked.features is None
@@ -170,13 +171,12 @@ class _Indexing:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._write()  # also when it is stopped: what is done is done
 
-    async def _begin(self) -> MatcherFacts:
+    async def _begin(self) -> None:
         """Load the model, and refuse another matcher's index."""
         await self._means.ready()
         facts = await self._matcher()
         shape = (facts.tokens, facts.size)
         await self._means.pools.folders.run(lambda: self._writer.begin(facts.name, facts.fingerprint, shape))
-        return facts
 
     async def _matcher(self) -> MatcherFacts:
         facts: MatcherFacts | None = await self._means.ask(MatcherRequest(), self._means.deadline())
@@ -192,25 +192,42 @@ class _Indexing:
             await self._means.pools.folders.run(lambda: self._writer.put(portion))
         self._written = time.monotonic()
 
-    async def _look(self, entry: Any, facts: MatcherFacts) -> Looked:
-        """One file's features, or why it has none."""
+    async def _look(self, entry: Any) -> Looked:
+        """Look at one file; what is found waits to be written."""
         from blip2tools.index.writing import Looked
 
         path = self._root / os.fsdecode(entry.name)
         for tried in range(_PATIENCE):
             try:
                 digest, look = await self._means.looking.glance(lambda: self._sources.read_found(path))
-                if self._writer.is_known(digest):
-                    return Looked(entry, digest)
-                sight = await look()
-                rows = await self._means.ask(FeatureRequest(sight), self._means.deadline())
-                return Looked(entry, digest, rows)
-            except BusyError as error:
-                if tried == _PATIENCE - 1:
-                    return Looked(entry, code=error.code, message=error.message, passing=True)
-                await asyncio.sleep(2.0**tried / 10)
+                rows = await self._features(digest, look)
+                looked = Looked(entry, digest, rows)
+                break
             except VisionError as error:
                 if error.code in _ENDING:
                     raise
-                return Looked(entry, code=error.code, message=error.message, passing=error.code in _PASSING)
-        raise AssertionError("unreachable")
+                passing = error.code in _PASSING
+                looked = Looked(entry, code=error.code, message=error.message, passing=passing)
+                if not isinstance(error, BusyError):
+                    break
+                await asyncio.sleep(2.0**tried / 10)
+        # In this order: a file that shares its content with this one waits behind it.
+        self._waiting.append(looked)
+        if looked.digest is not None:
+            self._found.add(looked.digest)
+            self._under_way.pop(looked.digest, asyncio.Event()).set()
+        return looked
+
+    async def _features(self, digest: bytes, look: Callable[[], Awaitable[Sight]]) -> Any:
+        """The features of a content; None where another file has brought them, or is about to."""
+        if (other := self._under_way.get(digest)) is not None:
+            await other.wait()
+        if self._writer.is_known(digest) or digest in self._found:
+            return None
+        event = self._under_way.setdefault(digest, asyncio.Event())
+        try:
+            return await self._means.ask(FeatureRequest(await look()), self._means.deadline())
+        except BaseException:
+            self._under_way.pop(digest, None)
+            event.set()
+            raise

@@ -178,6 +178,21 @@ def test_a_kill_between_rows_and_names_costs_a_slot_that_is_filled_again(library
     assert [found(library, folder, n)[0] for n in range(6)] == [[f"{'below/' * (n % 2)}{n}.png"] for n in range(6)]
 
 
+@pytest.mark.parametrize("lost", ["catalogue.sqlite", "rows-*.f16"])
+def test_a_damaged_index_is_made_anew(library, folder, tmp_path, lost):
+    run(library, folder)
+    library.close()
+    (path,) = library.place_of(folder).glob(lost)
+    path.write_bytes(b"not what it was" * 9)
+    for left in library.place_of(folder).glob("catalogue.sqlite-*"):
+        left.unlink()
+    again = Library(tmp_path / "cache")
+    assert again.about(folder) is None
+    assert len(run(again, folder)[0]) == 6
+    assert found(again, folder, 3)[0] == ["below/3.png"]
+    again.close()
+
+
 def test_what_is_walked(tmp_path, folder):
     outside = tmp_path / "secret.png"
     outside.write_bytes(PNG)
