@@ -133,7 +133,8 @@ def _stock(folder: Path) -> Callable[[], None]:
     import blip2tools.demo
 
     weights = Path(blip2tools.demo.__file__).parent / "matcher"
-    model: Any = Blip2ForImageTextRetrieval.from_pretrained(weights, dtype=torch.float32).eval()
+    model: Any = Blip2ForImageTextRetrieval.from_pretrained(weights, dtype=torch.float32)
+    model.eval()
     processor = Blip2Processor.from_pretrained(weights)
 
     def run() -> None:
