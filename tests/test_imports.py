@@ -39,7 +39,7 @@ OWNERS = {
     "langchain": {"langchain_tools"},
     "langchain_core": {"langchain_tools"},
     "langgraph": {"langchain_tools"},
-    "numpy": {"langchain_tools", "vision", "index", "cli/evaluate", "demo"},
+    "numpy": {"langchain_tools", "vision", "index", "cli/evaluate", "demo", "model"},
     "faiss": {"index"},
     "lancedb": {"index"},
     "qdrant_client": {"index"},
