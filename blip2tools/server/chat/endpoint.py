@@ -1,10 +1,11 @@
-"""The vision endpoint of `serve --http`: `POST /v1/chat/completions` with a picture and a text, as programs ask a model that sees.
+"""The vision endpoint of `serve --http`: a picture and a text to `POST /v1/chat/completions`, as to any model that sees.
 
 Each request is one call of a tool; the answer is the text that the tool gives to every model.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import time
@@ -156,7 +157,7 @@ def _parts(content: Any) -> tuple[str, list[str]]:
 def _history(turns: list[tuple[str, str, list[str]]]) -> list[dict[str, str]]:
     """What was asked of the same pictures before, with the answers' first lines."""
     found = []
-    for (role, text, _), (after, answer, _) in zip(turns, turns[1:], strict=False):
+    for (role, text, _), (after, answer, _) in itertools.pairwise(turns):
         said = re.match(r"answer: (.+)", answer)
         if role == "user" and after == "assistant" and said and 0 < len(text) <= 512:
             found.append({"question": text, "answer": said[1][:512]})

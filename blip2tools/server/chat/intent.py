@@ -17,18 +17,22 @@ _READ: Final = re.compile(
     r"|\bwhat(?:'s| is| does)\b[^.?!\n]{0,40}\b(?:written|say|text)\b",
     re.I,
 )
+_PICTURE: Final = r"(?:image|picture|photo|photograph|screenshot|this|here)"
+_TELL: Final = re.compile(r"\b(?:describe|description|captions?|summari[sz]e|alt[ -]text)\b", re.I)
 _DESCRIBE: Final = re.compile(
-    r"\b(?:describe|description|caption|captions|summari[sz]e|alt[ -]text)\b"
-    r"|\bwhat(?:'s| is| are| do you see)\b[^.?!\n]{0,12}\b(?:in|on|see)\b[^.?!\n]{0,20}\b(?:image|picture|photo|screenshot|this|here)\b"
-    r"|\bwhat do you see\b|\btell me (?:about|what)\b[^.?!\n]{0,12}\b(?:image|picture|photo|you see)\b"
+    rf"{_TELL.pattern}"
+    rf"|\bwhat(?:'s| is| are)\b[^.?!\n]{{0,12}}\b(?:in|on)\b[^.?!\n]{{0,20}}\b{_PICTURE}\b"
+    rf"|\btell me (?:about|what)\b[^.?!\n]{{0,12}}\b(?:{_PICTURE}|you see)\b"
+    r"|\bwhat do you see\b"
     r"|\bwhat(?:'s| is) (?:this|that|it|shown|going on|happening)\s*[?.!]*\s*$",
     re.I,
 )
-# "Choose from: red, blue" · "one of: red, blue or green" · "Options: red / blue" · "(red, blue or green)" at the end of a question
+# "Choose from: red, blue" · "One of: red, blue or green" · "Options: red / blue"
 _LISTED: Final = re.compile(
-    r"(?:\b(?:choose|pick|select|answer)\b[^:\n]{0,40}:|\b(?:one of|options|choices|candidates)\b[^:\n]{0,20}:)\s*(?P<list>[^\n]+)",
+    r"\b(?:choose|pick|select|one of|options|choices|candidates)\b[^:\n]{0,40}:\s*(?P<list>[^\n]+)",
     re.I,
 )
+_CHOOSES: Final = re.compile(r"\?|\b(?:which|choose|pick|select|one of|options|choices|candidates)\b", re.I)
 _ROW: Final = re.compile(r"^\s*(?:[-*•]|\(?(?:[A-Ta-t]|\d{1,2})[.):])\s+(?P<text>\S.*?)\s*$", re.M)
 _SPLIT: Final = re.compile(r"\s*(?:[,;|]|\s/\s)\s*(?:or\s+)?|\s+or\s+", re.I)
 _QUESTION: Final = re.compile(r"[^.?!\n]*\?")
@@ -49,8 +53,8 @@ class Intent:
 def intent_of(text: str, tools: Collection[str]) -> Intent:
     """What a text asks for.
 
-    A list of choices makes a question with choices. Words such as "transcribe" or "read the text" ask for `read_text`, where it is
-    among the `tools`; "describe" or "what is in this picture", or no text at all, for a caption. All else is a question.
+    A list of choices makes a question with choices. Words such as "transcribe" or "read the text" ask for `read_text`, where it
+    is among the `tools`; "describe" or "what is in this picture", or no text at all, for a caption. All else is a question.
     """
     text = text.strip()
     choices, rest = _choices(text)
@@ -69,9 +73,10 @@ def intent_of(text: str, tools: Collection[str]) -> Intent:
 def _choices(text: str) -> tuple[list[str], str]:
     """A list of choices in a text, and the text without it."""
     rows = list(_ROW.finditer(text))
-    if 2 <= len(rows) <= MOST_CHOICES:
+    rest = text[: rows[0].start()] if rows else ""
+    # Rows without a question are what a description is to be about.
+    if 2 <= len(rows) <= MOST_CHOICES and _CHOOSES.search(rest) and not _TELL.search(rest):
         found = [row["text"].rstrip(".;,") for row in rows]
-        rest = text[: rows[0].start()]
     elif listed := _LISTED.search(text):
         words = re.split(r"(?<=[^\d])\.(?:\s|$)", listed["list"])[0]
         found = [part.strip(" .'\"“”") for part in _SPLIT.split(words)]
@@ -83,10 +88,10 @@ def _choices(text: str) -> tuple[list[str], str]:
 
 
 def _question(text: str) -> str:
-    """What of a text can be asked: all of a short one, the last question in a long one, or nothing."""
-    text = " ".join(text.split()).rstrip(":")
-    if len(text) <= MAX_TEXT:
-        return text
+    """What of a text can be asked: its last question, all of it where it has none and is short, or nothing."""
     asked = [found.group().strip() for found in _QUESTION.finditer(text)]
     fitting = [one for one in asked if 3 < len(one) <= MAX_TEXT]
-    return next((one for one in reversed(fitting) if _ASKS.search(one)), fitting[-1] if fitting else "")
+    if fitting:
+        return next((one for one in reversed(fitting) if _ASKS.search(one)), fitting[-1])
+    text = " ".join(text.split()).rstrip(":")
+    return text if len(text) <= MAX_TEXT else ""

@@ -92,8 +92,8 @@ class BlindUpstream:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        if task is not None:
+            self._tasks.add(task)
         self.open += 1
         try:
             while await self._exchange(reader, writer):
@@ -102,7 +102,7 @@ class BlindUpstream:
             pass
         finally:
             self.open -= 1
-            self._tasks.discard(task)
+            self._tasks -= {task}
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -138,7 +138,9 @@ class BlindUpstream:
             writer.write(f"HTTP/1.1 {said.status} X\r\n{extra}content-length: {len(data)}\r\n\r\n".encode() + data)
             await writer.drain()
             return True
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-upstream: blind\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-upstream: blind\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         for event in self._events(heard, said):
             writer.write(chunk(event))
             await writer.drain()
@@ -174,7 +176,11 @@ class BlindUpstream:
         message: dict[str, Any] = {"role": "assistant", "content": said.text or None}
         if said.calls:
             message["tool_calls"] = [
-                {"id": self._ids("call"), "type": "function", "function": {"name": name, "arguments": _written(arguments)}}
+                {
+                    "id": self._ids("call"),
+                    "type": "function",
+                    "function": {"name": name, "arguments": _written(arguments)},
+                }
                 for name, arguments in said.calls
             ]
         reason = "length" if said.cut else "tool_calls" if said.calls else "stop"
@@ -192,7 +198,13 @@ class BlindUpstream:
         if said.text:
             part = {"type": "output_text", "text": said.text, "annotations": []}
             output.append(
-                {"type": "message", "id": self._ids("msg"), "role": "assistant", "status": "completed", "content": [part]}
+                {
+                    "type": "message",
+                    "id": self._ids("msg"),
+                    "role": "assistant",
+                    "status": "completed",
+                    "content": [part],
+                }
             )
         output += [
             {
@@ -245,7 +257,13 @@ class BlindUpstream:
             yield event({"content": word})
         choice = whole["choices"][0]
         for index, call in enumerate(choice["message"].get("tool_calls", ())):
-            yield event({"tool_calls": [{"index": index, **call, "function": {"name": call["function"]["name"], "arguments": ""}}]})
+            yield event(
+                {
+                    "tool_calls": [
+                        {"index": index, **call, "function": {"name": call["function"]["name"], "arguments": ""}}
+                    ]
+                }
+            )
             for piece in pieces(call["function"]["arguments"]):
                 yield event({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         yield event({}, choice["finish_reason"])
@@ -298,7 +316,9 @@ class BlindUpstream:
                 where = {"item_id": item["id"], "output_index": index}
                 for piece in pieces(item["arguments"]):
                     yield event("response.function_call_arguments.delta", **where, delta=piece)
-                yield event("response.function_call_arguments.done", **where, name=item["name"], arguments=item["arguments"])
+                yield event(
+                    "response.function_call_arguments.done", **where, name=item["name"], arguments=item["arguments"]
+                )
             yield event("response.output_item.done", output_index=index, item=item)
         yield event(f"response.{whole['status']}", response=whole)
 
