@@ -1,5 +1,6 @@
 """Through the proxy a model that cannot see is told what it was shown, may look again, and gets all else as it was sent."""
 
+import functools
 import gzip
 import json
 import re
@@ -47,42 +48,56 @@ def asked(protocol, text, *paths):
     return [{"type": kind, "text": text}, *(shown(path, protocol) for path in paths)]
 
 
+@functools.cache
+def client_of(url, kind):
+    """An official client: one for all, since each costs 50 ms."""
+    address = url if kind is anthropic.Anthropic else f"{url}/v1"
+    return kind(base_url=address, api_key="none", max_retries=0, timeout=100)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clients_are_closed(url):
+    yield
+    for kind in (openai.OpenAI, anthropic.Anthropic):
+        client_of(url, kind).close()
+
+
 def answered(url, protocol, body):
     """The answer by the official client: its text, its calls as (id, name, arguments), and how it ended."""
     if protocol == "messages":
-        with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=100) as client:
-            call = {name: value for name, value in body.items() if name != "stream"}
-            if body["stream"]:
-                with client.messages.stream(**call) as events:
-                    said = events.get_final_message()
-            else:
-                said = client.messages.create(**call)
+        client = client_of(url, anthropic.Anthropic)
+        call = {name: value for name, value in body.items() if name != "stream"}
+        if body["stream"]:
+            with client.messages.stream(**call) as events:
+                said = events.get_final_message()
+        else:
+            said = client.messages.create(**call)
         text = "\n\n".join(block.text for block in said.content if block.type == "text")
         calls = [(block.id, block.name, block.input) for block in said.content if block.type == "tool_use"]
         return text, calls, said.stop_reason
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=100) as client:
-        if protocol == "responses":
-            call = {name: value for name, value in body.items() if name != "stream"}
-            if body["stream"]:
-                with client.responses.stream(**call) as events:
-                    said = events.get_final_response()
-            else:
-                said = client.responses.create(**call)
-            calls = [
-                (one.call_id, one.name, json.loads(one.arguments)) for one in said.output if one.type == "function_call"
-            ]
-            texts = [part.text for one in said.output if one.type == "message" for part in one.content]
-            return "\n\n".join(texts), calls, said.status
-        if not body["stream"]:
-            choice = client.chat.completions.create(**body).choices[0]
-            calls = choice.message.tool_calls or []
-            found = [(one.id, one.function.name, json.loads(one.function.arguments)) for one in calls]
-            return choice.message.content or "", found, choice.finish_reason
-        with client.chat.completions.stream(**{name: value for name, value in body.items() if name != "stream"}) as events:
-            choice = events.get_final_completion().choices[0]
+    client = client_of(url, openai.OpenAI)
+    if protocol == "responses":
+        call = {name: value for name, value in body.items() if name != "stream"}
+        if body["stream"]:
+            with client.responses.stream(**call) as events:
+                said = events.get_final_response()
+        else:
+            said = client.responses.create(**call)
+        calls = [
+            (one.call_id, one.name, json.loads(one.arguments)) for one in said.output if one.type == "function_call"
+        ]
+        texts = [part.text for one in said.output if one.type == "message" for part in one.content]
+        return "\n\n".join(texts), calls, said.status
+    if not body["stream"]:
+        choice = client.chat.completions.create(**body).choices[0]
         calls = choice.message.tool_calls or []
         found = [(one.id, one.function.name, json.loads(one.function.arguments)) for one in calls]
         return choice.message.content or "", found, choice.finish_reason
+    with client.chat.completions.stream(**{name: value for name, value in body.items() if name != "stream"}) as events:
+        choice = events.get_final_completion().choices[0]
+    calls = choice.message.tool_calls or []
+    found = [(one.id, one.function.name, json.loads(one.function.arguments)) for one in calls]
+    return choice.message.content or "", found, choice.finish_reason
 
 
 def handles_in(heard):
@@ -110,7 +125,9 @@ def test_it_reads_what_it_was_shown_and_may_look_again(url, upstream, pictures, 
         return Said("Let me look. ", [("caption_image", {"image": handles_in(heard)[0]})])
 
     upstream.script = script
-    text, calls, end = answered(url, protocol, body_of(protocol, asked(protocol, "Well?", pictures[0].path), stream=stream))
+    text, calls, end = answered(
+        url, protocol, body_of(protocol, asked(protocol, "Well?", pictures[0].path), stream=stream)
+    )
     assert text.startswith("Let me look.")
     assert text.endswith(f"I see: caption: {pictures[0].caption}")
     assert (calls, end) == ([], {"completions": "stop", "responses": "completed", "messages": "end_turn"}[protocol])
@@ -195,6 +212,7 @@ def test_a_picture_that_cannot_be_read_becomes_a_note(http, upstream, folder, pi
 
 def test_what_several_turns_looked_at_is_there_again(http, upstream, pictures):
     """The client never saw the looks; the upstream gets them back, so its cache of prompts holds."""
+
     def script(heard):
         if heard.talk[-1][0] == "user" and "again" not in heard.talk[-1][1]:
             return Said("", [("caption_image", {"image": handles_in(heard)[0]})])
@@ -304,7 +322,7 @@ def test_a_model_without_tools_still_reads_the_captions(http, upstream, pictures
 def test_looks_have_a_bound(url, upstream, pictures, protocol, stream):
     upstream.script = lambda heard: Said("Hm. ", [("caption_image", {"image": handles_in(heard)[0]})])
     before = len(upstream.heard)
-    text, calls, end = answered(url, protocol, body_of(protocol, asked(protocol, "?", pictures[0].path), stream=stream))
+    _, calls, end = answered(url, protocol, body_of(protocol, asked(protocol, "?", pictures[0].path), stream=stream))
     assert (calls, end) == ([], {"completions": "stop", "responses": "completed", "messages": "end_turn"}[protocol])
     assert len(upstream.heard) - before == 10, "eight looks, a refusal, and the end"
     assert upstream.heard[-1].talk[-1][1][1].startswith("busy: ")
@@ -312,13 +330,19 @@ def test_looks_have_a_bound(url, upstream, pictures, protocol, stream):
 
 @pytest.mark.parametrize(("protocol", "stream"), WAYS)
 def test_a_call_cut_by_the_token_limit_is_not_run(url, upstream, pictures, protocol, stream):
-    upstream.script = lambda heard: Said("So", [("ask_image", {"image": handles_in(heard)[0], "question": "is"})], cut=True)
+    upstream.script = lambda heard: Said(
+        "So", [("ask_image", {"image": handles_in(heard)[0], "question": "is"})], cut=True
+    )
     before = len(upstream.heard)
     body = body_of(protocol, asked(protocol, "?", pictures[0].path), stream=stream)
-    if protocol != "messages" and stream:  # OpenAI's helpers raise for an answer that was cut; what is on the wire counts
+    if (
+        protocol != "messages" and stream
+    ):  # OpenAI's helpers raise for an answer that was cut; what is on the wire counts
         with httpx2.Client(base_url=url, timeout=100, trust_env=False) as client:
             raw = client.post(PATHS[protocol], json=body).text
-        assert ('"finish_reason": "length"' if protocol == "completions" else "event: response.incomplete") in raw.replace('":"', '": "')
+        assert (
+            '"finish_reason": "length"' if protocol == "completions" else "event: response.incomplete"
+        ) in raw.replace('":"', '": "')
         assert "ask_image" not in raw
     else:
         text, calls, end = answered(url, protocol, body)
@@ -378,17 +402,31 @@ def test_what_is_said_twice_or_hidden_does_not_smuggle_a_picture(http, upstream,
     upstream.script = lambda heard: Said("ok")
     block = json.dumps(body_of("completions", asked("completions", "?", pictures[0].path))["messages"])
     hidden = block.replace("image", "\\u0069mage").replace("data:", "\\u0064ata:")
-    for sent in (f'{{"messages": {block}, "messages": []}}', f'{{"messages": [], "messages": {hidden}}}', f'{{"messages": {hidden}}}'):
+    for sent in (
+        f'{{"messages": {block}, "messages": []}}',
+        f'{{"messages": [], "messages": {hidden}}}',
+        f'{{"messages": {hidden}}}',
+    ):
         http.post(PATHS["completions"], content=sent.encode(), headers={"content-type": "application/json"})
         assert b"mage_url" not in upstream.heard[-1].raw
     for path in ("/v1/completions", "/v1/embeddings", "/v1/messages/count_tokens"):
-        http.post(path, json={"input": ["a", uri(pictures[0].path)], "messages": body_of("messages", [shown(pictures[0].path, "messages")])["messages"]})
+        http.post(
+            path,
+            json={
+                "input": ["a", uri(pictures[0].path)],
+                "messages": body_of("messages", [shown(pictures[0].path, "messages")])["messages"],
+            },
+        )
         assert len(WORDS.findall(upstream.heard[-1].raw.decode())) == 2
 
 
 def test_models_take_pictures(http, upstream):
-    listed = {"object": "list", "data": [{"id": "a", "architecture": {"tokenizer": "x"}}, {"id": "b", "capabilities": {"image_input": {"supported": False}}}],
-              "models": [{"name": "a", "capabilities": ["completion"]}]}  # fmt: skip
+    blind = {"id": "b", "capabilities": {"image_input": {"supported": False}}}
+    listed = {
+        "object": "list",
+        "data": [{"id": "a", "architecture": {"tokenizer": "x"}}, blind],
+        "models": [{"name": "a", "capabilities": ["completion"]}],
+    }
     upstream.script = lambda heard: Said(json=listed if heard.path == "/v1/models" else {"id": "a"})
     first, second = http.get("/v1/models").json()["data"]
     assert first["architecture"] == {
@@ -408,7 +446,10 @@ def test_guarded_like_the_rest(http, upstream):
     refused = http.post(PATHS["messages"], json={}, headers={"origin": "https://evil.example"})
     assert (refused.status_code, refused.json()["error"]["type"]) == (403, "permission_error")
     assert http.post("/api/chat", json={}).status_code == 404
-    assert http.post(PATHS["completions"], content=b"[" * 9, headers={"content-type": "application/json"}).status_code == 200
+    assert (
+        http.post(PATHS["completions"], content=b"[" * 9, headers={"content-type": "application/json"}).status_code
+        == 200
+    )
     assert http.get("/healthz").text == "ok\n"
     assert http.get("/readyz").status_code == 200
     assert "blip2tools_http_requests_total" in http.get("/metrics").text
@@ -426,7 +467,10 @@ def test_the_token_of_this_server_does_not_go_on(upstream, folder):
         body = body_of("completions", "hi")
         refused = client.post(PATHS["completions"], json=body)
         assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
-        assert client.post(PATHS["completions"], json=body, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert (
+            client.post(PATHS["completions"], json=body, headers={"authorization": f"Bearer {TOKEN}"}).status_code
+            == 200
+        )
         assert upstream.heard[-1].headers["authorization"] == "Bearer sk-upstream"
         headers = {"x-api-key": TOKEN, "anthropic-version": "2023-06-01"}
         assert client.post(PATHS["messages"], json=body_of("messages", "hi"), headers=headers).status_code == 200
@@ -434,7 +478,9 @@ def test_the_token_of_this_server_does_not_go_on(upstream, folder):
         assert TOKEN not in str(upstream.heard[-1].headers)
 
 
-@pytest.mark.parametrize("address", ["ftp://x", "nonsense", "http://", "http://user@host", "http://host/?q=1", "http://h:0"])
+@pytest.mark.parametrize(
+    "address", ["ftp://x", "nonsense", "http://", "http://user@host", "http://host/?q=1", "http://h:0"]
+)
 def test_an_upstream_that_is_no_address_is_refused(address):
     with pytest.raises(InvalidInputError, match="must be an address"):
         Upstream(address, None, keep_keys=True)
@@ -442,13 +488,21 @@ def test_an_upstream_that_is_no_address_is_refused(address):
 
 # ---- the client's own calls ----
 
-names = st.sampled_from(["weather", "caption", "caption_images", "ask_image_now", "list", "survey_image2", "Caption_Image", "x"])
+names = st.sampled_from(
+    ["weather", "caption", "caption_images", "ask_image_now", "list", "survey_image2", "Caption_Image", "x"]
+)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-calls_of_clients = st.lists(st.tuples(names, st.dictionaries(st.text(max_size=8), values, max_size=3)), min_size=1, max_size=4)
+calls_of_clients = st.lists(
+    st.tuples(names, st.dictionaries(st.text(max_size=8), values, max_size=3)), min_size=1, max_size=4
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -456,7 +510,9 @@ calls_of_clients = st.lists(st.tuples(names, st.dictionaries(st.text(max_size=8)
 def test_the_clients_own_calls_survive_untouched(url, upstream, pictures, data):
     protocol, stream = data.draw(st.sampled_from(WAYS))
     theirs = data.draw(calls_of_clients)
-    ours = data.draw(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([{}, {"image": "img_0000000000000000"}])), max_size=2))
+    ours = data.draw(
+        st.lists(st.tuples(st.integers(0, 4), st.sampled_from([{}, {"image": "img_0000000000000000"}])), max_size=2)
+    )
     rounds = data.draw(st.integers(0, 2))
     text = data.draw(st.sampled_from(["", "Some words ", "é\n\n[image"]))
     mixed = list(theirs)
