@@ -18,7 +18,11 @@ _READ: Final = re.compile(
     re.I,
 )
 _PICTURE: Final = r"(?:image|picture|photo|photograph|screenshot|this|here)"
-_TELL: Final = re.compile(r"\b(?:describe|description|captions?|summari[sz]e|alt[ -]text)\b", re.I)
+_TELL: Final = re.compile(
+    r"\b(?:describe|description|captions?|summari[sz]e|alt[ -]text|beschreib\w*|décri\w*|descri\w*|descrev\w*)\b", re.I
+)
+# Bridges of other countries send prompts in their own language; these are the words of those that were met.
+_READ_ELSEWHERE: Final = re.compile(r"(?:提取|识别|读取|转录)[^。]{0,12}(?:文字|文本|代码)|OCR")
 _DESCRIBE: Final = re.compile(
     rf"{_TELL.pattern}"
     rf"|\bwhat(?:'s| is| are)\b[^.?!\n]{{0,12}}\b(?:in|on)\b[^.?!\n]{{0,20}}\b{_PICTURE}\b"
@@ -62,8 +66,11 @@ def intent_of(text: str, tools: Collection[str]) -> Intent:
         question = _question(rest)
         # Choices without a question: what they are said of.
         return Intent("ask_image", {"question": question or "what is it?", "choices": choices})
-    if "read_text" in tools and _READ.search(text):
+    is_foreign = sum(char.isalpha() and not char.isascii() for char in text) > sum(map(str.isascii, text)) / 2
+    if "read_text" in tools and (_READ_ELSEWHERE if is_foreign else _READ).search(text):
         return Intent("read_text", {})
+    if is_foreign:
+        return Intent("caption_image", {})  # BLIP-2 answers English: a question that it cannot read is no question
     if not text or _DESCRIBE.search(text):
         return Intent("caption_image", {})
     question = _question(text)

@@ -215,6 +215,10 @@ def test_langchain(server, pictures):
         ("Transcribe it.", "read_text", {}),
         ("What does the sign say?", "read_text", {}),
         ("OCR", "read_text", {}),
+        ("请详细描述这张图片的内容", "caption_image", {}),
+        ("提取这张图片中的全部文字。只返回文字内容，保留排版和换行，不做任何评论。", "read_text", {}),
+        ("Что на картинке?", "caption_image", {}),
+        ("Beschreibe das Bild genau.", "caption_image", {}),
     ],
 )  # fmt: skip
 def test_what_a_text_asks_for(text, tool, arguments):
