@@ -48,6 +48,7 @@ from blip2tools.schemas.results import (
     Tile,
     UnreadableFile,
 )
+from blip2tools.schemas.searching import IndexResult, SearchArguments, SearchHit, SearchResult, UnindexedFile
 from blip2tools.schemas.status import (
     BatchStatus,
     BriefStatus,
@@ -82,6 +83,7 @@ __all__ = [
     "ImageFile",
     "ImageInfo",
     "ImageResult",
+    "IndexResult",
     "Limits",
     "ListArguments",
     "ListResult",
@@ -97,6 +99,9 @@ __all__ = [
     "ReadResult",
     "Result",
     "RetrievalResult",
+    "SearchArguments",
+    "SearchHit",
+    "SearchResult",
     "StageStatus",
     "StatusArguments",
     "StatusResult",
@@ -107,6 +112,7 @@ __all__ = [
     "TextMatch",
     "Tile",
     "Turn",
+    "UnindexedFile",
     "UnreadableFile",
     "explain",
     "has_too_many_parts",
