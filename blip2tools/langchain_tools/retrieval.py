@@ -15,8 +15,8 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from blip2tools.errors import InvalidInputError, VisionError
-from blip2tools.langchain_tools.ingest import PASSING, placeholder
+from blip2tools.errors import PASSING, InvalidInputError, VisionError
+from blip2tools.pictures.inline import placeholder
 from blip2tools.schemas import MAX_TEXT, Hit, ImageFeatures, ImageInfo, plain
 from blip2tools.vision import Vision
 from blip2tools.vision.keywords import ImageInput

@@ -404,6 +404,10 @@ class Vision(FeatureVerbs, FolderVerbs):
         """
         return self.run(self.akeep(image))
 
+    def keeps(self, handle: str) -> bool:
+        """Whether a picture's bytes are in memory, which makes it the newest. Costs nothing."""
+        return self._store.digest(handle) is not None
+
     def handles(self, limit: int = 100) -> list[str]:
         """Handles of pictures seen lately, newest first; none where several clients share these eyes."""
         return self._store.known(limit) if self._reveal_handles else []
