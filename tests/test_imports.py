@@ -40,13 +40,16 @@ OWNERS = {
     "langchain": {"langchain_tools"},
     "langchain_core": {"langchain_tools"},
     "langgraph": {"langchain_tools"},
-    "numpy": {"langchain_tools", "vision", "index", "cli/evaluate", "demo", "model"},
+    "numpy": {"langchain_tools", "vision", "index", "cli/evaluate", "demo", "model", "pictures/reading"},
     "faiss": {"index"},
     "lancedb": {"index"},
     "qdrant_client": {"index"},
     "httpx2": {"pictures", "server/chat"},
     "httpcore2": {"pictures"},
     "huggingface_hub": {"checkpoints", "cli/doctor"},
+    "rapidocr": {"pictures/reading"},
+    "onnxruntime": {"pictures/reading"},
+    "cv2": {"pictures/reading"},
 }
 
 
