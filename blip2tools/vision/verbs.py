@@ -366,14 +366,15 @@ class Verbs:
         if self._engine.status().familiar is None:
             return context
         own = own or await self._describe(seen.sight, Generation(num_beams=1), deadline)
-        return replace(context, warnings=(*context.warnings, UNFAMILIAR)) if self._is_strange(own) else context
+        found = _familiarity(own)
+        known = 1.0 if found is None else self._engine.status().premises.known_share(found)
+        warnings = (*context.warnings, UNFAMILIAR) if self._is_strange(own) else context.warnings
+        return replace(context, warnings=warnings, known=known)
 
     def _is_strange(self, own: results.Described) -> bool:
         """Whether a picture with this plain caption does not look like the world of a small model; never of a large one."""
-        threshold = self._engine.status().familiar
-        if threshold is None or own.score is None:
-            return False
-        return familiarity(own.spoken.logprob, own.score.probability) < threshold
+        threshold, found = self._engine.status().familiar, _familiarity(own)
+        return threshold is not None and found is not None and found < threshold
 
     def _settings(self, options: dict[str, Any], *more: str) -> Settings:
         """Take out of `options` what overrides settings: generation options and `more`; the settings with it."""
@@ -425,6 +426,11 @@ class Verbs:
                 return await work
         except TimeoutError as error:
             raise DeadlineError(f"The call took longer than {self.settings.deadline_s:g} s and was stopped.") from error
+
+
+def _familiarity(own: results.Described) -> float | None:
+    """How familiar a picture with this plain caption is; None without a matcher."""
+    return None if own.score is None else familiarity(own.spoken.logprob, own.score.probability)
 
 
 def _styled(options: dict[str, Any]) -> CaptionStyle:

@@ -12,6 +12,7 @@ from blip2tools.engine.requests import Fit
 from blip2tools.errors import InvalidInputError, NotFoundError
 from blip2tools.toolset import call
 from blip2tools.vision.premises import judging, read
+from training.examination.strange import STRANGE
 from training.premises import measure
 
 
@@ -56,6 +57,45 @@ def test_a_denied_predicate_and_a_question_of_existence_are_no_alarm(vision, sce
     assert vision.ask(image, f"Is the {scene.things[0].shape} {other}?").premise.holds is True
     for question in (f"Is there a {absent}?", f"How many {absent}s are there?", f"Can you see any {absent}s?"):
         assert vision.ask(image, question).premise is None
+
+
+def test_of_a_part_what_the_part_shows_counts(vision):
+    """Seen as a whole the picture shows both things; a half of it shows only one."""
+    scene = next(scene for number in range(999) if _apart(scene := _two(number)))
+    picture = draw(scene)
+    left, right = sorted(scene.things, key=lambda thing: thing.x)
+    for edge, thing, other in ((0.0, left, right), (0.5, right, left)):
+        region = [edge, 0, edge + 0.5, 1]
+        assert vision.ask(picture, f"what color is the {other.shape}?").premise.holds is True
+        inside = vision.ask(picture, f"what color is the {thing.shape}?", region=region)
+        assert (inside.premise.holds, inside.region) == (True, region)
+        outside = vision.ask(picture, f"what color is the {other.shape}?", region=region)
+        assert outside.premise.holds is False
+        assert outside.warnings[0].startswith(f"the picture does not seem to show a {other.shape}")
+
+
+def _two(number):
+    return sample_scene(random.Random(number), things=2, world=STUDY)
+
+
+def _apart(scene):
+    """Whether two things of different shapes lie well inside the left and the right half, and at about the same height."""
+    first, second = sorted(scene.things, key=lambda thing: thing.x)
+    sides = first.x + first.radius < 0.45 and second.x - second.radius > 0.55
+    return sides and first.shape != second.shape and abs(first.y - 0.5) < 0.2 and abs(second.y - 0.5) < 0.2
+
+
+def test_what_is_not_of_the_world_makes_an_answer_unsure(vision, image, scene):
+    rule = vision._engine.status().premises
+    assert rule.known_share(-0.001) > 0.97
+    assert rule.known_share(-3.0) < 0.1
+    assert Premises().known_share(-3.0) == 1.0
+    question = "how many objects are there?"
+    strange = vision.ask(STRANGE["photo-like"](random.Random(4)), question)
+    assert strange.confidence < 0.2
+    assert vision.ask(image, question).confidence > 0.9
+    chosen = vision.ask(STRANGE["photo-like"](random.Random(4)), question, choices=["one", "two"])
+    assert chosen.confidence < 0.2 < 0.5 <= chosen.choices[0].probability
 
 
 def test_about_no_picture(vision, image):

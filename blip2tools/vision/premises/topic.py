@@ -91,10 +91,12 @@ _VIEW: Final = _weighed(
     ),
 )
 _START: Final = (
-    "what|who|whom|whose|which|where|when|why|how|is|are|was|were|do|does|did|has|have|had|can|could|will|would|if"
+    "what|who|whom|whose|which|where|when|why|how|is|are|was|were|do|does|did|has|have|had|can|could|will|would|if|"
+    "whether"
 )
 _OPEN: Final = (
-    "should|may|any|isn't|aren't|and|please|to|at|on|in|from|of|for|by|with|whats|the|describe|name|tell|count|list"
+    "should|may|any|isn't|aren't|and|please|to|at|on|in|from|of|for|by|with|whats|the|describe|name|tell|count|list|state|give|"
+    "find|look|looking|compare|check|say|show|point"
 )
 _PHRASES: Final = tuple(
     (re.compile(pattern), weight)
@@ -174,6 +176,7 @@ _PHRASES: Final = tuple(
         (r"^what (?:time|brand|sport|game|room|year|street|number|team)\b", -2),
         (r"^why (?:is|are) (?:the|there|this)\b", -2),
         (r"\b(?:is|are) (?:on|in|under|next to|above) the\b", -2),
+        (r"\bthe \w+(?: \w+)? (?:and|or) the \w+\b", -5),  # two things to compare
         (r"\bwhat (?:color|colour|kind|type|did|does|is|are) (?:the|this|that|his|her)\b", -1),
         (r"^what(?: is|'s| are) (?:the|on|in|under|above|behind|next|near)\b", -1),
         (r"^where (?:is|are) the\b", -1),
