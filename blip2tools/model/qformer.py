@@ -1,7 +1,7 @@
-"""The Q-Former with text, without the work that nobody looks at.
+"""The Q-Former, without the work that nobody looks at.
 
-Layers and weights are those of transformers' `Blip2QFormerModel`. The library's way through them attends to a picture once per
-text, multiplies the same states by queries', keys' and values' weights one after the other, and finishes the last layer for
+Layers and weights have the names of transformers' `Blip2QFormerModel`. The library's way through them attends to a picture once
+per text, multiplies the same states by queries', keys' and values' weights one after the other, and finishes the last layer for
 tokens that no head reads. What a picture gives to attend to does not depend on any text: it can be kept.
 """
 
@@ -22,11 +22,11 @@ Step: TypeAlias = Callable[[Tensor], Tensor]
 HOOK: Final = "_hf_hook"  # of a module whose weights lie elsewhere until it is called
 
 
-class TextReader:
-    """Texts alone, or each together with a picture.
+class Reader:
+    """Pictures alone, and with the text layers of a matcher texts alone, or each together with a picture.
 
     Args:
-        qformer: the Q-Former of a loaded matcher, with its text layers.
+        qformer: the Q-Former of a loaded model.
     """
 
     def __init__(self, qformer: Any) -> None:
@@ -35,6 +35,21 @@ class TextReader:
         self._heads, self._size = attention.num_attention_heads, attention.attention_head_size
         self._layers = [_Layer(layer) for layer in qformer.encoder.layer]
         self._looking = [number for number, layer in enumerate(self._layers) if layer.across is not None]
+
+    def look(self, queries: Tensor, states: Tensor) -> Tensor:
+        """Hidden states (B, Q, H) of the queries, each row with a picture.
+
+        Args:
+            queries: query tokens (B, Q, H).
+            states: what is seen, (B, P, Dv).
+        """
+        queries, states = self._norm(queries), states.to(queries.dtype)
+        for number, layer in enumerate(self._layers):
+            queries = self._attend(layer, layer.own(queries), queries, queries.shape[1], None)
+            if layer.across is not None:
+                queries = self._attend_across(layer.across, queries, *self._seen(states, number))
+            queries = layer.queries(queries)
+        return queries
 
     def read(self, words: Tensor, mask: Tensor, *, first_only: bool) -> Tensor:
         """Hidden states (N, L, H), or (N, 1, H) of the first token only, of texts.
@@ -128,7 +143,8 @@ class _Layer:
         self.out, self.norm = _light(end.dense), _light(end.LayerNorm)
         self.across = _Across(layer.crossattention) if layer.has_cross_attention else None
         self.queries = _FeedForward(layer.intermediate_query, layer.output_query)
-        self.words = _FeedForward(layer.intermediate, layer.output)
+        if hasattr(layer, "intermediate"):  # a captioner's reads no text
+            self.words = _FeedForward(layer.intermediate, layer.output)
 
 
 class _Across:
