@@ -58,8 +58,6 @@ class Premises(BaseModel):
         scaling: turns the log-odds of a premise that fails into the factor that lowers a confidence.
         said: probability, by the captioner, of all offered choices together below which none of them fits; None: not told.
         none: the factor that lowers the confidence where none of the choices fits.
-        familiar: turns a picture's familiarity into the probability that it is of the model's world, which lowers the confidence
-            of answers about it; None for a model that knows no world of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -82,13 +80,6 @@ class Premises(BaseModel):
     scaling: Scaling = Scaling(temperature=1.0)
     said: float | None = Field(default=0.001, gt=0, lt=1)
     none: float = Field(default=1.0, gt=0, le=1)
-    familiar: Scaling | None = None
-
-    def known_share(self, familiarity: float) -> float:
-        """The probability that a picture of this familiarity is of the model's world, 0 to 1; 1 where that was not fitted."""
-        if self.familiar is None:
-            return 1.0
-        return sigmoid(log_odds(familiarity) / self.familiar.temperature + self.familiar.shift)
 
     def factor(self, odds: float) -> float:
         """What a premise of these log-odds that fails lowers a confidence by, 0 to 1."""

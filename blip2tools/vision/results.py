@@ -60,7 +60,6 @@ class Context:
     region: list[float] | None
     model: str
     warnings: tuple[str, ...]
-    known: float = 1.0  # probability that the picture is of the model's world
 
 
 def clean(text: str) -> str:
@@ -92,7 +91,7 @@ def caption(context: Context, captions: Sequence[Described], *, abstain_below: f
 def answer(context: Context, spoken: Utterance, doubt: Doubt, *, abstain_below: float) -> AnswerResult:
     """An answer in the model's own words, and what its question takes for granted."""
     text = clean(spoken.text)
-    confidence = spoken.confidence * doubt.factor * context.known
+    confidence = spoken.confidence * doubt.factor
     abstained = confidence < abstain_below
     own = _doubts("answer", text, spoken, quiet=doubt.fails)
     return AnswerResult(
@@ -129,7 +128,7 @@ def choice(
     """
     ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, ranking.shares)]
     best = ranked[0]
-    confidence = best.probability * doubt.factor * (1.0 if misfit is None else misfit) * context.known
+    confidence = best.probability * doubt.factor * (1.0 if misfit is None else misfit)
     abstained = confidence < abstain_below
     doubts = _unsure(abstained, abstain_below)
     doubts += [] if misfit is None else [NONE_OF_THESE]

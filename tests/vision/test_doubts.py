@@ -12,7 +12,6 @@ from blip2tools.engine.requests import Fit
 from blip2tools.errors import InvalidInputError, NotFoundError
 from blip2tools.toolset import call
 from blip2tools.vision.premises import judging, read
-from training.examination.strange import STRANGE
 from training.premises import measure
 
 
@@ -83,19 +82,6 @@ def _apart(scene):
     first, second = sorted(scene.things, key=lambda thing: thing.x)
     sides = first.x + first.radius < 0.45 and second.x - second.radius > 0.55
     return sides and first.shape != second.shape and abs(first.y - 0.5) < 0.2 and abs(second.y - 0.5) < 0.2
-
-
-def test_what_is_not_of_the_world_makes_an_answer_unsure(vision, image, scene):
-    rule = vision._engine.status().premises
-    assert rule.known_share(-0.001) > 0.97
-    assert rule.known_share(-3.0) < 0.1
-    assert Premises().known_share(-3.0) == 1.0
-    question = "how many objects are there?"
-    strange = vision.ask(STRANGE["photo-like"](random.Random(4)), question)
-    assert strange.confidence < 0.2
-    assert vision.ask(image, question).confidence > 0.9
-    chosen = vision.ask(STRANGE["photo-like"](random.Random(4)), question, choices=["one", "two"])
-    assert chosen.confidence < 0.2 < 0.5 <= chosen.choices[0].probability
 
 
 def test_about_no_picture(vision, image):

@@ -2,8 +2,7 @@
 
 Fitted are the log-odds from which a statement holds; the factor by which a premise that fails lowers a confidence, as logistic
 regression of the truth of statements on their log-odds, noisy and turned pictures among them; and the probability, of all offered
-choices together, below which none of them is the answer; and how probable it is that a picture or a crop is of the demo's world,
-as logistic regression on its familiarity, against pictures of something else. What there can be in it is known and not fitted.
+choices together, below which none of them is the answer. What there can be in the demo's world is known and not fitted.
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ from blip2tools.cli.evaluate.reliability import Judged, fit
 from blip2tools.demo.words import DIRECTION_WORDS, phrase
 from blip2tools.demo.world import COLORS, WIDE, Scene
 from blip2tools.engine.requests import ChoiceRequest, Question, Ranking
-from blip2tools.model.options import Generation
 from blip2tools.vision import Vision
-from training.premises import reliability
 
 SEED = 4242
 PICTURES = 600
@@ -41,18 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--pictures", type=int, default=PICTURES)
-    parser.add_argument("--only-familiar", action="store_true", help="fit only how familiar pictures of its world are")
     chosen = parser.parse_args()
-    folder = demo_folder("captioner")
-    path = folder / confidence.FILE
-    facts: dict[str, object] = {}
     with Vision.load(model="demo", matcher="demo", num_beams=1) as vision:
-        if chosen.only_familiar:
-            rule = confidence.premises_rule(folder)
-        else:
-            rule, facts["premises"] = fitted(vision, chosen.seed, chosen.pictures)
-        familiar, facts["familiar"] = known_world(vision, chosen.seed, chosen.pictures // 4)
-    confidence.write_premises(path, rule.model_copy(update={"familiar": familiar}), facts)
+        rule, facts = fitted(vision, chosen.seed, chosen.pictures)
+    path = demo_folder("captioner") / confidence.FILE
+    confidence.write_premises(path, rule, {"premises": facts})
     print(path.read_text())  # noqa: T201
 
 
@@ -79,33 +69,6 @@ def fitted(vision: Vision, seed: int, pictures: int) -> tuple[Premises, dict[str
     )
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return rule, {"seed": seed, "pictures": pictures, "statements": len(known), "choices": len(said), "date": today}
-
-
-def known_world(vision: Vision, seed: int, number: int) -> tuple[Scaling, dict[str, object]]:
-    """What turns a picture's familiarity into the probability that it is of the demo's world, and how it came about.
-
-    Args:
-        vision: the demo.
-        seed: of all that is drawn.
-        number: of pictures of something else, and of crops; of harder pictures there are twice as many.
-    """
-    kinds: tuple[reliability.Kind, ...] = ("harder pictures", "crops", "pictures of something else")
-    judged = [
-        Judged(vision.run(_familiarity(vision, one)), 1, float(kind != kinds[-1]))
-        for kind in kinds
-        for one in reliability.questions(kind, seed, number)
-    ]
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return fit(judged), {"seed": seed, "pictures": len(judged), "date": today}
-
-
-async def _familiarity(vision: Vision, one: reliability.Put) -> float:
-    verbs, deadline = vision._verbs, time.monotonic() + 60
-    seen = await verbs._look(one.image, one.region, deadline)
-    own = await verbs._describe(seen.sight, Generation(num_beams=1), deadline)
-    if own.score is None:
-        raise ValueError("there is no matcher")
-    return confidence.familiarity(own.spoken.logprob, own.score.probability)
 
 
 def _pictures(seed: int, pictures: int) -> Iterator[tuple[Image.Image, Scene, random.Random]]:

@@ -59,8 +59,9 @@ def questions(kind: Kind, seed: int, number: int) -> Iterator[Put]:
     """Questions of one kind.
 
     Args:
-        kind: harder pictures are turned or noisy; crops are cut to one thing with some room around it; of pictures of something
-            else (see `examination.strange`) no answer is right, and none to a question with a false premise.
+        kind: harder pictures are turned or noisy; crops are cut to one thing with some room around it, in which others may
+            lie; of pictures of something else (see `examination.strange`) no answer is right, and none to a question with a
+            false premise.
         seed: of all that is drawn.
         number: of pictures; of harder ones there are twice as many.
     """
@@ -80,12 +81,22 @@ def questions(kind: Kind, seed: int, number: int) -> Iterator[Put]:
 
 
 def _crop(chance: random.Random) -> Put:
-    scene = sample_scene(chance, world=WIDE)
-    thing = chance.choice(scene.things)
-    name, truth = chance.choice(
-        ((f"what color is the {thing.shape}?", thing.color), ("what shape is it?", thing.shape))
-    )
-    return Put(draw(scene), name, truth, _around(thing, chance))
+    """A crop around one thing, and a question that has one answer there: other things may be in it, or parts of them."""
+    while True:
+        scene = sample_scene(chance, world=WIDE)
+        thing = chance.choice(scene.things)
+        region = _around(thing, chance)
+        others = [one for one in scene.things if one is not thing and _reaches(one, region)]
+        asked = [(f"what color is the {thing.shape}?", thing.color), ("what shape is it?", thing.shape)]
+        if not any(one.shape == thing.shape for one in others):
+            name, truth = chance.choice(asked[:1] if others else asked)
+            return Put(draw(scene), name, truth, region)
+
+
+def _reaches(thing: Thing, region: Sequence[float]) -> bool:
+    left, top, right, bottom = region
+    across = left < thing.x + thing.radius and thing.x - thing.radius < right
+    return across and top < thing.y + thing.radius and thing.y - thing.radius < bottom
 
 
 def _around(thing: Thing, chance: random.Random) -> list[float]:

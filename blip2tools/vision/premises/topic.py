@@ -16,7 +16,7 @@ from blip2tools.vision.premises.sentence import bare
 
 NO_PICTURE: Final = "the question is about the picture"
 # Of as many questions about photographs as quiz questions, this share of those that are called "about no picture" is about one:
-# 0.0064 of 121,512 questions were called so, and 0.857 of 9,961 (see `training/premises_on_real_questions.py`).
+# 0.0065 of 121,512 questions were called so, and 0.857 of 9,961 (see `training/premises/real_questions.py`).
 SHARE_ABOUT_PICTURES: Final = 0.01
 ENOUGH: Final = 3  # points of general knowledge, those of a view taken off
 
