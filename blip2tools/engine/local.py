@@ -28,7 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints.confidence import Premises
-from blip2tools.engine.cache import FeatureCache, Spill
+from blip2tools.engine.cache import KEYS_SHARE, FeatureCache, Kept, Spill
 from blip2tools.engine.line import Job, Line, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.protocol import EngineStatus
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip2tools.checkpoints import Loaded, Progress
-    from blip2tools.engine.fits import KeptFits
     from blip2tools.engine.stages import Stages
     from blip2tools.pictures.images import Target
 
@@ -97,7 +96,8 @@ class LocalEngine:
         self._max_batch = max_batch
         self._kept_answers = kept_answers
         self._idle_unload_s = idle_unload_s
-        self._cache: FeatureCache[Tensor] = FeatureCache(cache_bytes)
+        for_keys = int(cache_bytes * KEYS_SHARE)
+        self._cache: FeatureCache[Tensor] = FeatureCache(cache_bytes - for_keys)
         self._spill_bytes = spill_bytes
         self._metrics = Metrics()
         self._wake = threading.Condition()
@@ -106,7 +106,7 @@ class LocalEngine:
         self._expected = 0
         self._under_way: dict[Request, Work] = {}
         self._answers: OrderedDict[Request, object] = OrderedDict()
-        self._fits: KeptFits = {}
+        self._kept = Kept(FeatureCache(for_keys))
         self._loaded: Loaded | None = None
         self._loading = False
         self._state = "not loaded"
@@ -188,7 +188,7 @@ class LocalEngine:
                 failed=metrics.failed,
                 cancelled=metrics.cancelled,
                 joined=metrics.joined,
-                cache=self._cache.use(),
+                cache=self._cache.use() + self._kept.keys.use(),
                 batches=dict(sorted(metrics.batches.items())),
                 tokens=metrics.tokens,
                 steps=dict(metrics.steps),
@@ -276,7 +276,7 @@ class LocalEngine:
             return
         from blip2tools.engine.stages import Stages
 
-        stages = Stages(loaded, self._cache, self._metrics, self._fits)
+        stages = Stages(loaded, self._cache, self._metrics, self._kept)
         for work in [work for work in batch if work.stopped()]:  # they gave up while the model was being loaded
             self._deliver(work, None)
         live = [work for work in batch if not work.answered]
@@ -302,6 +302,7 @@ class LocalEngine:
                 self._cache.clear()  # main memory: there is nowhere to move anything to
             else:
                 self._cache.vacate()
+            self._kept.keys.clear()
             _free_device_memory()
         if len(batch) > 1:
             # Half the batch needs half the memory, and a request that no batch can hold must not take others with it.
@@ -390,7 +391,8 @@ class LocalEngine:
         had = self._loaded is not None
         self._loaded = None
         self._answers.clear()
-        self._fits.clear()
+        self._kept.fits.clear()
+        self._kept.keys.clear()
         self._cache.clear()
         if had:
             gc.collect()
