@@ -16,6 +16,7 @@ from blip2tools.cli.evaluate import add_evaluate_command
 from blip2tools.cli.look import _add_looking_commands
 from blip2tools.cli.models import _add_model_commands
 from blip2tools.cli.options import given_settings, setting_options
+from blip2tools.cli.run import add_run_command
 from blip2tools.cli.serve import _add_serve_command
 from blip2tools.cli.setup import add_setup_commands
 from blip2tools.cli.view import add_view_command
@@ -102,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_looking_commands(command)
     add_view_command(command)
+    add_run_command(command)
     _add_serve_command(command)
     _add_model_commands(command)
     add_bench_command(command)
