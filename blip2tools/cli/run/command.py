@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blip2tools.cli.console import INTERRUPTED, OK, SOME_FAILED, say
 from blip2tools.cli.look import SPEECH
-from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
+from blip2tools.cli.options import (
+    AddCommand,
+    given_replicas,
+    given_settings,
+    names_a_model,
+    ray_options,
+    setting_options,
+)
 from blip2tools.cli.run.progress import Progress
 from blip2tools.errors import InvalidInputError
 from blip2tools.schemas.shown import printable
@@ -53,6 +60,7 @@ def add_run_command(command: AddCommand) -> None:
         )
         _common_options(sub)
         _verb_options(sub, verb)
+        ray_options(sub)
         setting_options(sub, but=_useless(verb))
 
 
@@ -220,12 +228,26 @@ class _Run:
         from blip2tools.vision import Vision
         from blip2tools.vision.bulk.running import check_model, write_all
 
+        if replicas := given_replicas(self._arguments):
+            self._look_on_ray(output, left, progress, replicas)
+            return
         with Vision.load(download=names_a_model(self._arguments), **self._given) as vision:
             check_model(vision, self._task)
             for warning in vision.status().warnings:
                 say(f"warning: {warning}")
             progress.start()
             vision.run(write_all(vision, self._task, left, output, progress))
+
+    def _look_on_ray(self, output: Output, left: list[str], progress: Progress, replicas: int) -> None:
+        from blip2tools.engine.replicas.cluster import connected
+        from blip2tools.vision.bulk.ray_data import rows_on_ray
+
+        with connected(self._arguments.ray_address, cpus=replicas + 1):
+            for number, rows in enumerate(rows_on_ray(self._task, left, self._given, replicas)):
+                if not number:
+                    progress.start()
+                output.add(rows)
+                progress(rows)
 
 
 def _discard(path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blip2tools.errors import InvalidInputError, ModelUnavailableError
 from blip2tools.vision.bulk import lines, parts
@@ -81,22 +81,30 @@ def check_model(vision: Vision, task: Task) -> None:
         )
 
 
-async def rows_of(vision: Vision, task: Task, sources: Iterable[str]) -> AsyncGenerator[list[Row], None]:
+async def rows_of(
+    vision: Vision, task: Task, sources: Iterable[str], images: Sequence[Any] | None = None
+) -> AsyncGenerator[list[Row], None]:
     """The rows of each picture, in the order of the sources, many pictures in work at a time.
+
+    Args:
+        vision: looks.
+        task: what is asked.
+        sources: paths and addresses.
+        images: what is looked at in their places, any kind of image.
 
     Raises:
         CancelledError, ModelUnavailableError: nothing can be looked at any more.
     """
     gate = asyncio.Semaphore(task.at_once)
 
-    async def look(source: str) -> list[Row]:
+    async def look(place: int, source: str) -> list[Row]:
         async with gate:
-            return await task.look(vision, source)
+            return await task.look(vision, source, None if images is None else images[place])
 
     waiting: deque[asyncio.Task[list[Row]]] = deque()
     try:
-        for source in sources:
-            waiting.append(asyncio.ensure_future(look(source)))
+        for place, source in enumerate(sources):
+            waiting.append(asyncio.ensure_future(look(place, source)))
             while len(waiting) >= AHEAD * task.at_once or (waiting and waiting[0].done()):
                 yield await waiting[0]
                 waiting.popleft()
@@ -107,6 +115,13 @@ async def rows_of(vision: Vision, task: Task, sources: Iterable[str]) -> AsyncGe
         for one in waiting:
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def looked_at(
+    vision: Vision, task: Task, sources: Sequence[str], images: Sequence[Any] | None = None
+) -> list[list[Row]]:
+    """The rows of a batch, a list for each picture, in order; see `rows_of`."""
+    return [rows async for rows in rows_of(vision, task, sources, images)]
 
 
 async def write_all(vision: Vision, task: Task, sources: Iterable[str], output: Output, report: Report) -> None:

@@ -139,7 +139,9 @@ class Task:
             row["question"] = question
         if isinstance(outcome, VisionError):
             return {**row, "error": {"code": outcome.code, "message": outcome.message}}
-        return {**row, **outcome.model_dump(mode="json")}
+        told = outcome.model_dump(mode="json")
+        told["image"]["source"] = row["source"]  # whatever way the picture came here
+        return {**row, **told}
 
 
 def spelled(source: str) -> str:
