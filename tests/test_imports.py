@@ -41,6 +41,8 @@ OWNERS = {
     "langgraph": {"langchain_tools"},
     "numpy": {"langchain_tools", "vision", "cli/evaluate", "demo"},
     "httpx2": {"pictures"},
+    "pyarrow": {"vision/bulk"},
+    "ray": {"engine/replicas", "vision/bulk/ray_data"},
     "httpcore2": {"pictures"},
     "huggingface_hub": {"checkpoints", "cli/doctor"},
 }

@@ -184,12 +184,10 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _records(file: IO[bytes], *, quoted: bool) -> Iterator[bytes]:
-    """Lines with their ends; `quoted`: an end of line within quotes is none."""
+    """Lines with their ends; `quoted`: an end of line within quotes is none, and what never leaves them was cut off."""
     begun = b""
     for line in file:
         begun += line
         if not quoted or begun.count(b'"') % 2 == 0:
             yield begun
             begun = b""
-    if begun:
-        yield begun
