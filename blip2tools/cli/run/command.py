@@ -130,6 +130,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from blip2tools.vision.bulk.running import check_output
     from blip2tools.vision.bulk.tasks import Task, bulk_settings
 
+    if given_replicas(arguments):
+        from blip2tools.engine.replicas.cluster import require
+
+        require()
     task = Task.of(arguments.verb, _options(arguments))
     output: Path = arguments.output
     check_output(output)
@@ -167,12 +171,16 @@ class _Run:
         from blip2tools import checkpoints
         from blip2tools.checkpoints.identity import identity
         from blip2tools.settings import Settings
+        from blip2tools.vision import Vision
         from blip2tools.vision.bulk.record import Record
 
         if self._arguments.restart:
             _discard(self._path)
         settings = Settings.load(**self._given)
         plan = checkpoints.locate(settings)
+        if not plan.here:  # downloaded, where that is allowed: the record names the files
+            Vision.load(download=names_a_model(self._arguments), **self._given).close()
+            plan = checkpoints.locate(settings)
         facts = self._facts | {
             "model": identity(plan.captioner),
             "matcher": None if plan.matcher is None else identity(plan.matcher),

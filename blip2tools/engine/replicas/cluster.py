@@ -8,8 +8,10 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from blip2tools.errors import InvalidInputError, ModelUnavailableError
@@ -24,6 +26,9 @@ _ALONE: Final = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # to standard error, past every setting of Python's log
     "RAY_AUTH_MODE": "token",
 }
+
+REMOVE_S: Final = 10.0
+TRIES: Final = 3  # to start a Ray of our own
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +76,7 @@ def connected(address: str | None, *, cpus: int) -> Iterator[None]:
         options["address"] = address
     try:
         try:
-            ray.init(**options)
+            _begin(options, tries=TRIES if address is None else 1)
         except Exception as error:
             what = "Ray does not start here" if address is None else "The Ray cluster cannot be reached"
             raise ModelUnavailableError(f"{what} ({type(error).__name__}); -v shows its log.") from error
@@ -81,7 +86,32 @@ def connected(address: str | None, *, cpus: int) -> Iterator[None]:
     finally:
         ray.shutdown()
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(Path(folder))
+
+
+def _begin(options: dict[str, Any], *, tries: int) -> None:
+    """Start, or connect. Ray waits 30 s for its own processes, which on a busy machine may be too short once."""
+    import ray
+
+    for left in reversed(range(tries)):
+        try:
+            ray.init(**options)
+        except Exception as error:
+            ray.shutdown()
+            if not left:
+                raise
+            logger.info("Ray did not start in time (%s); once more", error)
+        else:
+            return
+
+
+def _remove(folder: Path) -> None:
+    """Remove what Ray has written; its processes, which end after it says so, may write a little more."""
+    until = time.monotonic() + REMOVE_S
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.2)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def has_gpus() -> bool:
