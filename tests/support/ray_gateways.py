@@ -105,10 +105,10 @@ def main() -> int:
             gateways.append(Vision(mine, engine, trusted=True, store=store))
         one, other, crowded = gateways
         try:
-            facts["first"] = one.caption(pictures[0]).text
-            until = time.monotonic() + 100
-            while not (one.status().loaded and len(replicas()) == 2) and time.monotonic() < until:
+            until = time.monotonic() + 300
+            while not (all(each.status().loaded for each in gateways) and len(replicas()) == 2) and time.monotonic() < until:
                 time.sleep(0.2)
+            facts["first"] = one.caption(pictures[0]).text
             facts["status"] = [one.status().model, one.status().device, one.status().loaded]
             facts["listening"] = listening()
             handle = one.keep(pictures[1].read_bytes()).handle
