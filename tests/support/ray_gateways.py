@@ -106,7 +106,10 @@ def main() -> int:
         one, other, crowded = gateways
         try:
             until = time.monotonic() + 300
-            while not (all(each.status().loaded for each in gateways) and len(replicas()) == 2) and time.monotonic() < until:
+            while (
+                not (all(each.status().loaded for each in gateways) and len(replicas()) == 2)
+                and time.monotonic() < until
+            ):
                 time.sleep(0.2)
             facts["first"] = one.caption(pictures[0]).text
             facts["status"] = [one.status().model, one.status().device, one.status().loaded]
