@@ -28,6 +28,7 @@ from blip2tools.vision.styles import STYLES
 if TYPE_CHECKING:
     from blip2tools.vision.bulk.inputs import Listing
     from blip2tools.vision.bulk.lines import Output
+    from blip2tools.vision.bulk.record import Record
     from blip2tools.vision.bulk.tasks import Task
 
 _TEXT: Final = """\
@@ -203,9 +204,10 @@ class _Run:
                 "inputs by absolute paths."
             )
 
-    def _write(self, record: Any) -> int:
+    def _write(self, record: Record) -> int:
         from blip2tools.vision.bulk.running import open_output, undone
 
+        record.begin()  # before there is a file: one that nothing tells about is nobody's
         output = open_output(self._path, self._task, record.folder)
         total = len(self._listing.sources)
         left = list(undone(self._listing.sources, output.done))
@@ -213,13 +215,14 @@ class _Run:
         try:
             with Progress(total, total - len(left)) as progress:
                 try:
-                    record.begin()
                     if left:
                         self._look(output, left, progress)
                     whole = True
                 finally:
                     with _without_interrupts():
                         output.close(whole=whole)
+                        if not whole and not progress.done:
+                            record.forget_if_new()
         except OSError as error:
             raise InvalidInputError(
                 f"The output cannot be written ({error.strerror or type(error).__name__}). What is there stays: make room, and "

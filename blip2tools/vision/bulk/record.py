@@ -67,7 +67,12 @@ class Record:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(self.path)
-        self.is_new = False
+
+    def forget_if_new(self) -> None:
+        """Remove what this run has begun and written nothing into: it must not stand in the way of another one."""
+        if self.is_new:
+            self._output.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let another process write."""
