@@ -11,7 +11,7 @@ from blip2tools.engine.line import Job
 from blip2tools.engine.local import LocalEngine
 from blip2tools.engine.protocol import EngineStatus
 from blip2tools.engine.replicas.cluster import listen_on_own_address
-from blip2tools.engine.requests import Request, TextFeatureRequest, WarmRequest
+from blip2tools.engine.requests import MatcherRequest, Request, TextFeatureRequest, WarmRequest
 from blip2tools.errors import DeadlineError, VisionError, to_vision_error
 from blip2tools.pictures.images import Target
 from blip2tools.settings import Settings
@@ -64,7 +64,7 @@ class Replica:
         return {name: getattr(self._settings, name) for name in DECISIVE}
 
     def _prepared(self, request: Request) -> Request:
-        if isinstance(request, TextFeatureRequest | WarmRequest) or request.sight is None:
+        if isinstance(request, TextFeatureRequest | MatcherRequest | WarmRequest) or request.sight is None:
             return request
         return replace(request, sight=self._engine.prepare(request.sight))
 
