@@ -330,6 +330,12 @@ def foreign_variable(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def set_foreign_variables(values: Mapping[str, str]) -> None:
+    """Variables of another program for this process and its children; those that its user has set stay."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
 _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)\}|\$env:(\w+)|\$(\w+)|%(\w+)%", re.ASCII)
 
 

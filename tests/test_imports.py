@@ -45,6 +45,8 @@ OWNERS = {
     "lancedb": {"index"},
     "qdrant_client": {"index"},
     "httpx2": {"pictures", "server/chat"},
+    "pyarrow": {"vision/bulk"},
+    "ray": {"engine/replicas", "vision/bulk/ray_data"},
     "httpcore2": {"pictures"},
     "huggingface_hub": {"checkpoints", "cli/doctor"},
     "rapidocr": {"pictures/reading"},

@@ -25,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.cache import KEYS_SHARE, FeatureCache, Kept, Spill
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from blip2tools.checkpoints import Loaded, Progress
     from blip2tools.engine.stages import Stages
     from blip2tools.pictures.images import Target
+    from blip2tools.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,30 @@ class LocalEngine:
         self._state = "not loaded"
         self._closed = False
         self._worker: threading.Thread | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, *, download: bool) -> Self:
+        """The engine that settings ask for; the model is loaded, and tested, at the first request.
+
+        Args:
+            settings: of the model, the queue and the caches.
+            download: whether a named model that is not here may be downloaded.
+        """
+
+        def load(progress: Progress) -> Loaded:
+            from blip2tools.checkpoints import selftest
+
+            return selftest.load(settings, progress, download=download)
+
+        return cls(
+            load,
+            max_queue=settings.max_queue,
+            max_batch=settings.max_batch,
+            kept_answers=settings.keep_answers,
+            idle_unload_s=settings.idle_unload_s,
+            cache_bytes=settings.cache_mb * 2**20,
+            spill_bytes=settings.spill_mb * 2**20,
+        )
 
     # ---- the callers' side ----
 
