@@ -22,13 +22,14 @@ from starlette.routing import Route
 
 from blip2tools.call import CALLER
 from blip2tools.errors import CancelledError, ErrorCode, VisionError, to_vision_error
+from blip2tools.launcher.wire import MARGIN
 from blip2tools.server.http import metrics
 from blip2tools.server.http.bodies import _arguments_of, _picture_of
 from blip2tools.server.http.guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
 from blip2tools.server.http.metrics import Metric
 from blip2tools.server.http.page import load_page
 from blip2tools.server.http.sessions import PlainErrors, Sessions
-from blip2tools.server.mcp import MARGIN, build_server, largest_message
+from blip2tools.server.mcp import build_server, largest_message
 from blip2tools.settings import Settings
 from blip2tools.toolset import Told, call
 from blip2tools.vision import Vision
