@@ -126,10 +126,11 @@ class StdioServer:
         command = [*prefix, sys.executable, "-m", *program, "serve", *arguments]
         self._start(command, cwd, {**clean, "OMP_NUM_THREADS": "1", **(env or {})}, fresh=fresh)
 
-    def _start(self, command: list[str], cwd: Path | None, env: dict[str, str], *, fresh: bool = True) -> None:
-        self.process = (subprocess.Popen if fresh else forked.start)(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd, env=env
-        )
+    def _start(
+        self, command: list[str], cwd: Path | None, env: dict[str, str], *, fresh: bool = True, **more: Any
+    ) -> None:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.process = (subprocess.Popen if fresh else forked.start)(command, **streams, cwd=cwd, env=env, **more)
         self.lines: queue.Queue[bytes] = queue.Queue()
         self.raw: list[bytes] = []
         self.errors: list[bytes] = []

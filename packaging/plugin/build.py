@@ -72,7 +72,7 @@ def plugin_files() -> dict[str, bytes]:
         ".claude-plugin/plugin.json": _json(known),
         ".mcp.json": _json({"mcpServers": {name: claude}}),
         "gemini-extension.json": _json({**common, "mcpServers": {name: gemini}}),
-        f"skills/{about['skill']}/SKILL.md": (HERE / "SKILL.md").read_bytes(),
+        f"skills/{about['skill']}/SKILL.md": (ROOT / "blip2tools" / "cli" / "SKILL.md").read_bytes(),
         "launch.py": (HERE / "launch.py").read_bytes(),
         "README.md": (HERE / "README.md").read_bytes(),
         "LICENSE": (ROOT / "LICENSE").read_bytes(),

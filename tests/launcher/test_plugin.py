@@ -52,7 +52,8 @@ class Plugin(StdioServer):
         words = json.loads((home / "plugin" / "mcp.json").read_text())["mcpServers"]["blip2tools"]
         program = [word.replace("${PLUGIN_ROOT}", str(home / "plugin")) for word in words["args"]]
         self.begun = time.monotonic()
-        self._start([sys.executable, "-I", "-S", *program, *arguments], home / "plugin", environment(home, url, **more))
+        command = [sys.executable, "-I", "-S", *program, *arguments]
+        self._start(command, home / "plugin", environment(home, url, **more), start_new_session=True)
 
     def cpu_s(self):
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -69,12 +70,11 @@ class Plugin(StdioServer):
 
     def until_there(self):
         """The first call's result that comes from the server."""
-        for _ in range(60):
-            result = self.request("tools/call", **CALL)["result"]
-            if "of" in result:
-                return result
+        until = time.monotonic() + 200
+        while "of" not in (result := self.request("tools/call", **CALL)["result"]):
+            assert time.monotonic() < until, result
             time.sleep(0.5)
-        raise AssertionError(result)
+        return result
 
 
 def places(home):
@@ -85,8 +85,12 @@ def places(home):
 WHOLE = [f"{__version__}-index", "install.log", "lock"]
 
 
+@pytest.mark.slow
 def test_from_nothing_to_the_first_call(home, wheels):
-    """Answered at once, told how far it is, handed over; the small build of torch; nothing is left in the plugin's folder."""
+    """Answered at once, told how far it is, handed over; the small build of torch; nothing is left in the plugin's folder.
+
+    Two clients start it at the same time, and it is installed once.
+    """
     before = sorted(path.relative_to(home) for path in (home / "plugin").rglob("*"))
     with served(wheels) as (url, asked):
         plugin = Plugin(home, url, ["--model", "demo"], STAND_IN_HEARD=str(home / "heard"))
@@ -106,6 +110,8 @@ def test_from_nothing_to_the_first_call(home, wheels):
         plugin.send({"jsonrpc": "2.0", "id": "gone", "method": "tools/call", "params": CALL})
         plugin.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "gone"}})
         assert plugin.request("ping")["result"] == {}
+        other = Plugin(home, url)
+        other.initialize()
         early, told = plugin.called("early")
         assert [one["progress"] for one in told] == sorted({one["progress"] for one in told})
         assert all("being installed" in one["message"] for one in told)
@@ -120,6 +126,9 @@ def test_from_nothing_to_the_first_call(home, wheels):
             "the plugin's own folder is no place for pictures"
         )
         assert plugin.end(10) == 0
+        assert other.until_there()
+        assert other.end(10) == 0
+        assert asked.count("/simple/mcp/") == 1
     heard = [json.loads(line) for line in (home / "heard").read_text().splitlines()]
     methods = [one["method"] for one in heard]
     assert methods[:4] == ["server/discover", "initialize", "notifications/initialized", "tools/list"]
@@ -131,31 +140,16 @@ def test_from_nothing_to_the_first_call(home, wheels):
     assert not any("torch-2.14.0" in path for path in asked)
     assert places(home) == WHOLE
     script = home / "home/.local/share/blip2tools/plugin" / WHOLE[0] / "bin" / "blip2tools"
-    assert str(script.parent / "python") in script.read_text().splitlines()[0]
+    assert str(script.parent / "python") in script.read_text(), "it was made elsewhere"
     assert sorted(path.relative_to(home) for path in (home / "plugin").rglob("*")) == before
 
 
-def test_a_wheel_in_the_plugin_is_what_is_installed_and_two_starts_install_once(home, wheels):
-    (home / "plugin" / "wheels").mkdir()
-    shutil.copy(next(wheels.glob("blip2tools-*.whl")), home / "plugin" / "wheels")
-    with served(wheels) as (url, asked):
-        first, second = Plugin(home, url), Plugin(home, url)
-        for plugin in (first, second):
-            plugin.initialize()
-            assert plugin.until_there()
-            assert plugin.end(10) == 0
-        assert not any("/blip2tools/" in path for path in asked)
-        assert asked.count("/simple/mcp/") == 1
-    (name, *rest) = places(home)
-    assert name.startswith(f"{__version__}-")
-    assert rest == WHOLE[1:]
-
-
-def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(home, wheels, monkeypatch):
-    with served(home / "nothing") as (url, asked):
+@pytest.mark.slow
+def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(home, wheels):
+    with served(home / "nothing") as (url, _):
         plugin = Plugin(home, url)
         plugin.initialize()
-        until = time.monotonic() + 60
+        until = time.monotonic() + 200
         while not (said := plugin.request("tools/call", **CALL)["result"])["content"][0]["text"].startswith("model_un"):
             assert time.monotonic() < until
         for _ in range(2):
@@ -165,10 +159,8 @@ def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(
             assert "does not have this version of blip2tools" in said["content"][0]["text"]
         assert "does not have" in plugin.request("prompts/get", name="verify")["error"]["message"]
         assert len(plugin.request("tools/list")["result"]["tools"]) >= 7
-        tries = asked.count("/simple/blip2tools/")
         shutil.copytree(wheels, home / "nothing", dirs_exist_ok=True)
         assert plugin.until_there()
-        assert asked.count("/simple/blip2tools/") > tries
         assert plugin.end(10) == 0
     assert places(home) == WHOLE
     assert "blip2tools: The package index does not have" in plugin.log
@@ -206,8 +198,8 @@ def test_no_message_is_lost_or_doubled_while_it_is_handed_over(ready, home):
     """Both before and after, in one stream that never pauses."""
     plugin = ready()
     plugin.initialize()
-    count = 3000
-    for number in range(count):
+    count = 1500
+    for number in range(count):  # in a second and a half
         plugin.send({"jsonrpc": "2.0", "id": f"n{number}", "method": "tools/call", "params": {**CALL, "n": number}})
         if number % 50 == 0:
             plugin.send(
@@ -217,7 +209,7 @@ def test_no_message_is_lost_or_doubled_while_it_is_handed_over(ready, home):
                     "params": {"progressToken": number, "progress": 1},
                 }
             )
-            time.sleep(0.03)
+            time.sleep(0.05)
     answers = [json.loads(plugin.lines.get(timeout=60)) for _ in range(count)]
     assert [one["id"] for one in answers] == [f"n{number}" for number in range(count)]
     assert all(json.loads(one["result"]["content"][0]["text"])[2]["n"] == number for number, one in enumerate(answers))
@@ -242,7 +234,7 @@ def test_the_newer_era_and_discovery_that_decides_nothing(ready, home):
 
 
 def test_a_first_line_above_the_limit_is_answered_under_its_id(ready):
-    plugin = ready()
+    plugin = ready(STAND_IN_PAUSE="30")
     plugin.initialize()
     answer = plugin.request("tools/call", name="caption_image", arguments={"image": "x" * 13_000_000})
     assert answer["error"]["message"].startswith("too_large: ")
@@ -263,7 +255,9 @@ def test_a_signal_or_the_end_of_input_ends_both(ready, home, when, number):
         assert plugin.process.wait(20) == 128 + number
     assert plugin.end(20) == (0 if number is None else 128 + number)
     assert time.monotonic() - begun < 10
-    assert child is None or not Path(f"/proc/{child}").exists() or state(child) == "Z"
+    while child is not None and state(child) != "Z":
+        assert time.monotonic() - begun < 20
+        time.sleep(0.05)
 
 
 def test_a_server_that_dies_ends_the_connection_with_its_status(ready):
@@ -296,17 +290,22 @@ def kill_at(home, url, seconds, group):
     plugin.end(20)
 
 
-@pytest.mark.parametrize("moments", [(0.6, 2.5), pytest.param([0.4 * n for n in range(10)], marks=pytest.mark.long)])
-def test_killed_at_any_moment_it_leaves_nothing_half_done(home, wheels, moments):
-    """By turns the launcher alone, and all that it has started in its group."""
-    with served(wheels, delay_s=0.1) as (url, _):
-        for number, moment in enumerate(moments):
-            kill_at(home, url, moment, group=number % 2 == 1)
+@pytest.mark.long
+def test_killed_at_ten_moments_it_leaves_nothing_half_done(home, wheels):
+    """By turns the launcher alone, and all that it has started in its group. Here with the wheel in the plugin's folder."""
+    (home / "plugin" / "wheels").mkdir()
+    shutil.copy(next(wheels.glob("blip2tools-*.whl")), home / "plugin" / "wheels")
+    with served(wheels, delay_s=0.1) as (url, asked):
+        for number in range(10):
+            kill_at(home, url, 1.5 * number, group=number % 2 == 1)
         plugin = Plugin(home, url)
         plugin.initialize()
         assert plugin.until_there()
         assert plugin.end(20) == 0
-    assert places(home) == WHOLE
+        assert not any("/blip2tools/" in path for path in asked)
+    name, *rest = places(home)
+    assert name.startswith(f"{__version__}-")
+    assert rest == WHOLE[1:]
 
 
 @pytest.mark.parametrize("python", ["python3.9", "python3.10"])
@@ -316,7 +315,7 @@ def test_an_older_python_answers_too(home, python):
         pytest.skip(f"there is no {python}")
     plugin = Plugin.__new__(Plugin)
     words = [program, "-I", "-S", str(home / "plugin" / "launch.py")]
-    plugin._start(words, home, environment(home, "http://127.0.0.1:1", PATH=os.path.dirname(program)))
+    plugin._start(words, home, environment(home, "http://127.0.0.1:1", PATH=str(Path(program).parent)))
     assert plugin.initialize()["serverInfo"]["version"] == __version__
     assert plugin.request("prompts/list")["result"]["prompts"]
     assert plugin.end(10) == 0

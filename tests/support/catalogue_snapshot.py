@@ -79,11 +79,13 @@ def recorded() -> dict[str, Any]:
         "version": project["version"],
         "limit": largest_message(Settings.load({})),
         "torch": next(need for need in project["dependencies"] if need.startswith("torch>")),
-        "takes_pictures": [
-            tool.name for tool in TOOLS if not {"image", "images"}.isdisjoint(tool.arguments.model_fields)
-        ],
+        "takes_pictures": taking_pictures(),
         "eras": eras,
     }
+
+
+def taking_pictures() -> list[str]:
+    return [tool.name for tool in TOOLS if not {"image", "images"}.isdisjoint(tool.arguments.model_fields)]
 
 
 def text() -> str:

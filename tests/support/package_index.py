@@ -5,6 +5,7 @@ import hashlib
 import html
 import http.server
 import threading
+import urllib.parse
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ def served(folder: Path, delay_s: float = 0.0) -> Iterator[tuple[str, list[str]]
         def do_GET(self) -> None:
             asked.append(self.path)
             wait.wait(delay_s)
-            _, kind, name, *rest = [*self.path.split("/"), "", ""]
+            _, kind, name, *rest = [*urllib.parse.unquote(self.path).split("/"), "", ""]
             where = folder / "cpu" if kind == "cpu" else folder
             if rest[0]:
                 body, status = (where / rest[0]).read_bytes(), 200

@@ -203,7 +203,9 @@ class Build:
                 seen += 1
             found = _DOWNLOADING.match(line)
             if seen or found:
-                _tell(say=f"{what}, {seen} so far" + (f", {found[1]} ({found[2]})" if found else ""))
+                _tell(
+                    say=what + (f", package {seen}" if seen else "") + (f", {found[1]} ({found[2]})" if found else "")
+                )
         status = self._process.wait()
         if status and must:
             raise BuildError(self.reason("".join(said), status))

@@ -8,6 +8,7 @@ no setting says otherwise; without one, no folder is open but those of the setti
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -73,6 +74,10 @@ class Launcher:
 
     def __init__(self, arguments: Sequence[str], folder: Path, plugin: Path | None) -> None:
         self._arguments, self._folder = arguments, folder
+        self._builder: subprocess.Popen[bytes] | None = None
+        self._server: Server | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
         urls = "--allow-urls" in arguments or os.environ.get("BLIP2TOOLS_ALLOW_URLS", "").lower() in _URLS
         self._catalogue = Catalogue(places=UNKNOWN_PLACES, urls=urls)
         wire = claim_stdout()
@@ -84,13 +89,9 @@ class Launcher:
         self._doing = "it is being looked for"
         self._patience = STARTING_S
         self._told = time.monotonic()
-        self._builder: subprocess.Popen[bytes] | None = None
-        self._server: Server | None = None
 
     def run(self) -> None:
         """Serve; this ends the process."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
         while True:
             python = self._environment.python()
             failure = self._build(self._environment) if python is None else self._serve(python)
@@ -106,7 +107,9 @@ class Launcher:
         said: dict[str, str] = {}
         order = {"folder": str(environment.folder), "name": environment.name, "need": environment.need}
         self._builder = builder = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _BUILDING, str(_ROOT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-I", "-S", "-B", "-c", _BUILDING, str(_ROOT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         asking, lines = cast("IO[bytes]", builder.stdin), cast("IO[bytes]", builder.stdout)
         asking.write(json.dumps({**order, "torch": self._catalogue.torch}).encode() + b"\n")
@@ -170,11 +173,15 @@ class Launcher:
             called = self._tick() > 0 or called
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._leave(128 + number, number)
-
-    def _leave(self, status: int, number: int | None = None) -> None:
+        # At once, and without a lock: it interrupts whatever the main thread does. Children see the end of their input, too.
         if self._server is not None:
-            self._server.end(number)
+            with contextlib.suppress(OSError):
+                os.kill(self._server.process.pid, number)
+        os._exit(128 + number)
+
+    def _leave(self, status: int) -> None:
+        if self._server is not None:
+            self._server.end()
         if self._builder is not None:
             cast("IO[bytes]", self._builder.stdin).close()  # it ends with that, and cleans up
         os._exit(status)

@@ -15,7 +15,7 @@ from blip2tools.launcher.environment import server_variables
 from blip2tools.launcher.front import Front, discovery
 from blip2tools.launcher.wire import encoded
 
-LEAVE_S = 3.0  # for the server, after the end of the input or a signal; it needs a fraction of that
+LEAVE_S = 3.0  # for the server, after the end of the input; it needs a fraction of that
 _PIECE = 2**16
 ALIVE = discovery("blip2tools-alive")  # asked first: it decides nothing, and the answer says that the server is up
 
@@ -49,11 +49,9 @@ class Server:
         for work in (self._log, self._begin):
             threading.Thread(target=work, daemon=True).start()
 
-    def end(self, number: int | None = None) -> int:
-        """End it with its input, or by a signal; its status."""
+    def end(self) -> int:
+        """End it with its input; its status."""
         with contextlib.suppress(OSError):
-            if number is not None:
-                self.process.send_signal(number)
             self._input.close()
         try:
             return self.process.wait(LEAVE_S)
