@@ -278,6 +278,8 @@ def scope_of(client: Client, *, user: bool) -> Scope:
     Raises:
         InvalidInputError: the client keeps no file of its own for all projects.
     """
+    if user and client.user is None and client.elsewhere is None:
+        raise InvalidInputError(f"{client.title} has servers for one project only; leave out --user.")
     if user and client.user is None:
         raise InvalidInputError(
             f"{client.title} keeps its user-wide servers in a file that only it should write; use its own command: "

@@ -178,13 +178,8 @@ def _without_member(text: str, keys: Sequence[str]) -> str:
             end = behind + 1
         elif number:
             comma = commas.rindex(",", members[number - 1].end, begin)
-            text = (
-                f"{text[:comma]} {text[comma + 1 :]}"
-                if text[comma + 1 : begin].strip()
-                else text[:comma] + text[comma + 1 :]
-            )
-            shift = 0 if len(text) == len(plain) else 1
-            begin, end = begin - shift, end - shift
+            text = text[:comma] + text[comma + 1 :]
+            begin, end = begin - 1, end - 1
         # A line of its own goes as a whole.
         start, stop = len(text[:begin].rstrip(" \t")), end + len(text[end:]) - len(text[end:].lstrip(" \t"))
         if text[:start].endswith("\n") and re.match(r"\r?\n", text[stop:]):

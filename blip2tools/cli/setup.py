@@ -115,7 +115,7 @@ def _install(arguments: argparse.Namespace) -> int:
     if arguments.skill:
         place = skill_path(client, scope, machine)
         edits.append(Edit(place, read(place), SKILL_FILE.read_text(encoding="utf-8")))
-    return _apply(edits, client, scope, dry_run=arguments.dry_run, yes=arguments.yes)
+    return _apply(edits, client, scope, there=True, dry_run=arguments.dry_run, yes=arguments.yes)
 
 
 def _uninstall(arguments: argparse.Namespace) -> int:
@@ -128,7 +128,7 @@ def _uninstall(arguments: argparse.Namespace) -> int:
     # One that was changed by hand is somebody's own by now.
     if (there := read(place)) == SKILL_FILE.read_text(encoding="utf-8"):
         edits.append(Edit(place, there, None))
-    return _apply(edits, client, scope, dry_run=arguments.dry_run, yes=arguments.yes)
+    return _apply(edits, client, scope, there=False, dry_run=arguments.dry_run, yes=arguments.yes)
 
 
 def _planned(client: Client, path: Path, entry: dict[str, Any] | None) -> Edit:
@@ -157,10 +157,9 @@ def _print_command(client: Client, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _apply(edits: Sequence[Edit], client: Client, scope: Scope, *, dry_run: bool, yes: bool) -> int:
+def _apply(edits: Sequence[Edit], client: Client, scope: Scope, *, there: bool, dry_run: bool, yes: bool) -> int:
     for edit in [edit for edit in edits if not edit.changes]:
-        what = "has no entry of this server" if edit.before is None or edit.after is None else "is as it should be"
-        _say(f"{edit.path} {what}; nothing was changed.")
+        _say(f"{edit.path} {'already has' if there else 'does not have'} this entry; nothing was changed.")
     edits = [edit for edit in edits if edit.changes]
     for edit in edits:
         if edit.drops_mark:

@@ -13,7 +13,7 @@ from blip2tools.cli.jsonfile import nested
 from blip2tools.cli.textfile import BOM, Edit, read
 from blip2tools.errors import InvalidInputError
 
-_TABLE = re.compile(r"^[ \t]*\[\[?[ \t]*([^\[\]\n]+?)[ \t]*\]\]?[ \t]*(?:#.*)?$", re.MULTILINE)
+_TABLE = re.compile(r"^[ \t]*\[\[?[ \t]*([^\[\]\n]+?)[ \t]*\]\]?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
 
 
 def plan_table(path: Path, keys: Sequence[str], value: dict[str, Any] | None) -> Edit:
@@ -76,7 +76,7 @@ def _written(keys: Sequence[str], value: dict[str, Any]) -> str:
 def _without_table(text: str, keys: Sequence[str]) -> str:
     """The text without the table and those below it, up to the next header, comments above which stay."""
     headers = [(found.start(), _names(found[1])) for found in _TABLE.finditer(text)]
-    ends = [start for start, _ in headers[1:]] + [len(text)]
+    ends = [*(start for start, _ in headers[1:]), len(text)][: len(headers)]
     kept = text[: headers[0][0]] if headers else text
     for (start, names), end in zip(headers, ends, strict=True):
         part = text[start:end]

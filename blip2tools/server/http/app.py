@@ -92,6 +92,7 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
             rate_limit=settings.rate_limit,
             body_limits=limits,
             json_paths=[path for path in limits if path != "/images"],
+            origins=frozenset(settings.allowed_origins),
             sign_in=shown,
         ),
         routes=["/mcp", *(route.path for route in table)],
