@@ -85,6 +85,8 @@ def _without_table(text: str, keys: Sequence[str]) -> str:
             *_, last = re.split(r"\r?\n[ \t]*\r?\n", part)
             part = last if len(part) > len(last) and all(line[:1] in ("", "#") for line in last.splitlines()) else ""
         kept += part
+    if headers and headers[-1][1][: len(keys)] == list(keys):  # the empty line before it goes, too
+        kept = kept.rstrip() + ("\r\n" if "\r\n" in text else "\n")
     return kept if kept.strip() else ""
 
 

@@ -234,7 +234,7 @@ def test_a_page_of_another_site_that_the_operator_lets_in(start):
         assert "access-control-allow-private-network" not in asked.headers
         private = client.request("OPTIONS", "/mcp", headers={**MEANT, "Access-Control-Request-Private-Network": "true"})
         assert private.headers["access-control-allow-private-network"] == "true"
-        refused = client.post("/mcp", headers={"Origin": PAGE}, json={})
+        refused = client.post("/mcp", headers={"Origin": PAGE, "Authorization": "Bearer no"}, json={})
         assert refused.status_code == 401, "a preflight needs no token, what follows it does"
         assert refused.headers["access-control-allow-origin"] == PAGE, "or the page could not read why"
         begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "page", "version": "0"}}
