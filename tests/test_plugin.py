@@ -40,8 +40,8 @@ def test_its_manifests_agree():
     # Agent Plugins 1.0.0, 5.2 and 5.5: a closed set of fields, and a name of a fixed form.
     manifest = load("plugin.json")
     assert manifest["$schema"] == "https://agent-plugins.org/schemas/1.0.0/plugin.schema.json"
-    fields = "$schema name version description author homepage repository license keywords extensions".split()
-    assert manifest.keys() <= set(fields)
+    fields = {"$schema", "name", "version", "description", "author", "homepage", "repository", "license", "keywords"}
+    assert manifest.keys() == fields
     assert re.fullmatch(r"[a-z0-9](?:[a-z0-9.-]{0,62}[a-z0-9])?", manifest["name"])
     # 7.2: a server is of one of three kinds, and a command is a bare name or a path in the plugin.
     servers = load("mcp.json")
@@ -57,7 +57,9 @@ def test_its_manifests_agree():
 def test_every_host_starts_the_launcher(name):
     (server,) = load(name)["mcpServers"].values()
     assert server["command"] == "python3"
-    root = re.fullmatch(r"\$\{(PLUGIN_ROOT|CLAUDE_PLUGIN_ROOT|extensionPath)\}(?:/|\$\{/\})launch\.py", server["args"][0])
+    root = re.fullmatch(
+        r"\$\{(PLUGIN_ROOT|CLAUDE_PLUGIN_ROOT|extensionPath)\}(?:/|\$\{/\})launch\.py", server["args"][0]
+    )
     assert root
     assert server["args"][1:2] in ([], ["--project"])
 

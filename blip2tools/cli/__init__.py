@@ -4,6 +4,7 @@ command_line.py  all commands, and what their failures mean to a shell
 options.py       settings as options of a command
 console.py       lines, a progress bar and exit statuses
 look.py          caption, ask, match, survey
+collections.py   index, search
 view.py          view
 serve.py         serve
 models.py        models, pull, demo
@@ -13,6 +14,31 @@ bench/  doctor/  evaluate/  demo/    the commands of these names
 
 from __future__ import annotations
 
-from blip2tools.cli.command_line import main
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 
 __all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; see `command_line.main`.
+
+    An interrupt of the process's own command ends it at once: its threads may be in the middle of importing torch, which an
+    orderly end would wait for.
+    """
+    try:
+        from blip2tools.cli.command_line import main as run
+
+        status = run(argv)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status == INTERRUPTED and argv is None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(INTERRUPTED)
+    return status

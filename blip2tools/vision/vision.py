@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import weakref
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from blip2tools.schemas import (
 )
 from blip2tools.settings import Settings
 from blip2tools.vision import results, status
+from blip2tools.vision.collections import FolderVerbs, Shelves
 from blip2tools.vision.keywords import (
     AskOptions,
     CaptionOptions,
@@ -53,7 +55,7 @@ from blip2tools.vision.verbs import Verbs
 T = TypeVar("T")
 
 
-class Vision(FeatureVerbs):
+class Vision(FeatureVerbs, FolderVerbs):
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
     An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
@@ -78,8 +80,9 @@ class Vision(FeatureVerbs):
             settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
         )
         self._pools = Pools()
+        self._shelves = Shelves()
         # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
-        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._loop)
+        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._shelves, self._loop)
         finalizer = self._finalizer
         self._verbs = Verbs(
             settings,
@@ -121,6 +124,9 @@ class Vision(FeatureVerbs):
             try:
                 vision._decoder.warm()
                 engine.submit(WarmRequest(), deadline=None).future.result()
+            except KeyboardInterrupt:
+                vision.abandon()  # to close would wait for what is being imported; the engine ends with this object
+                raise
             except BaseException:
                 vision.close()
                 raise
@@ -158,6 +164,25 @@ class Vision(FeatureVerbs):
         """Begin to load the model without waiting for it, and start a decoder."""
         self._decoder.warm()
         self._engine.submit(WarmRequest(), deadline=None)
+
+    async def aready(self) -> None:
+        """Wait until the model is loaded, however long that takes; load it if nobody has asked for it yet.
+
+        Raises:
+            ModelUnavailableError: the checkpoint is missing or cannot be loaded.
+        """
+        await asyncio.wrap_future(self._engine.submit(WarmRequest(), deadline=None).future)
+
+    @property
+    def loading(self) -> str | None:
+        """What is being done while the model is being loaded; None at any other time."""
+        status = self._engine.status()
+        return status.state if status.loading else None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is there."""
+        return self._engine.status().loaded
 
     def close(self) -> None:
         """Cancel what is under way, free the model's memory and end the threads. May be called twice."""
@@ -379,6 +404,10 @@ class Vision(FeatureVerbs):
         """
         return self.run(self.akeep(image))
 
+    def keeps(self, handle: str) -> bool:
+        """Whether a picture's bytes are in memory, which makes it the newest. Costs nothing."""
+        return self._store.digest(handle) is not None
+
     def handles(self, limit: int = 100) -> list[str]:
         """Handles of pictures seen lately, newest first; none where several clients share these eyes."""
         return self._store.known(limit) if self._reveal_handles else []
@@ -440,8 +469,9 @@ class Vision(FeatureVerbs):
         )
 
 
-def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, loop: LoopThread) -> None:
+def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, shelves: Shelves, loop: LoopThread) -> None:
     engine.close()
     pools.close()
     decoding.close()
+    shelves.close()
     loop.close()

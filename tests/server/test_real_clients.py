@@ -138,7 +138,17 @@ def test_a_real_client(client, transport, environments, picture, folder, request
         words = json.loads((REPOSITORY / "plugin" / "mcp.json").read_text(encoding="utf-8"))["mcpServers"]["blip2tools"]
         launch = [word.replace("${PLUGIN_ROOT}", str(REPOSITORY / "plugin")) for word in words["args"]]
         there = f"BLIP2TOOLS_PYTHON={sys.executable}"
-        job["command"] = ["/usr/bin/env", there, sys.executable, "-I", "-S", *launch, *SERVE[4:], "--allow-dir", str(folder)]
+        job["command"] = [
+            "/usr/bin/env",
+            there,
+            sys.executable,
+            "-I",
+            "-S",
+            *launch,
+            *SERVE[4:],
+            "--allow-dir",
+            str(folder),
+        ]
     done = subprocess.run(
         [*program, json.dumps(job)],
         cwd=program[1].parent if client in JAVASCRIPT else REPOSITORY,
