@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
+import os
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import SecretStr
 
@@ -24,6 +27,7 @@ from blip2tools.errors import InvalidInputError
 from blip2tools.settings import HTTP_SETTINGS, Settings, variable
 
 if TYPE_CHECKING:
+    from blip2tools.launcher.front import Front
     from blip2tools.vision import Vision
 
 
@@ -120,19 +124,47 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
     given |= {"--" + name.replace("_", "-"): getattr(arguments, name) for name in HTTP_SETTINGS}
     if useless := [flag for flag, value in given.items() if value is not None]:
         raise InvalidInputError(f"{useless[0]} only works with --http.")
+    if importlib.util.find_spec("mcp") is None:
+        raise ModuleNotFoundError(name="mcp")
     # Before any import that could print: standard output belongs to the protocol from here on.
-    from blip2tools.server.stdio import claim_stdout, serve_stdio
+    from blip2tools.launcher.wire import claim_stdout
 
     with claim_stdout() as wire:
         logging.getLogger().setLevel(logging.INFO)
+        front = _answer_at_once(Settings.load(**given_settings(arguments)), wire)
         from blip2tools import checkpoints
+        from blip2tools.server.stdio import serve_stdio
         from blip2tools.vision import Vision
 
         vision = Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments))
         # Otherwise the first look at a picture loads the model: torch must not slow down the handshake.
         if arguments.preload or not checkpoints.locate(vision.settings).here:
             vision.preload()
-        serve_stdio(vision, wire=wire)  # ends the process
+        serve_stdio(vision, front=front, wire=wire)  # ends the process
+
+
+def _answer_at_once(settings: Settings, wire: BinaryIO) -> Front:
+    """Answer the handshake and the lists from now on, while all the rest is imported: some clients wait for a second only."""
+    from blip2tools import checkpoints
+    from blip2tools.launcher.catalogue import Catalogue, places_of
+    from blip2tools.launcher.front import Front
+    from blip2tools.launcher.wire import claim_stdin, longest_line
+    from blip2tools.pictures.folders import Folders
+
+    # The server sets its own when it is there; nothing is under way before that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+    checkpoints.locate(settings)  # a name that can never work is refused before a client hears anything
+    folders = Folders(settings, trusted=False, reveal=True).described()
+    front = Front(
+        claim_stdin(),
+        wire,
+        Catalogue(places=places_of(folders), urls=settings.allow_urls),
+        limit=longest_line(min(settings.max_data_bytes, settings.max_image_bytes)),
+        at_end=lambda waiting: None if waiting else os._exit(OK),
+    )
+    front.start()
+    return front
 
 
 def _add_serve_command(command: AddCommand) -> None:
