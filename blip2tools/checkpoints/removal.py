@@ -6,13 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip2tools.checkpoints.family import find
+from blip2tools.checkpoints.family import FAMILY, find
 from blip2tools.checkpoints.plan import downloadable
 from blip2tools.errors import InvalidInputError, ModelUnavailableError
 from blip2tools.settings import Settings
+
+# In the cache folder: verdicts of self-tests, and which files the handles stand for (`pictures.store`).
+REMEMBERED = ("self-test", "handles")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,30 @@ def remove(copy: Kept, settings: Settings) -> None:
     for verdict in (settings.cache_folder / "self-test").glob("*.json"):
         if copy.name in _models(verdict) or copy.repository in _models(verdict):
             verdict.unlink(missing_ok=True)
+
+
+def all_kept() -> list[Kept]:
+    """Every member of the family that was downloaded."""
+    found = []
+    for member in FAMILY:
+        if member.hub is not None:
+            with suppress(ModelUnavailableError):
+                found.append(kept(member.name))
+    return found
+
+
+def forget(settings: Settings) -> list[Path]:
+    """Delete what is remembered about models and pictures, and its folder if nothing else is in it; what was deleted."""
+    folder = settings.cache_folder
+    gone = [path for path in (folder / name for name in REMEMBERED) if path.exists()]
+    for path in gone:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+    return gone
 
 
 def _sizes(folder: Path) -> Iterator[int]:

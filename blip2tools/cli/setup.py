@@ -151,7 +151,8 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> int:
 
     kinds = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "IMAGE": shtab.FILE, "MODEL": _model_names()}
     _mark_paths(parser, kinds)
-    _print(shtab.complete(parser, shell, preamble={"bash": _BASH_MODELS.format(names=" ".join(_names()))}))
+    preamble = _BASH_MODELS.format(names=" ".join(_names())) if shell == "bash" else ""
+    _print(shtab.complete(parser, shell, preamble=preamble))
     return 0
 
 

@@ -320,8 +320,9 @@ def given(environ: Mapping[str, str] | None = None) -> tuple[dict[str, str], dic
             # As tuples lists are hashable, and an empty text counts as absent, as of a variable.
             listed = tuple(value) if isinstance(value, list) else value
             if listed != "":
-                split = name in LISTS and isinstance(listed, str)
-                values[name] = _parts(listed) if split else (listed,) if _is_folder_list(name, listed) else listed
+                if isinstance(listed, str) and name in LISTS:
+                    listed = _parts(listed)
+                values[name] = (listed,) if _is_folder_list(name, listed) else listed
                 origins[name] = f"'{name}' of the settings file {str(file.place(own))!r}"
     for name, value in _from_environment(own).items():
         values[name], origins[name] = value, variable(name)

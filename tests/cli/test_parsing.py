@@ -121,3 +121,15 @@ class TestRemove:
         assert main(["remove", str(cache), "--yes"]) == 2
         assert "yours to delete" in capsys.readouterr().err
         assert cache.is_dir()
+
+    def test_without_a_trace(self, cache, capsys):
+        (cache / "ours" / "handles").write_text("img_1\t/a\n")
+        (cache / "ours" / "mine.txt").write_text("not ours")
+        assert main(["remove", "--all", "--yes"]) == 0
+        assert "Nothing is left" in capsys.readouterr().err
+        assert not list(cache.glob("hub/models--*"))
+        assert [path.name for path in (cache / "ours").iterdir()] == ["mine.txt"]
+        (cache / "ours" / "mine.txt").unlink()
+        assert main(["remove", "--all", "--yes"]) == 0
+        assert not (cache / "ours").exists()
+        assert main(["remove"]) == 2
