@@ -30,6 +30,7 @@ from blip2tools.vision.styles import STYLES
 
 if TYPE_CHECKING:
     from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, SurveyResult, Tile
+    from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
 # Pictures in work at once: enough to keep the engine busy, few enough to keep memory small over a long list.
@@ -69,6 +70,7 @@ def look(
     # The model is loaded by the first picture that is there: what is wrong with words and files needs none.
     vision = Vision.load(preload=False, download=download, **settings)
     try:
+        _check_here(vision.settings, download=download)
         status = vision.run(_all(vision, arguments, verb, show))
     except KeyboardInterrupt:
         vision.abandon()  # to close would wait for what is being imported
@@ -78,6 +80,20 @@ def look(
         raise
     vision.close()
     return status
+
+
+def _check_here(settings: Settings, *, download: bool) -> None:
+    """Refuse a model that is not here and may not be downloaded, which is known without loading anything.
+
+    Raises:
+        ModelUnavailableError: with what fetches it.
+    """
+    from blip2tools import checkpoints
+
+    plan = checkpoints.locate(settings)
+    for part in (plan.captioner, plan.matcher):
+        if part is not None and not part.here and (settings.offline or not download):
+            raise ModelUnavailableError(f"The model {part.name} is not on this computer; run {part.pull_command}.")
 
 
 async def _all(
@@ -240,7 +256,9 @@ def _question_last(words: Sequence[str]) -> Sequence[str]:
     last = words[-1]
     is_picture = os.path.lexists(last) or place_of(last) != "file" or handle_in(last) or _PICTURE.fullmatch(last)
     if len(words) < 2 or is_picture:
-        raise InvalidInputError("What is the question? Put it behind the picture, in quotes, or behind -q.")
+        raise InvalidInputError(
+            "What is the question? Put it behind the picture, in quotes, or give it with --question."
+        )
     return words
 
 

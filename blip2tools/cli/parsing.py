@@ -70,8 +70,8 @@ class Parser(argparse.ArgumentParser):
         near = get_close_matches(str(value), known, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(known)}"
         if isinstance(action, argparse._SubParsersAction):
-            self.error(f"there is no {(action.metavar or 'command').lower()} {value!r}{meant}")  # type: ignore[union-attr]
-        raise argparse.ArgumentError(action, f"{value!r} is none of its values{meant}")
+            self.error(f"invalid choice: {value!r} is no {str(action.metavar or 'command').lower()}{meant}")
+        raise argparse.ArgumentError(action, f"invalid choice: {value!r}{meant}")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Words to a namespace.
@@ -88,11 +88,11 @@ class Parser(argparse.ArgumentParser):
     def unknown(self, word: str) -> str:
         """What is wrong with a word that nothing takes."""
         if not word.startswith("-"):
-            return f"{word!r} is one word too many"
+            return f"unrecognized arguments: {word!r} is one word too many"
         name = word.partition("=")[0]
-        known = [option for action in self._actions for option in action.option_strings]
-        near = get_close_matches(name, known, n=1)
-        return f"there is no option {name}" + (f"; did you mean {near[0]}?" if near else "")
+        known = [option.lstrip("-") for action in self._actions for option in action.option_strings]
+        near = get_close_matches(name.lstrip("-"), known, n=1, cutoff=0.7)
+        return f"unrecognized arguments: there is no option {name}" + (f"; did you mean --{near[0]}?" if near else "")
 
 
 class _HelpAll(argparse.Action):

@@ -32,15 +32,15 @@ def test_help_is_one_screen_and_the_rest_is_there(command, capsys):
 @pytest.mark.parametrize(
     ("words", "first"),
     [
-        (["capton", "x.png"], "blip2tools: error: there is no command 'capton'; did you mean 'caption'?"),
-        (["xyzzy"], "blip2tools: error: there is no command 'xyzzy'; choose one of caption, ask,"),
+        (["capton", "x.png"], "blip2tools: error: invalid choice: 'capton' is no command; did you mean 'caption'?"),
+        (["xyzzy"], "blip2tools: error: invalid choice: 'xyzzy' is no command; choose one of caption, ask,"),
         (["caption"], "blip2tools caption: error: the following arguments are required: IMAGE"),
         (["caption", "x.png", "--modl", "demo"], "there is no option --modl; did you mean --model?"),
         (["caption", "x.png", "--num-beam=3"], "there is no option --num-beam; did you mean --num-beams?"),
-        (["caption", "x.png", "--style", "plan"], "'plan' is none of its values; did you mean 'plain'?"),
+        (["caption", "x.png", "--style", "plan"], "invalid choice: 'plan'; did you mean 'plain'?"),
         (["install", "curser"], "did you mean 'cursor'?"),
         (["bench", "egine"], "did you mean 'engine'?"),
-        (["models", "more"], "blip2tools models: error: 'more' is one word too many"),
+        (["models", "more"], "blip2tools models: error: unrecognized arguments: 'more' is one word too many"),
         (["caption", "x.png", "--num-captions", "two"], "argument --num-captions: invalid int value: 'two'"),
     ],
 )
