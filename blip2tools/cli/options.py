@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args, get_origin
 
 from blip2tools.errors import InvalidInputError
 from blip2tools.settings import HTTP_SETTINGS, LISTS, PROXY_SETTINGS, Settings, variable
@@ -34,7 +34,7 @@ def setting_options(
         if name in PROXY_SETTINGS and not proxy:
             continue
         flag = "--" + name.replace("_", "-")
-        text = f"{field.description} [{variable(name)}]".replace("%", "%%")
+        text = f"{field.description}{_default(field.default)} [{variable(name)}]".replace("%", "%%")
         if name == "allowed_dirs":
             group.add_argument("--allow-dir", dest=name, action="append", metavar="DIR", default=None, help=text)
         elif field.annotation is bool:
@@ -42,7 +42,30 @@ def setting_options(
         elif name in LISTS:
             group.add_argument(flag, dest=name, metavar="A,B", default=None, help=text)
         else:
-            group.add_argument(flag, dest=name, metavar=name.rsplit("_", 1)[-1].upper(), default=None, help=text)
+            group.add_argument(flag, dest=name, metavar=_placeholder(name, field.annotation), default=None, help=text)
+
+
+_PLACEHOLDERS = {"model": "MODEL", "matcher": "MODEL", "cache_dir": "DIR", "offload_dir": "DIR", "calibration": "FILE"}
+
+
+def _placeholder(name: str, kind: Any) -> str:
+    """What stands for a value in help: its alternatives, or what kind of thing it is."""
+    if name in _PLACEHOLDERS:
+        return _PLACEHOLDERS[name]
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    kinds = {kind, *get_args(kind)}
+    return "N" if int in kinds else "X" if float in kinds else name.rsplit("_", 1)[-1].upper()
+
+
+def _default(value: Any) -> str:
+    """A default, as help tells it; of what has none its description does."""
+    if value is None or value == () or value is False:
+        return ""
+    if value is True:
+        return " (default: yes)"
+    shown = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+    return f" (default {shown})"
 
 
 def ray_options(parser: argparse.ArgumentParser) -> None:

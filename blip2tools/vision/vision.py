@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ from blip2tools.schemas import (
     SurveyResult,
     parse,
 )
-from blip2tools.settings import Settings
+from blip2tools.settings import Settings, told_strays
 from blip2tools.vision import results, status
 from blip2tools.vision.collections import FolderVerbs, Shelves
 from blip2tools.vision.keywords import (
@@ -55,6 +56,8 @@ from blip2tools.vision.search import FeatureVerbs
 from blip2tools.vision.verbs import Verbs
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Vision(FeatureVerbs, FolderVerbs):
@@ -122,6 +125,8 @@ class Vision(FeatureVerbs, FolderVerbs):
             ModelUnavailableError: with `preload`, the checkpoint is missing or cannot be loaded.
         """
         chosen = Settings.load(**settings)
+        for sentence in told_strays():
+            logger.warning("%s", sentence)
         checkpoints.locate(chosen)  # a name that can never work is refused before anything starts
         engine = LocalEngine.of(chosen, download=download)
         vision = cls(chosen, engine, trusted=chosen.allowed_dirs is None)
