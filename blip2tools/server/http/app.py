@@ -40,7 +40,13 @@ from blip2tools.vision import Vision
 MAX_SESSIONS = 1000  # until idle ones are ended, of clients that speak a revision with sessions (until 2025-11-25)
 
 # The page's calls, and anybody's who wants plain JSON: the same tools, the same arguments.
-VERBS = {"caption": "caption_image", "ask": "ask_image", "match": "match_image_text", "status": "vision_status"}
+VERBS = {
+    "caption": "caption_image",
+    "ask": "ask_image",
+    "match": "match_image_text",
+    "search": "search_images",
+    "status": "vision_status",
+}
 
 
 def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = False, page: bool = True) -> Guard:
