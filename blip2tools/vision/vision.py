@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 from blip2tools import checkpoints
 from blip2tools.__version__ import __version__
-from blip2tools.checkpoints import selftest
 from blip2tools.engine.local import LocalEngine
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
@@ -38,7 +38,7 @@ from blip2tools.schemas import (
     SurveyResult,
     parse,
 )
-from blip2tools.settings import Settings
+from blip2tools.settings import Settings, told_strays
 from blip2tools.vision import results, status
 from blip2tools.vision.collections import FolderVerbs, Shelves
 from blip2tools.vision.keywords import (
@@ -57,6 +57,8 @@ from blip2tools.vision.verbs import Verbs
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 
 class Vision(FeatureVerbs, FolderVerbs):
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
@@ -69,12 +71,19 @@ class Vision(FeatureVerbs, FolderVerbs):
     Use `Vision.load(...)`, and close it or use it in a `with` block.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, *, trusted: bool) -> None:
-        """`trusted`: the caller's own paths may be read anywhere. `load` decides that."""
+    def __init__(self, settings: Settings, engine: Engine, *, trusted: bool, store: Store | None = None) -> None:
+        """Eyes over any engine; `load` makes those over this process's own.
+
+        Args:
+            settings: every one.
+            engine: answers, and is closed with these eyes.
+            trusted: the caller's own paths may be read anywhere.
+            store: keeps the pictures behind the handles; one of this process by default.
+        """
         super().__init__()
         self.settings = settings
         self._engine = engine
-        self._store = Store(settings.store_mb * 2**20)
+        self._store = Store(settings.store_mb * 2**20) if store is None else store
         self._owner: Self | None = None
         self._reveal_handles = True
         self._decoder = decoder.Decoder(settings)
@@ -116,16 +125,10 @@ class Vision(FeatureVerbs, FolderVerbs):
             ModelUnavailableError: with `preload`, the checkpoint is missing or cannot be loaded.
         """
         chosen = Settings.load(**settings)
+        for sentence in told_strays():
+            logger.warning("%s", sentence)
         checkpoints.locate(chosen)  # a name that can never work is refused before anything starts
-        engine = LocalEngine(
-            lambda progress: selftest.load(chosen, progress, download=download),
-            max_queue=chosen.max_queue,
-            max_batch=chosen.max_batch,
-            kept_answers=chosen.keep_answers,
-            idle_unload_s=chosen.idle_unload_s,
-            cache_bytes=chosen.cache_mb * 2**20,
-            spill_bytes=chosen.spill_mb * 2**20,
-        )
+        engine = LocalEngine.of(chosen, download=download)
         vision = cls(chosen, engine, trusted=chosen.allowed_dirs is None)
         if preload:
             try:
