@@ -35,6 +35,7 @@ if not Path("/dev/nvidiactl").exists():
 _cache = tempfile.TemporaryDirectory(prefix="blip2tools-tests-")
 os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["BLIP2TOOLS_CONFIG"] = os.devnull
 
 
 def pytest_configure(config) -> None:

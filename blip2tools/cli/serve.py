@@ -6,16 +6,29 @@ import argparse
 import importlib.util
 import logging
 import os
+import secrets
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
+from pydantic import SecretStr
+
 from blip2tools.cli.console import OK, USAGE, say
-from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
+from blip2tools.cli.options import (
+    AddCommand,
+    given_replicas,
+    given_settings,
+    names_a_model,
+    ray_options,
+    setting_options,
+)
 from blip2tools.errors import InvalidInputError
-from blip2tools.settings import HTTP_SETTINGS, Settings
+from blip2tools.settings import HTTP_SETTINGS, Settings, variable
 
 if TYPE_CHECKING:
     from blip2tools.launcher.front import Front
+    from blip2tools.vision import Vision
 
 
 def _proxy(arguments: argparse.Namespace) -> int:
@@ -61,22 +74,53 @@ def _without_extra(error: ModuleNotFoundError) -> int:
 def _serve_http(arguments: argparse.Namespace) -> int:
     logging.getLogger().setLevel(logging.INFO)
     from blip2tools.server.http.serve import DEFAULT_HOST, DEFAULT_PORT, Listener, serve_http
-    from blip2tools.vision import Vision
 
     settings = Settings.load(**given_settings(arguments))
-    with Listener(
-        DEFAULT_HOST if arguments.host is None else arguments.host,
-        DEFAULT_PORT if arguments.port is None else arguments.port,
-        settings,
-    ) as listener:
-        vision = Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments))
+    if given_replicas(arguments) and settings.token is None:
+        # What several processes serve is meant for others: who may call it must be said, or is nobody else yet.
+        token = secrets.token_urlsafe(32)
+        settings = settings.model_copy(update={"token": SecretStr(token)})
+        say(f"the token of this run: {token} (set {variable('token')} for one that stays, and for several gateways)")
+    with (
+        Listener(
+            DEFAULT_HOST if arguments.host is None else arguments.host,
+            DEFAULT_PORT if arguments.port is None else arguments.port,
+            settings,
+        ) as listener,
+        _eyes(arguments, settings) as vision,
+    ):
         vision.preload()  # here nobody waits for a handshake, and a balancer waits for /readyz
         serve_http(vision, listener, page=not arguments.no_ui)
     return OK
 
 
+@contextmanager
+def _eyes(arguments: argparse.Namespace, settings: Settings) -> Iterator[Vision]:
+    """Over this process's own model, or over replicas on Ray. Whoever serves closes them."""
+    from blip2tools import checkpoints
+    from blip2tools.vision import Vision
+
+    replicas, download = given_replicas(arguments), names_a_model(arguments)
+    if not replicas:
+        yield Vision.load(preload=False, download=download, **given_settings(arguments))
+        return
+    from blip2tools.engine.replicas.cluster import connected
+    from blip2tools.engine.replicas.engine import deploy
+
+    checkpoints.locate(settings)
+    with connected(arguments.ray_address, cpus=replicas + 1):
+        engine, store = deploy(settings, replicas, download=download)
+        yield Vision(settings, engine, trusted=settings.allowed_dirs is None, store=store)
+
+
 def _serve_stdio(arguments: argparse.Namespace) -> int:
-    given = {"--host": arguments.host, "--port": arguments.port, "--no-ui": arguments.no_ui or None}
+    given_replicas(arguments)
+    given = {
+        "--ray": arguments.ray or None,
+        "--host": arguments.host,
+        "--port": arguments.port,
+        "--no-ui": arguments.no_ui or None,
+    }
     given |= {"--" + name.replace("_", "-"): getattr(arguments, name) for name in HTTP_SETTINGS}
     if useless := [flag for flag, value in given.items() if value is not None]:
         raise InvalidInputError(f"{useless[0]} only works with --http.")
@@ -137,6 +181,7 @@ def _add_serve_command(command: AddCommand) -> None:
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1); any other than loopback needs a token")
     serve.add_argument("--port", type=int, metavar="N", help="port to listen on (default 8765); 0 takes a free one")
     serve.add_argument("--no-ui", action="store_true", help="no page at /")
+    ray_options(serve)
     setting_options(serve, http=True)
 
     proxy = command(

@@ -225,9 +225,30 @@ def _advise(command: str, model: str | None) -> None:
 def _completion(parser: argparse.ArgumentParser, shell: str) -> int:
     import shtab
 
-    _mark_paths(parser, {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "IMAGE": shtab.FILE})
-    _print(shtab.complete(parser, shell))
+    kinds = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "IMAGE": shtab.FILE, "MODEL": _model_names()}
+    _mark_paths(parser, kinds)
+    preamble = _BASH_MODELS.format(names=" ".join(_names())) if shell == "bash" else ""
+    _print(shtab.complete(parser, shell, preamble=preamble))
     return 0
+
+
+_BASH_MODELS = """
+_blip2tools_models() {{
+  compgen -W "{names}" -- "$1"
+}}
+"""
+
+
+def _names() -> list[str]:
+    from blip2tools.checkpoints.family import FAMILY
+
+    return sorted({member.name for member in FAMILY})
+
+
+def _model_names() -> dict[str, str]:
+    """How each shell offers the names of models."""
+    names = " ".join(_names())
+    return {"bash": "_blip2tools_models", "zsh": f"({names})", "fish": f"(printf '%s\\n' {names})"}
 
 
 def _mark_paths(parser: argparse.ArgumentParser, kinds: Mapping[str, object]) -> None:

@@ -45,6 +45,7 @@ VERBS = {
     "caption": "caption_image",
     "ask": "ask_image",
     "match": "match_image_text",
+    "read": "read_text",
     "search": "search_images",
     "status": "vision_status",
 }

@@ -489,7 +489,12 @@ def test_plain_json(server, picture):
         said = client.post("/api/caption", json={"image": picture.path.name}).json()
         assert said["text"] == picture.caption
         asked = {"image": said["image"]["handle"], "question": f"what color is the {thing.shape}?"}
-        assert client.post("/api/ask", json=asked).json()["answer"] == thing.color
+        alone = client.post("/api/ask", json=asked).json()
+        assert (alone["answer"], alone["premise"]["holds"]) == (thing.color, True)
+        several = {"images": [picture.path.name, "none.png"], "question": asked["question"]}
+        first, lost = client.post("/api/ask", json=several).json()["answers"]
+        assert (first["answer"], first["premise"]) == (thing.color, alone["premise"])
+        assert lost["error"]["code"] == "not_found"
         texts = [picture.caption, "a purple star"]
         matched = client.post("/api/match", json={"image": picture.path.name, "texts": texts}).json()
         assert matched["matches"][0]["text"] == picture.caption
