@@ -126,7 +126,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentPars
     (("caption", "ask", "match", "survey"), _look),
     (("index", "search"), _collections),
     (("view",), _view),
-    (("serve",), _serve),
+    (("serve", "proxy"), _serve),
     (("models", "pull", "remove", "demo"), _models),
     (("config",), _config),
     (("bench",), _bench),
