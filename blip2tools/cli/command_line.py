@@ -78,6 +78,12 @@ def _view(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     add_view_command(command)
 
 
+def _run(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.run import add_run_command
+
+    add_run_command(command)
+
+
 def _serve(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     from blip2tools.cli.serve import _add_serve_command
 
@@ -126,6 +132,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentPars
     (("caption", "ask", "match", "survey"), _look),
     (("index", "search"), _collections),
     (("view",), _view),
+    (("run",), _run),
     (("serve", "proxy"), _serve),
     (("models", "pull", "remove", "demo"), _models),
     (("config",), _config),

@@ -29,7 +29,7 @@ from blip2tools.vision.keywords import GenerationKeywords
 from blip2tools.vision.styles import STYLES
 
 if TYPE_CHECKING:
-    from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, SurveyResult, Tile
+    from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, ReadResult, SurveyResult, Tile
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
@@ -206,6 +206,11 @@ def _as_unicode(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+# Settings of what is read before any model: which pictures, and from where.
+OF_PICTURES = (
+    *("allowed_dirs", "formats", "max_image_bytes", "max_pixels", "max_side", "max_damage_mb"),
+    *("allow_urls", "url_hosts", "deadline_s"),
+)
 NOT_OF_SURVEYS = ("best_of", "abstain_below", "vqa_template")
 
 
@@ -294,6 +299,16 @@ def _tile(tile: Tile) -> str:
     return f"{box}  {tile.caption}  (confidence {tile.confidence:.2f}{match})"
 
 
+def _read(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> ReadResult:
+        return await vision.aread(image, region=arguments.region)
+
+    def show(result: ReadResult) -> str:
+        return f"\n{result.text}" if result.lines else "no text was found"
+
+    return look(arguments, one, show, settings=given_settings(arguments), download=False)
+
+
 def _add_looking_commands(command: AddCommand) -> None:
     caption = command("caption", _caption, "say what is in pictures", "Say in one sentence what is in each picture.")
     _image_options(caption)
@@ -329,6 +344,10 @@ def _add_looking_commands(command: AddCommand) -> None:
     _image_options(match)
     match.add_argument("-t", "--text", action="append", required=True, help="a statement; give 1 to 64 of them")
     setting_options(match, but=SPEECH)
+
+    read = command("read", _read, "read what is written in pictures", "Read the text in each picture, line by line.")
+    _image_options(read)
+    setting_options(read, only=OF_PICTURES)
 
     survey = command(
         "survey",

@@ -35,10 +35,13 @@ _REVISION = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # no part may b
 _LIMIT = re.compile(r"(cpu|cuda:\d{1,2})=(\d{1,7}(?:\.\d{1,3})?)(KiB|MiB|GiB)")
 
 # Settings of `serve --http` alone; the other commands have no options for them.
-HTTP_SETTINGS = ("token", "rate_limit", "server_names")
+HTTP_SETTINGS = ("token", "rate_limit", "server_names", "allowed_origins")
 PROXY_SETTINGS = ("upstream", "upstream_key", "tool_rounds", "offer_always")  # of `proxy` alone
 PULL_SETTINGS = ("revision", "allow_pickle", "device", "dtype", "quantize", "max_memory", "offload_dir", "offline")
-LISTS = ("formats", "url_hosts", "server_names", "max_memory")  # given as text, separated by commas
+LISTS = ("formats", "url_hosts", "server_names", "allowed_origins", "max_memory")  # given as text, separated by commas
+
+# RFC 6454, 6.2, of pages: `null`, which any sandboxed page sends, is none, and neither is a pattern.
+_ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 
 # RFC 6750, `b64token`: what may stand behind `Bearer `. Below 16 characters one could be guessed.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
@@ -183,6 +186,13 @@ class _Running(BaseModel):
         "are",
     )
 
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="pages of other sites that may call this server from a browser (CORS), such as `http://localhost:8080`; each "
+        "may do what its user may",
+    )
+
     # Proxy
     upstream: str | None = Field(
         None,
@@ -245,6 +255,16 @@ class _Running(BaseModel):
     @classmethod
     def _hosts_are_normal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(host.strip().rstrip(".").lower() for host in value)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins_are_exact(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(origin.strip().rstrip("/").lower() for origin in value)
+        if wrong := [origin for origin in origins if not _ORIGIN.fullmatch(origin)]:
+            raise ValueError(
+                f"{wrong[0]!r} is not an origin such as http://localhost:8080 (scheme, host and port, no pattern)"
+            )
+        return origins
 
     @field_validator("vqa_template")
     @classmethod
@@ -385,6 +405,12 @@ def wants_colors(stream: TextIO) -> bool:
 def foreign_variable(name: str) -> str | None:
     """A variable that belongs to the system or to another program, such as `APPDATA`; `None` where unset or empty."""
     return os.environ.get(name) or None
+
+
+def set_foreign_variables(values: Mapping[str, str]) -> None:
+    """Variables of another program for this process and its children; those that its user has set stay."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
 
 
 _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)\}|\$env:(\w+)|\$(\w+)|%(\w+)%", re.ASCII)

@@ -31,7 +31,6 @@ WITHOUT_TORCH = [
     (["match", "no-file.png", "-t", "a dog"], 1),
     (["survey", SHAPES, "--rows", "9"], 2),
     (["search", "--model", "demo"], 2),
-    (["index", "no-folder"], 2),
     (["serve", "--token", "tokentokentokentoken"], 2),
     (["models"], 0),
     (["models", "--json"], 0),
