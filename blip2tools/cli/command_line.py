@@ -129,7 +129,7 @@ def _setup(command: AddCommand, parser: argparse.ArgumentParser) -> None:
 
 # What adds which commands, in the order of the help. Each imports what it needs: a command pays for itself only.
 GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentParser], None]], ...] = (
-    (("caption", "ask", "match", "survey"), _look),
+    (("caption", "ask", "match", "read", "survey"), _look),
     (("index", "search"), _collections),
     (("view",), _view),
     (("run",), _run),
@@ -139,7 +139,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentPars
     (("bench",), _bench),
     (("doctor",), _doctor),
     (("evaluate",), _evaluate),
-    (("install", "completion"), _setup),
+    (("install", "uninstall", "completion"), _setup),
 )
 
 
