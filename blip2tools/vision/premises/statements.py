@@ -153,7 +153,7 @@ def _plain(how: str) -> str:
 
 def visible(phrase: Phrase) -> tuple[str, ...]:
     """What a phrase says of its thing that can be seen: not which of several it is."""
-    return tuple(word for word in phrase.modifiers if word not in _NOT_SEEN)
+    return tuple(word for word in phrase.modifiers if word not in _NOT_SEEN and not word.endswith("most"))
 
 
 _NOT_SEEN: Final = (
