@@ -15,7 +15,7 @@ from blip2tools.checkpoints.plan import Located
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.model import Pixels
 from blip2tools.model.configuration import Blip2Config
-from blip2tools.model.pixels import Recipe
+from blip2tools.model.preprocessing import Recipe
 
 _VISION_EPS = 1e-6
 # Older forms of tokenizers, by the file that tells them apart, and what that of sentencepiece is read with.

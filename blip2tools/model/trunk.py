@@ -5,13 +5,66 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blip2tools.model import kernels
+from blip2tools.model.preprocessing import Processor
 from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.weights import fingerprint, freeze
+
+
+class Pixels:
+    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect, CLIP mean and std.
+
+    By Pillow: with torchvision installed transformers would choose another way, whose bicubic filter gives slightly different
+    pixels. `key` names all of this, for use in cache keys.
+
+    Args:
+        processor: the image processor of the checkpoint.
+    """
+
+    def __init__(self, processor: Processor) -> None:
+        height, width = int(processor.size["height"]), int(processor.size["width"])
+        if height != width:
+            raise ValueError("the image processor's size is not square")
+        self.size = height
+        self.target = (self.size, int(processor.resample))
+        """Side and filter: a picture that is resized so already passes unchanged through the same step here."""
+        self.key = (
+            f"pil:{self.size}:{int(processor.resample)}:{processor.rescale_factor}"
+            f":{tuple(processor.image_mean)}:{tuple(processor.image_std)}"
+        )
+        # A value has 256 levels, so that each channel is a table: rescaled in double precision, then normalized in single, as
+        # the library does it.
+        levels = (np.arange(256, dtype=np.float64) * processor.rescale_factor).astype(np.float32)
+        mean, std = (np.array(values, dtype=np.float32) for values in (processor.image_mean, processor.image_std))
+        self._levels = (levels[None] - mean[:, None]) / std[:, None]
+        if self._levels.shape != (3, 256):
+            raise ValueError("the image processor's mean and deviation are not those of three channels")
+
+    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Float32 CPU tensor (B, 3, S, S) of one RGB picture or several.
+
+        Raises:
+            TypeError: anything but pictures: a string is no path here.
+            ValueError: a picture that is not RGB, or none at all.
+        """
+        pictures = [images] if isinstance(images, Image.Image) else images
+        if not all(isinstance(picture, Image.Image) for picture in pictures):
+            raise TypeError("pictures must be PIL images")
+        if not pictures or any(picture.mode != "RGB" for picture in pictures):
+            raise ValueError("pictures must be RGB, and at least one")
+        side, resample = self.target
+        made = np.empty((len(pictures), 3, side, side), dtype=np.float32)
+        for number, picture in enumerate(pictures):
+            values = np.asarray(picture.resize((side, side), Image.Resampling(resample)))
+            for channel, levels in enumerate(self._levels):
+                np.take(levels, values[..., channel], out=made[number, channel])
+        return torch.from_numpy(made)
 
 
 class Trunk:
@@ -81,7 +134,7 @@ class Trunk:
         hidden = self._embedded(pixels)
         for layer in cast(Any, self.encoder).layers:
             hidden = _attended(layer.self_attn, layer.layer_norm1(hidden)) + hidden
-            hidden = layer.mlp(layer.layer_norm2(hidden)) + hidden
+            hidden = _fed(layer.mlp, layer.layer_norm2(hidden)) + hidden
         return (hidden,)
 
     def _plain(self) -> bool:
@@ -100,7 +153,7 @@ class Trunk:
         for number, layer in enumerate(layers):
             seen = _attended(layer.self_attn, ready.view(shape)).view(-1, shape[-1])
             hidden, ready = kernels.normed(hidden, layer.layer_norm2, plus=seen)
-            made = layer.mlp(ready)
+            made = _fed(layer.mlp, ready)
             if number + 1 < len(layers):
                 hidden, ready = kernels.normed(hidden, layers[number + 1].layer_norm1, plus=made)
             else:
@@ -121,6 +174,11 @@ class Trunk:
         start = parts.class_embedding.expand(len(pixels), -1, -1)
         embedded: Tensor = torch.cat([start, patches], 1) + parts.position_embedding
         return embedded
+
+
+def _fed(mlp: Any, states: Tensor) -> Tensor:
+    """The feed-forward part of a layer, for states (..., D)."""
+    return cast(Tensor, mlp.fc2(mlp.activation_fn(mlp.fc1(states))))
 
 
 def _attended(attention: Any, states: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from blip2tools.model import Captioner, GenerationOptions, Matcher, configuratio
 from blip2tools.model.decoding import Chooser, repeating
 from blip2tools.model.encoder import relative_bias
 from blip2tools.model.modules import CaptionerModel, MatcherModel
-from blip2tools.model.pixels import Pixels, Recipe
+from blip2tools.model.preprocessing import Recipe
+from blip2tools.model.trunk import Pixels
 from tests.support import random_models as rm
 
 KINDS = {

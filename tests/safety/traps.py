@@ -293,7 +293,7 @@ TRAPS = (
     Trap(
         "another filter than Pillow's bicubic",
         "transformers takes torchvision where it is installed",
-        "model/pixels.py",
+        "model/trunk.py",
         "picture.resize((side, side), Image.Resampling(resample))",
         "picture.resize((side, side), Image.Resampling.BILINEAR)",
         ("tests/model/test_model.py::TestPixels::test_equals_pillow_by_hand",),

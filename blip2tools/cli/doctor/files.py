@@ -99,7 +99,8 @@ def _configuration(folder: Path, kind: Kind) -> str:
 
 def _picture_size(folder: Path) -> str:
     from blip2tools.model.configuration import Blip2Config
-    from blip2tools.model.pixels import Pixels, Recipe
+    from blip2tools.model import Pixels
+    from blip2tools.model.preprocessing import Recipe
 
     try:
         tower = Blip2Config.read(_json(folder / "config.json")).vision_config.image_size
