@@ -1,4 +1,4 @@
-"""How well statements fit pictures, by ITM alone: what the premises of questions are judged by."""
+"""How well statements fit pictures, by ITM alone: the measure for premises of questions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from blip2tools.model import Matcher, Pixels, Trunk
 
 MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
-KeptFits: TypeAlias = dict[tuple[str, str], Fit]  # of the key of a picture's pixels and a statement
+KeptFits: TypeAlias = dict[tuple[str, str], Fit]  # by the key of a picture's pixels and a statement
 
 KEPT = 4096  # fits of a picture and a statement, 200 bytes each
 
@@ -30,7 +30,7 @@ class Fits:
 
     Args:
         loaded: the model.
-        metrics: told how long it takes.
+        metrics: records how long it takes.
         states: trunk states (1, 1 + P, D) of each sight.
         kept: the fits of earlier batches, the oldest first; added to.
     """
@@ -83,15 +83,15 @@ class Fits:
 
 
 def overflow(name: str | None, dtype: str) -> ModelUnavailableError:
-    """The refusal of what was computed with numbers that are none: a text or score of it would mean nothing."""
+    """The error for results that are NaN or infinite: a text or score from them would mean nothing."""
     return ModelUnavailableError(
-        f"The model {name} computes numbers that are none (NaN or infinite): its weights are damaged, or overflow in {dtype}. "
+        f"The model {name} computes values that are NaN or infinite: its weights are damaged, or overflow in {dtype}. "
         "`blip2tools doctor` says what to do."
     )
 
 
 def _odds(matcher: Matcher, states: Sequence[Tensor], prompts: Sequence[Prompt]) -> list[float]:
-    """ITM's log-odds of a match of pairs of a picture and a text."""
+    """ITM's log-odds of a match for pairs of a picture and a text."""
     found: list[float] = []
     sizes = [matcher.num_queries + len(prompt.ids) for prompt in prompts]
     for first, last in chunks(sizes, MATCH_TOKENS):

@@ -1,4 +1,4 @@
-"""What is known of pictures before anything decodes them: their bytes and where they came from, the newest, a listing."""
+"""Records of pictures before they are decoded: their bytes and origin, the newest, a listing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blip2tools.errors import (
     VisionError,
 )
 
-# What is about the picture itself, and not about a place in a line.
+# Errors about the picture itself, not about load.
 _ABOUT_THE_PICTURE = (
     CorruptImageError,
     DeadlineError,
@@ -35,7 +35,7 @@ class Source:
     label: str
     """What a result may show as their origin: the reference, printable and bounded; a data: URI shortened."""
     fetched: bool = False
-    """Whether they came from an address."""
+    """Whether they came from an http(s) address."""
     path: Path | None = None
     """The file that they were read from."""
     newest: Newest | None = None
@@ -89,7 +89,7 @@ class UnreadFile:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a picture that is kept, without decoding it."""
+    """Facts about a kept picture, without decoding it."""
 
     format: str
     width: int

@@ -1,8 +1,8 @@
 """A question's noun phrases, and the words between them.
 
 No grammar of English: a noun phrase is a determiner, what may stand before a noun, and nouns, and it ends where none of these
-can go on. What needs the whole question is one rule: after "does" or "can" comes a subject and then a verb, and many a verb looks
-like a noun ("does the bus stop here?").
+can go on. Only one rule needs the whole question: after "does" or "can" comes a subject and then a verb, and many verbs look
+like nouns ("does the bus stop here?").
 """
 
 from __future__ import annotations
