@@ -34,9 +34,9 @@ _PULLS = 3  # a model, what it is based on, and a matcher
 logger = logging.getLogger(__name__)
 
 
-# The library keeps the Q-Former in float32 beside float16 weights only: beside bfloat16 it would be rounded first, and come
-# back to float32 without the digits it lost. A matcher behind its vision tower is float32 as a whole. The names are searched
-# for in those of the weights, and the tower has `embeddings` too.
+# The library keeps the Q-Former in float32 only with float16 weights: with bfloat16 it would be rounded first, and return to
+# float32 without the lost digits. Everything after a matcher's vision tower is float32. These names are searched for in those
+# of the weights, and the tower has `embeddings` too.
 _CAPTIONER: Any = type(
     "Blip2ForConditionalGeneration",
     (Blip2ForConditionalGeneration,),
@@ -59,11 +59,11 @@ _MATCHER: Any = type(
 
 
 def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
-    """See `checkpoints.load`, which translates what goes wrong here."""
+    """See `checkpoints.load`, which translates the errors raised here."""
     device = choose_device(settings.device)
     plan = _plan(settings, device, report, download=download)
     if threads := settings.threads or (1 if plan.captioner.member is DEMO_CAPTIONER else 0):
-        # For this thread, the engine's, and later ones. So small a model as the demo would spend more on sharing than on work.
+        # For this thread, the engine's, and later ones. A model as small as the demo would spend more on sharing than on work.
         torch.set_num_threads(threads)
     captioner_parts = _load_captioner(plan.captioner, settings, device, report)
     captioner, pixels, words = captioner_parts
@@ -103,7 +103,7 @@ def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
 
 def _plan(settings: Settings, device: torch.device, report: Progress, *, download: bool) -> Plan:
     budget = budget_of(settings, device)
-    for _ in range(_PULLS):  # an adapter only says which model it changes once it is here
+    for _ in range(_PULLS):  # an adapter tells which model it changes only once it is downloaded
         plan = locate(settings, budget)
         check_memory(plan, settings, budget)
         missing = [part for part in (plan.captioner, plan.matcher) if part is not None and not part.here]
@@ -184,7 +184,7 @@ def _load_matcher(
 
 
 def same_weights(one: Trunk, other: Trunk) -> bool:
-    """Whether two trunks may stand for each other: equal tensors, in float16, as the files differ in precision."""
+    """Whether two trunks can replace each other: equal tensors, in float16, as the files differ in precision."""
     mine, theirs = dict(one.named_tensors()), dict(other.named_tensors())
     return mine.keys() == theirs.keys() and all(
         mine[name].shape == theirs[name].shape and torch.equal(mine[name].half(), theirs[name].half()) for name in mine
@@ -201,7 +201,7 @@ def _weights(
 ) -> Any:
     pickled = not hub.weight_files(folder)[0].endswith(".safetensors")
     with _quiet(), warnings.catch_warnings():
-        # Of accelerate, about the query tokens: a weight of the model itself, in none of its modules.
+        # A warning of accelerate about the query tokens: a weight of the model itself, in none of its modules.
         warnings.filterwarnings("ignore", "The following device_map keys do not match", UserWarning)
         model, info = kind.from_pretrained(
             folder,
@@ -251,7 +251,7 @@ def _problems(located: Located) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no advice of the library while it loads: what it finds wrong is judged here."""
+    """Silence the library's progress bars and advice while it loads: problems are judged here."""
     voice: Any = library_logging
     bars, verbosity = voice.is_progress_bar_enabled(), voice.get_verbosity()
     voice.disable_progress_bar()

@@ -1,6 +1,6 @@
 """What the published checkpoints of the family hold: their configuration values, each with its source. Data only.
 
-No checkpoint of the hub has been opened by us. A value is *verified* where its source shows it for this very checkpoint, or
+We have opened no checkpoint of the hub. A value is *verified* where its source shows it for this very checkpoint, or
 where a published count of parameters only comes out with it; everything else is marked as unverified.
 """
 

@@ -1,7 +1,7 @@
-"""The Q-Former with text, without the work that nobody looks at.
+"""The Q-Former with text, without work whose results are not used.
 
 Layers and weights are those of transformers' `Blip2QFormerModel`. The library's way through them projects the query tokens
-anew for each text, although before the first attention they are the same for all; attends to a picture once per text; and
+again for each text, although before the first attention they are the same for all; attends to a picture once per text; and
 finishes the last layer for tokens that no head reads.
 """
 

@@ -16,7 +16,7 @@ from blip2tools.model.weights import fingerprint, freeze
 
 
 class Pixels:
-    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect, CLIP mean and std.
+    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect ratio, CLIP mean and std.
 
     The back end is pinned to Pillow: with torchvision installed transformers would choose another one, whose bicubic
     filter gives slightly different pixels. `key` names all of this, for use in cache keys.
@@ -113,14 +113,14 @@ class Trunk:
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:
-        """What `record` is about."""
+        """The work that `record` records."""
         return (self._see,)
 
     def _states(self, pixels: Tensor) -> tuple[Tensor]:
         return (self.encoder(inputs_embeds=self._embedded(pixels)).last_hidden_state,)
 
     def _plain(self) -> bool:
-        """Whether its layers are of the kind that `_quick_states` knows."""
+        """Whether its layers are of the kind that `_quick_states` supports."""
         layers = cast(Any, self.encoder).layers
         norms = [norm for layer in layers for norm in (layer.layer_norm1, layer.layer_norm2)]
         return all(type(norm) is nn.LayerNorm for norm in norms) and kernels.available(

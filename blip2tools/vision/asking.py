@@ -73,7 +73,7 @@ class Asking:
         return results.choice(context, query.choices, ranking, doubt, misfit, abstain_below=query.abstain_below)
 
     async def _misfit(self, sight: Sight, query: Query, ranking: Ranking, deadline: float) -> float | None:
-        """The amount by which to lower the confidence because no choice fits; None where one does, or if unknown.
+        """The factor by which the confidence is lowered because no choice fits; None where one does, or if unknown.
 
         The probabilities of the choices always sum to 1. Whether one fits shows in what the model would say freely: if that
         is hardly ever one of them, with or without an article, none fits.

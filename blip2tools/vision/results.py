@@ -123,7 +123,7 @@ def choice(
         texts: the answers.
         ranking: of them.
         doubt: what the question takes for granted.
-        misfit: the amount by which to lower the confidence because none fits; None where one does, or if unknown.
+        misfit: the factor by which the confidence is lowered because none fits; None where one does, or if unknown.
         abstain_below: the confidence from which an answer counts.
     """
     ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, ranking.shares)]

@@ -265,7 +265,7 @@ class TestAdmission:
     def test_a_family_member_before_the_hub_is_asked(self, pull, server):
         limited = pull(given=LIMITED, anyway=False)
         assert limited["error"].startswith(
-            "opt-2.7b needs 15.0 GB of memory on all devices together, only 6.4 GB is free: nothing of the family fits there"
+            "opt-2.7b needs 15.0 GB of memory on all devices together, only 6.4 GB is free: no model of the family fits there"
         )
         assert server.requests == []
 

@@ -392,7 +392,7 @@ class TestAtTheStart:
     def test_a_wrong_step_is_found_and_nothing_is_compiled(self, options, wrong, dtype, monkeypatch, caplog):
         right = compiled._Graph.step
         monkeypatch.setattr(compiled._Graph, "step", lambda self, ids, place: wrong(right(self, ids, place)))
-        self.stays_eager(options | {"dtype": dtype}, "they do not say what the eager ones say", caplog)
+        self.stays_eager(options | {"dtype": dtype}, "they give other words than eager steps", caplog)
 
     def test_kernels_of_our_own_that_are_wrong_are_given_up_first(self, options, monkeypatch, caplog):
         """As on a GPU; the second try does without them."""
@@ -408,7 +408,7 @@ class TestAtTheStart:
             assert "red circle" in vision.caption(PICTURES[0].open()).text
             assert vision.status().compiled
         assert [record.message for record in caplog.records if "kernels" in record.message] == [
-            "decoding steps do without kernels of our own: they do not say what the eager ones say"
+            "decoding steps do not use our own kernels: they give other words than eager steps"
         ]
 
     def test_beams_that_are_not_put_in_order_are_found(self, options, monkeypatch, caplog):
@@ -419,7 +419,7 @@ class TestAtTheStart:
                 right(held, parents)
 
         monkeypatch.setattr(Rows, "reorder", forgetful)
-        self.stays_eager(options | {"num_beams": 5}, "they do not say what the eager ones say", caplog)
+        self.stays_eager(options | {"num_beams": 5}, "they give other words than eager steps", caplog)
 
     def test_a_compiler_that_fails(self, options, monkeypatch, caplog):
         def failing(*args, **options):
@@ -493,7 +493,7 @@ class TestAtTheStart:
         held._work = lambda: wrong
         found = compiling.switch_on(loaded, chosen)
         assert not found.recorded
-        assert found.uncompiled.endswith("they do not see what the eager ones see")
+        assert found.uncompiled.endswith("they give other features than eager steps")
         assert not any(one.holds(1) for one in compiling.recordings(found))
 
     @pytest.mark.parametrize("change", [{"device": "spread"}, {"quantize": "8bit"}])

@@ -165,9 +165,7 @@ def test_without_a_compiler_for_c_or_once_found_wrong_they_are_not_used(monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(kernels, "_product", failing)
         assert not kernels.available([layer])
-    assert [record.message for record in caplog.records] == [
-        "decoding steps do without kernels of our own (RuntimeError)"
-    ]
+    assert [record.message for record in caplog.records] == ["decoding steps do not use our own kernels (RuntimeError)"]
     kernels._runs.cache_clear()
     assert kernels.available([layer])
     monkeypatch.setattr(kernels, "trusted", True)
