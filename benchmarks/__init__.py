@@ -3,6 +3,7 @@
 sight.py      does what an agent says come from the pixels? `python -m benchmarks.sight`
 games.py      games about pictures that only looking wins
 player.py     a text-only player of the games
+over_mcp.py   the tools as the official MCP client gets them, for the agent of sight.py
 soak.py       many callers for a long time: what grows? `python -m benchmarks.soak`
 load.py       what those callers ask for
 crossings.py  how many files and rooms one call passes: `python -m benchmarks.crossings`

@@ -1,9 +1,9 @@
 """The sight test: does what an agent says come from the pixels?
 
-A text-only agent of LangChain's `create_agent` plays games whose truth is known (`games.py`): with the tools of
-`Blip2Toolkit`; with one caption of each picture and no tools; and with the tools again, after the pictures behind the names
-were exchanged for those of another game. The tools are worth something if the first score is high, and only pixels can
-explain it if the second is far lower and the third is chance.
+A text-only agent of LangChain's `create_agent` plays games whose truth is known (`games.py`): with the tools, either of
+`Blip2Toolkit` or as the official MCP client gets them from a server; with one caption of each picture and no tools; and with
+the tools again, after the pictures behind the names were exchanged for those of another game. The tools are worth something
+if the first score is high, and only pixels can explain it if the second is far lower and the third is chance.
 
 The agent is scripted (`player.py`): it shows what flows from pixels to an agent, and is no evidence about which tools a real
 model would choose.
@@ -18,15 +18,18 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.tools import BaseTool
 
 from benchmarks.games import CLAIMS, GAMES, Game, GameKind, make_game
+from benchmarks.over_mcp import tools_over_mcp
 from benchmarks.player import play_with_captions, play_with_tools
 from blip2tools.langchain_tools import Blip2Toolkit, aingest
 from blip2tools.langchain_tools.scripted import ScriptedChatModel
@@ -40,6 +43,8 @@ and is no evidence about which tools a real model would choose."""
 MAX_GAMES = 1000
 
 Condition = Literal["tools", "caption", "swapped"]
+Face = Literal["langchain", "mcp"]
+FACES: Final[tuple[Face, ...]] = get_args(Face)
 CONDITIONS: Final[tuple[Condition, ...]] = get_args(Condition)
 TITLES: Final[dict[Condition, str]] = {
     "tools": "with tools",
@@ -69,6 +74,7 @@ class SightReport:
     games: int
     date: str
     scores: tuple[Score, ...]
+    face: Face = "langchain"
 
     @property
     def total(self) -> Score:
@@ -94,7 +100,8 @@ class SightReport:
     @property
     def command(self) -> str:
         """What repeats this run."""
-        return f"python -m benchmarks.sight --seed {self.seed} --games {self.games}"
+        face = "" if self.face == "langchain" else f" --face {self.face}"
+        return f"python -m benchmarks.sight --seed {self.seed} --games {self.games}{face}"
 
     def as_dict(self) -> dict[str, Any]:
         """The report for `--json`."""
@@ -125,6 +132,7 @@ def run_sight(
     seed: int = 1,
     games: int = 20,
     kinds: Sequence[GameKind] = GAMES,
+    face: Face = "langchain",
     progress: Callable[[str], None] | None = None,
 ) -> SightReport:
     """Play, under all three conditions, and count.
@@ -133,6 +141,7 @@ def run_sight(
         seed: draws the pictures and the questions.
         games: how many of each kind; at least 2, so that pictures can be exchanged.
         kinds: which games.
+        face: how the agent gets the tools: `Blip2Toolkit`, or the official MCP client with a server of its own over stdio.
         progress: told before each part.
     """
     if games < 2:
@@ -140,13 +149,33 @@ def run_sight(
     with tempfile.TemporaryDirectory(prefix="blip2tools-sight-") as name:
         room = Path(name).resolve()
         with Vision.load(model="demo", matcher="demo", allowed_dirs=(room,)) as vision:
-            scores = [vision.run(_play_kind(vision, room, kind, seed, games, progress)) for kind in kinds]
+
+            async def play() -> list[Score]:
+                async with _tools(face, vision, room) as tools:
+                    return [await _play_kind(vision, tools, room, kind, seed, games, progress) for kind in kinds]
+
+            scores = vision.run(play())
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return SightReport(seed, games, today, tuple(scores))
+    return SightReport(seed, games, today, tuple(scores), face)
+
+
+@asynccontextmanager
+async def _tools(face: Face, vision: Vision, room: Path) -> AsyncIterator[list[BaseTool]]:
+    if face == "langchain":
+        yield Blip2Toolkit(vision).get_tools()
+        return
+    async with tools_over_mcp(room) as tools:
+        yield tools
 
 
 async def _play_kind(
-    vision: Vision, room: Path, kind: GameKind, seed: int, number: int, progress: Callable[[str], None] | None
+    vision: Vision,
+    tools: list[BaseTool],
+    room: Path,
+    kind: GameKind,
+    seed: int,
+    number: int,
+    progress: Callable[[str], None] | None,
 ) -> Score:
     games = [make_game(kind, seed, index) for index in range(number)]
     others = [*games[1:], games[0]]
@@ -158,16 +187,15 @@ async def _play_kind(
             shown = other if condition == "swapped" else game
             for name, picture in zip(game.pictures, shown.pictures.values(), strict=True):
                 picture.save(room / name)
-        points[condition] = await _play(vision, room, games, condition)
+        points[condition] = await _play(vision, tools, room, games, condition)
     return Score(kind, **points, chance=games[0].chance)
 
 
-async def _play(vision: Vision, room: Path, games: list[Game], condition: Condition) -> float:
+async def _play(vision: Vision, tools: list[BaseTool], room: Path, games: list[Game], condition: Condition) -> float:
     """The mean score of the games, the pictures being in the room."""
     blind = condition == "caption"
     script: Callable[[list[BaseMessage]], AIMessage] = play_with_captions if blind else play_with_tools
-    tools = [] if blind else Blip2Toolkit(vision).get_tools()
-    agent: Any = create_agent(ScriptedChatModel(script=script), tools)
+    agent: Any = create_agent(ScriptedChatModel(script=script), [] if blind else tools)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def play(game: Game) -> float:
@@ -198,9 +226,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--games", type=_number, default=20, metavar="N", help="games of each kind, 2 to 1000 (default 20)"
     )
+    parser.add_argument(
+        "--face", choices=FACES, default="langchain", help="how the agent gets the tools (default langchain)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args(argv)
-    report = run_sight(seed=arguments.seed, games=arguments.games, progress=_progress if sys.stderr.isatty() else None)
+    report = run_sight(
+        seed=arguments.seed,
+        games=arguments.games,
+        face=arguments.face,
+        progress=_progress if sys.stderr.isatty() else None,
+    )
     if arguments.json:
         sys.stdout.write(json.dumps(report.as_dict()) + "\n")
         return 0

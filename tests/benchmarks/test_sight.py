@@ -120,3 +120,11 @@ def test_wrong_usage(run, words, capsys):
         run(words)
     assert exit.value.code == 2
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.long
+def test_the_official_client_sees_as_much():
+    """What travels over the wire, the short schemas among it, costs the player nothing."""
+    over = run_sight(seed=3, games=2, kinds=("which", "claims"), face="mcp")
+    assert over.total.tools >= 0.9
+    assert over.command == "python -m benchmarks.sight --seed 3 --games 2 --face mcp"

@@ -318,6 +318,14 @@ def test_generated_code_gives_the_same_tokens(family):
         same(*both_ways(captioner, options, (5,), (14,))[:2])
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A captioner and a matcher with random weights, the demo's in miniature."""
+    folder = tmp_path_factory.mktemp("small")
+    captioner, matcher = rm.save(rm.make_opt(), folder / "captioner"), rm.save(rm.make_matcher(), folder / "matcher")
+    return {"model": str(captioner), "matcher": str(matcher)}
+
+
 class TestAtTheStart:
     """The setting `compile`, through `Vision` and the demo."""
 
@@ -470,11 +478,11 @@ class TestAtTheStart:
         + [("_query", rows) for rows in COUNTS]
         + [(part, rows) for part in ("_pictures", "_texts") for rows in (*ROWS, 16)],
     )
-    def test_a_wrong_recording_is_found(self, options, part, rows, monkeypatch):
+    def test_a_wrong_recording_is_found(self, options, small, part, rows, monkeypatch):
         """Each by itself: every number of rows is a graph of its own."""
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         monkeypatch.setattr(compiling, "_limit", lambda loaded: None)
-        chosen = Settings.load({}, **options | {"compile": False, "max_batch": 10})
+        chosen = Settings.load({}, **options | small | {"compile": False, "max_batch": 10})
         loaded = replace(checkpoints.load(chosen), device="cuda:0")
         owner, name = {
             "_see": (loaded.captioner.trunk, "_states"),

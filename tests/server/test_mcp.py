@@ -17,6 +17,7 @@ from blip2tools.server import stdio
 from blip2tools.server.mcp import ERROR_CODE_KEY, build_server
 from blip2tools.toolset import TOOLS
 from tests.schemas.test_schemas import REFUSED
+from tests.support import family_models
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,22 @@ def test_a_client_of_the_new_revision_after_discovery_without_early_loading(star
     assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
     assert server.end(20) == 0
     assert server.log == ""
+
+
+def test_memory_is_judged_before_early_loading(start_server, folder, picture, tmp_path):
+    family_models.save("opt-2.7b", tmp_path / "model", "today")
+    room = ("--device", "spread", "--max-memory", "cpu=0.001MiB")
+    server = start_server("--model", str(tmp_path / "model"), *room, "--allow-dir", str(folder))
+    server.initialize()
+    server.request("tools/list")
+    call = {"name": "caption_image", "arguments": {"image": picture.path.name}}
+    for _ in range(2):  # what early loading found, and what the next try finds
+        said = server.request("tools/call", **call)["result"]
+        assert said["isError"]
+        assert said["content"][0]["text"].startswith("model_unavailable: model needs 0.0 GB of memory on all devices")
+    status = server.request("tools/call", name="vision_status", arguments={})["result"]["structuredContent"]
+    assert status["loaded"] is False
+    assert server.end(20) == 0
 
 
 def test_a_server_that_only_ever_discovers_ends_with_its_input(start_server, folder):
