@@ -318,7 +318,7 @@ def _sample_thing(others: list[Thing], world: World, rng: random.Random, *, crow
 
 def _sample_traits(others: list[Thing], world: World, rng: random.Random) -> tuple[Shape, Color]:
     shape, color = rng.choice(SHAPES), rng.choice(COLORS)
-    # Left to chance, two things of one shape or colour would rarely meet: little to count, little to confuse.
+    # Left to chance, two things would rarely share a shape or colour: there would be little to count or confuse.
     if others and rng.random() < 0.3:
         relative = rng.choice(others)
         if rng.random() < 0.5:

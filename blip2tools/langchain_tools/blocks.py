@@ -1,4 +1,4 @@
-"""Where pictures lie in messages: in blocks of every provider's form, inside of other blocks, and in the midst of text."""
+"""Finding pictures in messages: in blocks of every provider's form, in nested blocks, and in text."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Reference: TypeAlias = str | bytes
 Block: TypeAlias = Mapping[str, Any]
 
 MAX_DEPTH: Final = 24  # of blocks inside of blocks
-LONG: Final = 200  # characters of base64 that no model should be sent
+LONG: Final = 200  # characters of base64; more is never sent to a model
 
 _PICTURE_TYPES: Final = ("image", "image_url", "input_image", "computer_screenshot", "image_generation_call")
 _TEXT_TYPES: Final = ("text", "input_text", "output_text")
-# Under these keys other blocks, or pictures of a form of their own, lie.
+# Keys that hold other blocks, or pictures in a form of their own.
 _DATA_KEYS: Final = ("base64", "data", "blob", "bytes", "result", "file_data")
 _KIND_KEYS: Final = ("mime_type", "media_type", "mimeType", "mediaType")
-# What a model's own messages hold for its provider alone; these must come back to it as they were.
+# Blocks in a model's own messages that only its provider understands; it must get them back unchanged.
 _PROTOCOL: Final = re.compile(r".*(tool_use|tool_call|function_call|reasoning|thinking)")
-# Formats with a signature that nothing else begins with by chance.
+# Formats with a signature that other data do not begin with by chance.
 _SURE: Final = frozenset({"PNG", "JPEG", "GIF", "WEBP", "TIFF", "AVIF", "HEIC", "PSD", "JPEG2000"})
 _NO_DATA: Final = InvalidInputError("The message's picture holds no data that can be read; send it as base64.")
 _FOREIGN_FILE: Final = NotFoundError(
-    "The picture is only named by a file id, which nobody but its provider can open; send it as base64."
+    "The picture is only named by a file id, which only its provider can open; send it as base64."
 )
 _TOO_DEEP: Final = InvalidInputError("The message is nested too deeply to be read.")
 
@@ -58,7 +58,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Something long that is no picture, and the words in its place."""
+    """Long data that are not a picture, and the words in their place."""
 
     words: str
 
@@ -70,8 +70,8 @@ def lines_of(message: BaseMessage, block: Any) -> list[list[Found]] | None:
     """A block's texts and pictures in order, a list for each text; or None for a block that stays as it is.
 
     Args:
-        message: whose content the block is part of, or is. A tool's message becomes text altogether; of others only what
-            holds a picture does, for models may be able to read or hear the rest.
+        message: the one that the block belongs to. A tool message becomes text altogether; of others only what holds a
+            picture does, since models may be able to read or hear the rest.
         block: a string, or a dict of any form.
     """
     of_tool = isinstance(message, ToolMessage)
@@ -88,7 +88,7 @@ def lines_of(message: BaseMessage, block: Any) -> list[list[Found]] | None:
 
 
 def picture_of(block: Any) -> Reference | VisionError | None:
-    """The picture that a content block is, as a reference; why there is none; or None for a block of another kind."""
+    """A content block's picture as a reference; an error if it has none; or None for a block of another kind."""
     if not isinstance(block, Mapping):
         return None
     source = _source(block)
@@ -111,7 +111,7 @@ def picture_of(block: Any) -> Reference | VisionError | None:
 
 
 def _source(block: Block) -> Block:
-    """Where a block's data lie: Anthropic, MCP (`resource`), OpenAI (`file`), Google and Bedrock nest them."""
+    """The part of a block that holds its data: Anthropic, MCP (`resource`), OpenAI (`file`), Google and Bedrock nest them."""
     for key in ("source", "resource", "file", "inline_data", "inlineData"):
         if isinstance(block.get(key), Mapping):
             return _source_of_bedrock(block[key])
@@ -156,7 +156,7 @@ def _of_block(block: Block, of_tool: bool, depth: int) -> Iterator[list[Found]]:
     nested = [value for value in block.values() if isinstance(value, Mapping | list | tuple | bytes | bytearray)]
     texts = [block[key] for key in ("text", "output", "content", "result") if isinstance(block.get(key), str)]
     if not nested and not texts:
-        # Nothing inside of it: all of it is what there is to say.
+        # Nothing is nested in it: all of it becomes text.
         yield list(_of_text(json.dumps(dict(block), default=str, ensure_ascii=False), of_tool))
         return
     for inner in (*texts, *nested):
@@ -166,11 +166,11 @@ def _of_block(block: Block, of_tool: bool, depth: int) -> Iterator[list[Found]]:
 def _of_bytes(data: bytes) -> Found:
     if formats.kind_of(data) in _SURE:
         return Picture(data)
-    return LeftOut(f"[data left out: {len(data):,} bytes that are no picture]")
+    return LeftOut(f"[data left out: {len(data):,} bytes that are not a picture]")
 
 
 def _of_text(text: str, of_tool: bool) -> Iterator[Found]:
-    """A text, cut where pictures are in it."""
+    """A text, split at the pictures in it."""
     rest = 0
     for match in re.finditer(f"{_DATA_URI.pattern}|(?P<bare>{_BASE64.pattern})", text, re.ASCII | re.IGNORECASE):
         found = _of_match(match, of_tool)
@@ -195,7 +195,7 @@ def _of_match(match: re.Match[str], of_tool: bool) -> Picture | LeftOut | None:
     if _is_picture(data):
         return Picture(f"data:;base64,{data}")
     if of_tool and (bare is None or _MIXED.match(data)):
-        return LeftOut(f"[data left out: {len(data):,} characters of base64 that are no picture]")
+        return LeftOut(f"[data left out: {len(data):,} characters of base64 that are not a picture]")
     return None
 
 

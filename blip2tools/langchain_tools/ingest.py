@@ -1,4 +1,4 @@
-"""Pictures in messages become words: `[image img_...: a caption]`, and a handle that every tool accepts."""
+"""Replacing pictures in messages by words: `[image img_...: a caption]`, with a handle that every tool accepts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from blip2tools.errors import ErrorCode, VisionError, to_vision_error
 from blip2tools.langchain_tools.blocks import Found, LeftOut, Picture, Reference, lines_of
 from blip2tools.vision import Vision
 
-AT_ONCE: Final = 16  # pictures of one caller in the engine at a time: others want their turn too
+AT_ONCE: Final = 16  # pictures of one caller in the engine at a time: which leaves room for others
 
-# What may go well the next time. All other failures are the picture's own.
+# Failures that may pass. All others are due to the picture.
 PASSING: Final[frozenset[ErrorCode]] = frozenset(
     ("busy", "timeout", "cancelled", "out_of_memory", "model_unavailable", "fetch_failed")
 )
@@ -33,20 +33,20 @@ async def aingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
 def ingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
     """The messages with each picture replaced by `[image img_...: a caption]`, for use before `agent.invoke`.
 
-    This is the way to keep pictures out of a checkpointer altogether: what `ingest` returns holds no base64, so nothing
-    that is given these messages can store any. (`VisionMiddleware` comes too late for that: LangGraph saves the input
-    before any middleware runs.) It protects what passes through it, and nothing else: pictures that tools return during
-    a run are `VisionMiddleware`'s matter. The caption leaves the process with the message, of course, and the encoded
-    picture is kept in the memory of `vision`, so that its handle works in every tool.
+    This keeps pictures out of a checkpointer altogether: the returned messages hold no base64 that could be stored.
+    (`VisionMiddleware` comes too late for that: LangGraph saves the input
+    before any middleware runs.) It protects only these messages: pictures that tools return during a
+    run are handled by `VisionMiddleware`. The caption leaves the process with the message, and the encoded picture
+    is kept in the memory of `vision`, so that its handle works in every tool.
 
-    All forms of LangChain and of its providers are understood, in messages of every role, also inside of other blocks
+    All forms of LangChain and of its providers are understood, in messages of every role, also nested in other blocks
     (`tool_result`, `non_standard`, lists in lists): standard `image` blocks (base64, url, file_id) and their older
     `source_type` form, `image_url`, `input_image`, Anthropic's `source`, MCP's image blocks and `resource` blobs, Bedrock's
     `image`, Google's `inline_data`, `image_generation_call`, and `file` or `media` blocks that declare a picture; data URIs
-    and pictures as bare base64 in the midst of text, too. Addresses are held to the rules of the settings, as in a tool
-    call. A picture that cannot be read becomes `[image unreadable: code: sentence]`. Of a tool's message everything becomes
-    text, and what is long base64 but no picture a note. Other blocks and texts and the messages' ids stay as they are; a
-    message of which only plain text is left becomes a plain string, because many text-only models take no list.
+    and pictures as bare base64 within text, too. Addresses follow the rules of the settings, as in a tool call. A picture that
+    cannot be read becomes `[image unreadable: code: sentence]`. A tool message becomes text altogether,
+    with a note in place of long base64 that is not a picture. Other blocks and texts and the messages' ids stay as they are; a
+    message with only plain text left becomes a plain string, because many text-only models accept no list.
 
     Args:
         messages: messages in any form that LangChain takes; they are not changed.
@@ -56,12 +56,12 @@ def ingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
 
 
 def holds_pictures(message: BaseMessage) -> bool:
-    """Whether there is a picture in the message, readable or not, or anything else that words must stand for."""
+    """Whether there is a picture in the message, readable or not, or anything else to be replaced by words."""
     return any(lines_of(message, block) is not None for block in _blocks(message))
 
 
 def mentions_picture(message: BaseMessage) -> bool:
-    """Whether words stand for a picture in the message."""
+    """Whether the message has words in place of a picture."""
     return _MENTION.search(message.text) is not None
 
 
@@ -142,10 +142,10 @@ def _blocks(message: BaseMessage) -> list[Any]:
 
 
 def placeholder(handle: str, caption: str | None) -> str:
-    """What stands for a picture in a text; without a caption, its handle alone."""
+    """The text in place of a picture; without a caption, its handle alone."""
     if caption is None:
         return f"[image {handle}]"
-    # The caption was read from a picture, which may have been made to close the bracket and go on as somebody else.
+    # The caption was read from a picture, which may be crafted to close the bracket and go on as someone else.
     words = caption.translate(str.maketrans("[]", "()")) or "no caption"
     return f"[image {handle}: {words}]"
 

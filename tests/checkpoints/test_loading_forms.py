@@ -361,7 +361,7 @@ class TestQuantizeRefusals:
         chosen = Settings.load({}, quantize="8bit")
         for name, device, settings, says in (
             ("demo", "cpu", chosen, "too small"),
-            ("opt-2.7b", "mps", chosen, "There is no 8bit on mps"),
+            ("opt-2.7b", "mps", chosen, "8bit does not work on mps"),
             ("opt-2.7b", "cpu", chosen.model_copy(update={"device": "spread"}), "either `quantize` or `spread`"),
         ):
             with pytest.raises(ModelUnavailableError, match=says):

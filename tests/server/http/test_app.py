@@ -728,7 +728,7 @@ def test_sessions_that_nobody_ends_lock_nobody_out(start, monkeypatch, caplog):
             statuses = [pinged(bad, session).status_code for session in left_behind]
             assert statuses == [404] * 17 + [200] * 3
             told = pinged(bad, left_behind[0]).json()["error"]["message"]
-            assert told == "not_found: That session has ended or never was; begin a new one with initialize."
+            assert told == "not_found: That session has ended or never existed; start a new one with initialize."
         assert other.delete("/mcp", headers=mine).status_code == 200
         assert pinged(other, mine).status_code == 404
     assert sum("sessions are open" in record.message for record in caplog.records) == 1
@@ -763,7 +763,7 @@ def test_sessions_that_are_all_in_use(start, monkeypatch):
             stack.enter_context(client.stream("GET", "/mcp", headers=used[-1]))
         refused = client.post("/mcp", json=HELLO, headers=ACCEPT)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-        assert refused.json()["error"]["message"].startswith("busy: As many sessions")
+        assert refused.json()["error"]["message"].startswith("busy: All sessions")
         assert [pinged(client, session).status_code for session in used] == [200] * 4
         assert client.delete("/mcp", headers=used[0]).status_code == 200
         assert pinged(client, begun(client)).status_code == 200
