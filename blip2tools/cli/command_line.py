@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 all well, 1 some pictures failed, 2 usage, 3 model unavailable, 130 interrupted.
     """
-    speak_utf8(as_json=False)  # also for what the parser says of itself
+    speak_utf8(as_json=False)  # also for the parser's own messages
     arguments = build_parser().parse_args(argv)
     speak_utf8(as_json=getattr(arguments, "json", False) or getattr(arguments, "snippet", False))
-    # A person gets one sentence; what lies behind it is for who asks for it. The server turns its log on by itself.
+    # A person gets one sentence; its cause is logged on request. The server turns its log on by itself.
     level = logging.INFO if arguments.verbose else logging.CRITICAL
     logging.basicConfig(stream=sys.stderr, level=level, format="blip2tools: %(message)s")
     try:
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (`head`, a pager) has gone, which is its right. Python would complain again when it flushes at exit.
+        # The reader (`head`, a pager) has closed the pipe, which is fine. Python would report it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return SOME_FAILED
     except ModelUnavailableError as error:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Wide enough for the longest command beside its summary."""
+    """Wide enough for the longest command next to its summary."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)

@@ -1,4 +1,4 @@
-"""A member put into somebody else's JSON file: as text, so that all the rest keeps its order, spelling and layout."""
+"""Setting a member of a foreign JSON file: as text, so that all the rest keeps its order, spelling and layout."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BOM = "\ufeff"
 
 
 class CommentsError(InvalidInputError):
-    """The file is JSON with comments or trailing commas: written again by a program it could lose them."""
+    """The file is JSON with comments or trailing commas: rewriting it could lose them."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change of a file, not made yet."""
+    """A planned change of a file."""
 
     path: Path
     before: str | None
@@ -36,7 +36,7 @@ class Edit:
 
     @property
     def drops_mark(self) -> bool:
-        """Whether a byte order mark goes, which no line of the diff shows."""
+        """Whether a byte order mark is removed, which no line of the diff shows."""
         return (self.before or "").startswith(BOM)
 
     @property
@@ -70,7 +70,7 @@ def plan_member(path: Path, keys: Sequence[str], value: Any) -> Edit:
     document = _parse(text, path)
     after = _with_member(text, document, keys, value, path)
     _set(document, keys, value)
-    # The splice is checked by a second opinion before anything is written.
+    # The result is parsed and compared before anything is written.
     if json.loads(after) != document:
         raise InvalidInputError(f"{path} could not be changed safely, and was left alone.")
     return Edit(path, before, after)

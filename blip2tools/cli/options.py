@@ -21,8 +21,8 @@ def setting_options(
     Args:
         parser: of the command.
         http: also what concerns the HTTP server.
-        only: those settings that have a meaning there.
-        but: those that have none.
+        only: the only settings to add.
+        but: settings to leave out.
     """
     group = parser.add_argument_group("settings")
     for name, field in Settings.model_fields.items():

@@ -33,7 +33,7 @@ def _serve_http(arguments: argparse.Namespace) -> int:
         settings,
     ) as listener:
         vision = Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments))
-        vision.preload()  # here nobody waits for a handshake, and a balancer waits for /readyz
+        vision.preload()  # no handshake waits here, and a balancer waits for /readyz
         serve_http(vision, listener, page=not arguments.no_ui)
     return OK
 

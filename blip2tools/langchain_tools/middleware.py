@@ -32,8 +32,7 @@ class VisionMiddleware(AgentMiddleware[VisionState, Any, Any]):
     Before each call of the model, every picture in the conversation (in human, tool and all other messages, in every
     form that `ingest` understands) is replaced by `[image img_...: a caption]`, and the tools of `Blip2Toolkit` are
     available to ask about the handle. State field `images` maps each handle to its caption. A picture is looked at once,
-    however
-    often it comes back. One that cannot be read becomes `[image unreadable: code: sentence]` and never an exception; if
+    however often it appears. One that cannot be read becomes `[image unreadable: code: sentence]` and never an exception; if
     the reason may pass (the engine is busy, the model is still loading), the state keeps the picture and the next call
     tries again.
 

@@ -151,7 +151,7 @@ class TestPlanted:
         assert failed(found) == {"pydantic", "no-such-package-at-all", "mcp", "device", "model cache"}
         assert found["[dreams]"].status == "warning"
         assert found["[dreams]"].remedy == "pip install 'blip2tools[dreams]'"
-        assert found["pydantic"].sentence.endswith("is here, and >=99 is needed")
+        assert found["pydantic"].sentence.endswith("is installed, but >=99 is needed")
         assert found["no-such-package-at-all"].remedy == "pip install 'no-such-package-at-all>=1'"
         assert "NVIDIA H100 80GB HBM3" in found["device"].sentence
         assert "built without CUDA" in found["device"].sentence

@@ -1,4 +1,4 @@
-"""Is a confidence worth its name? Expected calibration error, AUROC, the scaling that fits, and the diagram."""
+"""The reliability of confidences: expected calibration error, AUROC, the scaling that fits, and the diagram."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Judged:
 
     @classmethod
     def of(cls, told: Utterance, right: float) -> Judged:
-        """A text that was told."""
+        """A generated text with its judgement."""
         return cls(told.logprob, told.tokens, right)
 
     def confidence(self, scaling: Scaling | None) -> float:
@@ -136,7 +136,7 @@ def fit(judged: Sequence[Judged]) -> Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """What a scaling that was fitted on some texts does for others."""
+    """The effect of a scaling, fitted on some texts, on others."""
 
     name: str
     scaling: Scaling
