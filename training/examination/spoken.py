@@ -55,7 +55,7 @@ def study_captions(judge: Judge, number: int, rng: random.Random) -> list[Figure
 
 
 def spoilt_captions(judge: Judge, number: int, rng: random.Random) -> list[Figure]:
-    """The same plain things, small, large, stored badly, noisy and turned: how much of what it sees a caption survives."""
+    """The same plain things, small, large, badly compressed, noisy and turned: how much damage a caption survives."""
     shown = show(STUDY, number, rng)
     changed = {
         "64 pixels": [Shown(one.scene, draw(one.scene, 64)) for one in shown],

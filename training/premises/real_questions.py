@@ -9,7 +9,7 @@ writes the sheet to judge: a line for each question drawn, with what is read fro
     a; b     these statements
 
 The person puts `right` or `wrong` before it, and `nothing` or `something` for what the question does presuppose. A question whose
-reading has changed since counts as not judged, and is told.
+reading has changed since counts as not judged, and is reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the trained trunk sees in many pictures, computed once: later stages leave it as it is and need not look again."""
+"""What the trained trunk sees in many pictures, computed once: later stages do not change it and need not compute them again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Bank:
         self._states: Any = None
 
     def fill(self, model: Any, *, workers: int = 1) -> None:
-        """Look at every picture that has not been looked at yet, in the size that the model takes.
+        """Compute the states of every picture that has none yet, in the size that the model takes.
 
         Args:
             model: whose trunk looks.

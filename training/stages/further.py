@@ -1,7 +1,7 @@
-"""Weights that are there already learn to say more of what they see: the second stage alone, on a finished checkpoint.
+"""Further training of finished weights, to say more about what they see: the second stage alone.
 
 Q-Former, language projection and language model go on; the trunk stays as it is, bit for bit, and so does the matcher. All
-sizes are those of the checkpoint. That is how a model that knows its world learns a new prompt in minutes.
+sizes are those of the checkpoint. So a model that knows its world learns a new prompt in minutes.
 """
 
 from __future__ import annotations

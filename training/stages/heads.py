@@ -12,7 +12,7 @@ from blip2tools.demo.world import WIDE
 from training.stages.architecture import PATCH, WIDTH
 from training.stages.labels import IGNORED, PATCH_TRAITS, SLOTS, TRAITS, Labels
 
-_NOTHING: Final = 0.2  # how much a patch without a thing counts
+_NOTHING: Final = 0.2  # weight of a patch without a thing
 _CHARACTER: Final = 3  # place of the character among the traits
 
 

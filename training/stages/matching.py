@@ -43,7 +43,7 @@ class Comparison:
 
 
 class _Comparisons(Dataset[Comparison]):
-    """Made in the training process, for a batch depends on what was judged wrongly up to now."""
+    """Made in the training process, since a batch depends on the wrong judgements so far."""
 
     def __init__(self, stage: MatchingStage) -> None:
         self._stage = stage
@@ -90,7 +90,7 @@ class MatchingStage:
     def prepare(self, state: Path, before: Path | None = None) -> None:
         """Take over the trunk and, to begin with, the last LayerNorm and the layers that have learned to find things.
 
-        Of the captioner's queries the first ones, which hold the things and the background, go along: what is left to learn
+        Of the captioner's queries the first ones, which hold the things and the background, are kept: what is left to learn
         is to compare a text with them.
 
         Args:
