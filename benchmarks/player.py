@@ -60,7 +60,7 @@ class Task:
 
     @property
     def dice(self) -> random.Random:
-        """For guesses: the same for the same task."""
+        """The random numbers for guesses: the same for the same task."""
         return random.Random(self.question + " ".join(self.pictures + self.options))
 
     def find(self, pattern: str) -> tuple[str, ...]:

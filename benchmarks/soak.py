@@ -1,7 +1,7 @@
 """Hours of use in minutes: `python -m benchmarks.soak`.
 
 Many callers at once, on an event loop and in threads, ask everything that can be asked about ever new pictures and some seen
-before; some give up halfway, some have too little time, some send what is no picture. Meanwhile memory, threads and open
+before; some give up halfway, some have too little time, some send what is not a picture. Meanwhile memory, threads and open
 files are sampled. What grows with use, and not just with the first minutes, is a leak.
 """
 

@@ -384,7 +384,7 @@ _BOUNDS = {
 
 
 def _why(kind: str, context: Mapping[str, Any], name: str, given: object, said: str) -> str:
-    """What is wrong with a value, as the end of a sentence."""
+    """The fault of a value, as the end of a sentence."""
     if kind == "string_pattern_mismatch":
         return _about_device(str(given)) if name == "device" else _REVISIONS
     if kind == "literal_error":

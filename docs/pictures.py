@@ -63,7 +63,7 @@ b {{ color: #7fd0de; font-weight: 600; }}
 
 
 def session() -> str:
-    """What the command line prints about the drawing, with the commands, as in a terminal."""
+    """The commands about the drawing and their output, as in a terminal."""
     lines = []
     for words in COMMANDS:
         printed = io.StringIO()

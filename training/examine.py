@@ -34,7 +34,7 @@ _CAPTION_MS, _ANSWER_MS = 60.0, 30.0
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What is to be counted.
+    """The options of an examination.
 
     Attributes:
         weights: folder with `captioner` and `matcher`; None for the package's own.
@@ -124,7 +124,7 @@ def main(words: Sequence[str] | None = None) -> int:
         help="the weights were trained with --held-out: count how well they tell the pairs that they have not seen",
     )
     parser.add_argument(
-        "--fit", action="store_true", help="first fit the threshold of familiarity, and store it beside the weights"
+        "--fit", action="store_true", help="first fit the threshold of familiarity, and store it next to the weights"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="gets figures.json and misses.html")
     arguments = parser.parse_args(words)

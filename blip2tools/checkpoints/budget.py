@@ -20,7 +20,7 @@ EVERYWHERE = "all devices together"
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a model may take on its device."""
+    """The memory that a model may take on its device."""
 
     memory: int | None  # free bytes; None if unknown, and then everything fits
     bytes_each: int  # of a weight

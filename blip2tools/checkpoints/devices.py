@@ -1,4 +1,4 @@
-"""Where a model goes and in which precision: one device, or its language model spread over several places."""
+"""Device and precision of a model: one device, or its language model spread over several places."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ QUANTIZED_BYTES = {"8bit": 1.001, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 
 def memory_bytes(parts: Weights, bytes_each: int, quantize: Quantize = "none") -> int:
-    """What weights take on their device: `bytes_each` for most, 4 for the Q-Former's side, less for quantized matrices."""
+    """The memory of weights on their device: `bytes_each` for most, 4 for the Q-Former's side, less for quantized matrices."""
     linear = parts.linear * (bytes_each if quantize == "none" else QUANTIZED_BYTES[quantize])
     return round((parts.trunk + parts.projection + parts.rest) * bytes_each + parts.bridge * 4 + linear)
 
@@ -145,5 +145,5 @@ def partner(captioner: Member) -> Member:
 
 
 def demo_folder(kind: Kind) -> Path:
-    """Where the package keeps its own checkpoints."""
+    """The folder of the package's own checkpoint."""
     return Path(__file__).parents[1] / "demo" / kind

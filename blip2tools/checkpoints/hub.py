@@ -62,7 +62,7 @@ def revision_of(folder: Path) -> str | None:
 
 
 def missing_from(folder: Path, *, allow_pickle: bool = False) -> str | None:
-    """What a checkpoint folder lacks to be loaded, in words; None if it is complete."""
+    """The first thing that a checkpoint folder lacks to be loaded, in words; None if it is complete."""
     adapter = (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
     if not adapter:
         if not (folder / "config.json").is_file():
@@ -162,7 +162,7 @@ def _pull(
 
 
 def _chosen(listed: list[_File], repository: str, name: str, allow_pickle: bool) -> list[_File]:
-    """What to fetch of a repository's files, the small ones first."""
+    """The files of a repository to fetch, the small ones first."""
     files = [file for file in listed if _TEXT_FILES.fullmatch(file.name)]
     weights = [file for file in listed if _WEIGHT_FILES.fullmatch(file.name)]
     if any(file.name == "model.safetensors.index.json" for file in files):

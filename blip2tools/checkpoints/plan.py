@@ -82,7 +82,7 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would be loaded."""
+    """The checkpoints that would be loaded."""
 
     captioner: Located
     matcher: Located | None
@@ -265,7 +265,7 @@ def _memory(located: Located, budget: Budget) -> int:
 
 
 def _weights(located: Located) -> Weights | None:
-    """From its own files if they are here, else from the family's table; None if neither tells."""
+    """The sizes from its own files if they are here, else from the family's table; None if neither tells."""
     if located.folder is not None:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # judged when it is loaded
             return weights_of(located.folder)

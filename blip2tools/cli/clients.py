@@ -60,7 +60,7 @@ def platform_of(name: str) -> Platform:
 
 
 def config_folder(platform: Platform, home: Path, appdata: str | None, xdg: str | None) -> Path:
-    """Where applications keep their settings."""
+    """The folder where applications keep their settings."""
     if platform == "windows":
         return Path(appdata) if appdata else home / "AppData" / "Roaming"
     if platform == "macos":

@@ -95,7 +95,7 @@ def write(edit: Edit, now: datetime | None = None) -> Path | None:
         if edit.before is not None:
             backup = _backup(path, now or datetime.now(UTC))
         try:
-            # Other servers' entries can hold keys: nobody else may read the new file before it has the old one's mode.
+            # Other servers' entries can hold keys: no other user may read the new file before it has the old one's mode.
             _create(temporary, edit.after.encode(), 0o666 if backup is None else 0o600)
             if backup is not None:
                 shutil.copymode(path, temporary)

@@ -1,4 +1,4 @@
-"""What signs say, as black-and-white shapes."""
+"""The characters of signs, as black-and-white shapes."""
 
 from __future__ import annotations
 

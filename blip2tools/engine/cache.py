@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Sized(Protocol):
-    """What the cache needs to know of a value; a `torch.Tensor` has it."""
+    """A value whose size the cache can read, such as a `torch.Tensor`."""
 
     @property
     def nbytes(self) -> int: ...

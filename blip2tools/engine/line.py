@@ -142,7 +142,7 @@ class Line:
             yield from works
 
     def oldest(self) -> float:
-        """When the item that has waited longest arrived, on `time.monotonic()`'s clock."""
+        """The time at which the item that has waited longest arrived, on `time.monotonic()`'s clock."""
         return min(works[0].since for works in self._callers.values())
 
     def add(self, work: Work) -> None:
@@ -210,7 +210,7 @@ class Line:
 
 
 def group(request: Request) -> Hashable:
-    """What requests must have in common to be decoded or matched together."""
+    """The traits that requests must share to be decoded or matched together."""
     match request:
         case CaptionRequest(generation=generation, count=count):
             return _speech(generation, count, "caption", CAPTION_TOKENS)

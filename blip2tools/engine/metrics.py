@@ -38,7 +38,7 @@ class Metrics:
             self._late[stage].append(seconds)
 
     def seconds(self) -> Mapping[str, tuple[int, float, float, float]]:
-        """For each stage: how often, total seconds, median and 99th percentile of the last few hundred."""
+        """The timings of each stage: count, total seconds, median and 99th percentile of the last few hundred."""
         with self._lock:
             late = {stage: sorted(kept) for stage, kept in self._late.items()}
             return {

@@ -81,7 +81,7 @@ class Engine(Protocol):
         ...
 
     def status(self) -> EngineStatus:
-        """What is loaded and how busy it is."""
+        """A snapshot of what is loaded and how busy it is."""
         ...
 
     def close(self) -> None:

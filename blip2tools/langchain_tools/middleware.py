@@ -19,7 +19,7 @@ def _merged(old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> dic
 
 
 class VisionState(AgentState[Any]):
-    """What the agent remembers: the caption of every picture seen, by its handle."""
+    """The state of the agent: the caption of every picture seen, by its handle."""
 
     images: NotRequired[Annotated[dict[str, str], _merged]]
 

@@ -245,7 +245,7 @@ class Captioner:
             return decode(self.steps if self.steps.recorded else self._eager, first, chooser, said, joining)
 
     def _begin(self, asked: Asked) -> tuple[Rows, Tensor, list[int]]:
-        """What `LanguageModel.begin` gives, and the most new tokens of each row."""
+        """The result of `LanguageModel.begin`, and the most new tokens of each row."""
         count, pictures = len(asked.prompts), asked.pictures
         owners = list(range(count)) if pictures is None else list(pictures)
         if not count == len(asked.max_new_tokens) == len(owners) or set(owners) != set(range(len(asked.image_tokens))):

@@ -225,7 +225,7 @@ class _Graph:
         self._run()  # compiles, unless that was done for a shape of the kind
 
     def capture(self, pool: Any) -> None:
-        """From now on replay a CUDA graph, with its memory from this pool; without a pool do nothing."""
+        """Replay a CUDA graph from now on, with its memory from this pool; without a pool do nothing."""
         if pool is not None:
             self._run = captured(self._run, pool, self._ids.device)
 

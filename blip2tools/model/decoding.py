@@ -28,7 +28,7 @@ Candidate: TypeAlias = tuple[float, int, int, float]  # score so far, sequence, 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What one sequence has said so far."""
+    """The text of one sequence so far."""
 
     ids: tuple[int, ...] = ()
     logprob: float = 0.0  # summed, of the model itself
@@ -44,7 +44,7 @@ class Text:
 
 
 class Model(Protocol):
-    """What adds tokens to rows, and rows to rows."""
+    """A model that adds tokens to rows, and rows to rows."""
 
     @property
     def ahead(self) -> bool:
@@ -284,12 +284,12 @@ class Batch:
         return [place for place, request in enumerate(self.live) if not self.requests[request].done]
 
     def keep(self, places: Sequence[int]) -> None:
-        """Only the rows at these places."""
+        """Keep only the rows at these places."""
         if len(places) < len(self.live):
             self.rows, self.live = self.rows.kept(places), [self.live[place] for place in places]
 
     def asked(self, logits: Tensor, chooser: Chooser) -> Chosen:
-        """What every request can choose among, from logits (R, V)."""
+        """The candidates of every request, from logits (R, V)."""
         return chooser(logits, self.live, [self.requests[number].texts for number in self.live])
 
     def choose(

@@ -78,7 +78,7 @@ class Rows:
             used.copy_(used.index_select(2, sent(parents, self.own.device)))
 
     def scores(self, at: Tensor) -> Tensor:
-        """What is added to the scores between the new tokens at these places and all those of `own`."""
+        """The bias of the scores between the new tokens at these places and all those of `own`."""
         places = self.own.shape[4]
         bias = self.bias.index_select(2, at)[..., :places]
         return bias if self.late is None else bias + self.late[..., :places].repeat_interleave(self.sequences, 0)
@@ -519,7 +519,7 @@ def _causal(places: int, like: Tensor) -> Tensor:
 
 
 def _lengthened(states: Tensor, places: int, dim: int, filler: float) -> Tensor:
-    """With so many places in a dimension, counted from the last; the new ones hold the filler."""
+    """The states with so many places in a dimension, counted from the last; new places hold the filler."""
     padding = [0] * (-2 * dim)
     padding[-1] = places - states.shape[dim]
     return functional.pad(states, padding, value=filler)

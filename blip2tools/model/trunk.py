@@ -1,4 +1,4 @@
-"""What captioner and matcher share: pictures to pixels, pixels to the states of the vision trunk."""
+"""The parts that captioner and matcher share: pictures to pixels, pixels to the states of the vision trunk."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Trunk:
         )
 
     def _quick_states(self, pixels: Tensor) -> tuple[Tensor]:
-        """As `_states`, with each sum and the norm behind it as one kernel of our own."""
+        """As `_states`, with each sum and the norm after it as one kernel of our own."""
         layers, hidden = cast(Any, self.encoder).layers, self._embedded(pixels)
         shape = hidden.shape
         hidden, ready = kernels.normed(hidden.view(-1, shape[-1]), layers[0].layer_norm1)

@@ -76,7 +76,7 @@ def _associated(data: bytes, begin: int, end: int, item: int) -> list[int]:
 def is_cut_off(data: bytes) -> bool:
     """Whether an item's bytes lie beyond the end of the file (ISO/IEC 14496-12, 8.11.3).
 
-    libheif decodes a tiled photo all the same, with the missing tiles black.
+    libheif would decode a tiled photo anyway, with the missing tiles black.
     """
     end = max((last for _, _, last in walk(data, 0, len(data))), default=0)
     if data[end + 4 : end + 8] in (b"meta", b"mdat"):

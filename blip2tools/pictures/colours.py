@@ -154,7 +154,7 @@ def _of_profile(profile: Profile, mode: str) -> Conversion | None:
 
 
 def _for_mode(apply: Conversion, mode: str, own: str = "RGB") -> Conversion | None:
-    """For grey a table of its 256 values; for RGB `None` if the difference could not be seen."""
+    """A table of the 256 values for grey; `None` for RGB if the difference could not be seen."""
     if mode == "L":
         ramp = Image.frombytes("L", (256, 1), bytes(range(256)))
         bands = apply(ramp.convert(own)).split()

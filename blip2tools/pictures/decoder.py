@@ -70,7 +70,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a request needs of a picture.
+    """The parts of a picture that a request needs.
 
     Attributes:
         width, height: pixels of the whole upright picture.
@@ -167,7 +167,7 @@ class Decoder:
             self._give_back(self._take())
 
     def close(self) -> None:
-        """Kill every process. Calls under way fail with `cancelled`. May be called twice."""
+        """Kill every process. Calls in progress fail with `cancelled`. May be called twice."""
         with self._lock:
             self._closed = True
             if os.getpid() != self._owner:

@@ -1,7 +1,7 @@
 """The allowed folders: which files may be read, and how to open one so that nothing can be swapped on the way.
 
 A path is judged where it really leads: both sides resolved and compared part by part (CVE-2025-53110, CVE-2025-53109),
-then the opened file once more. A hard link inside an allowed folder counts as inside: whoever could make it may read
+then the opened file once more. A hard link inside an allowed folder counts as inside: a user who could make it may read
 the file anyway. A name without an exact match is compared with the names that are there, as `names` folds them.
 """
 
@@ -256,7 +256,7 @@ class Folders:
         return look_alikes(list(self._places(Path(os.path.normpath(path)))), self._allows, folder=folder)
 
     def _places(self, path: Path) -> Iterator[Place]:
-        """Where to look up the parts of a path: below the allowed folder that it begins with, or below each of them."""
+        """The places to look up the parts of a path: below the allowed folder that it begins with, or below each of them."""
         if self._trusted:
             whole = Path.cwd() / path
             there = next(folder for folder in (whole, *whole.parents) if folder.is_dir() or folder == folder.parent)

@@ -70,7 +70,7 @@ class Picture:
     animated: bool
     """Whether this is the first frame of several."""
     warnings: tuple[str, ...] = ()
-    """What callers should know about it: which of several pages it is, a profile that does not fit."""
+    """Notes for callers: which of several pages it is, a profile that does not fit."""
 
     @property
     def width(self) -> int:

@@ -31,7 +31,7 @@ _MAX_CHUNKS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a file says about its colours and orientation.
+    """A file's description of its colours and orientation.
 
     Attributes:
         colours: how its values are meant; `None` is sRGB, or whatever a browser takes for it.
@@ -45,7 +45,7 @@ class Metadata:
 
 
 def read(kind: str, data: bytes, profile: bytes | None = None) -> Metadata:
-    """What a file says about its colours and orientation.
+    """A file's description of its colours and orientation.
 
     Args:
         kind: format, under Pillow's name.

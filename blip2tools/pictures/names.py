@@ -83,7 +83,7 @@ def distinctly(name: str) -> str:
 
 
 def lookalikes(names: Iterable[str]) -> list[str]:
-    """What the escapes of `distinctly` stand for, such as `\\u202f is NARROW NO-BREAK SPACE`."""
+    """The meaning of the escapes of `distinctly`, such as `\\u202f is NARROW NO-BREAK SPACE`."""
     found = dict.fromkeys(char for name in names for char in name if _is_lookalike(char))
     return [f"{_escape(char)} is {unicodedata.name(char)}" for char in found if unicodedata.name(char, "")]
 
@@ -172,7 +172,7 @@ def _inside(text: str) -> str | None:
 
 
 def _without_title(destination: str) -> str:
-    """Where a link leads to, without the title that may follow (CommonMark, 6.3)."""
+    """The destination of a link, without the title that may follow (CommonMark, 6.3)."""
     for opening, closing in ('""', "''", "()"):
         begun = destination.find(f" {opening}")
         if begun > 0 and destination.endswith(closing) and begun + 2 < len(destination):
@@ -213,7 +213,7 @@ def _without_shell(text: str) -> str:
         else:
             word.append(char)
         position += 1
-    return text if quote else "".join(word)  # an apostrophe is no quote
+    return text if quote else "".join(word)  # an apostrophe is not a quote
 
 
 def _ansi_c(text: str) -> str:

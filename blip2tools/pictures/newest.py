@@ -1,4 +1,4 @@
-"""The newest pictures in a folder, however many files there are: streamed, and no more kept than are wanted.
+"""The newest pictures in a folder, however many files there are: streamed, keeping no more than are wanted.
 
 A file counts as a picture by its name or by its first bytes, which are read only where it could be among the newest. Whether it
 can be decoded is not checked here: an unreadable file must be reported, not skipped for an older picture.
@@ -42,7 +42,7 @@ class Found:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path of the file."""
         return self.folder / self.name
 
     def __lt__(self, other: Found) -> bool:
@@ -96,7 +96,7 @@ class Scan:
                 self._folder(link, real)
 
     def newest(self) -> list[Found]:
-        """What was found, newest first."""
+        """The pictures found, newest first."""
         return sorted(self._heap, reverse=True)
 
     def _folder(

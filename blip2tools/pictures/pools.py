@@ -35,7 +35,7 @@ class _Work:
         STOP.set(self.stop)
         try:
             found = self.does()
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+        except BaseException as error:  # noqa: BLE001  passed to the waiting caller
             # Stopped work may end with any error. Only closing the pool stops work whose caller still waits.
             self.future.set_exception(CancelledError(CLOSED) if self.stop.is_set() else error)
         else:

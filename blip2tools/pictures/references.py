@@ -59,7 +59,7 @@ def handle_in(reference: str) -> str | None:
 
 
 def place_of(reference: str) -> Place:
-    """Where the bytes behind a reference come from, which tells how slow they may be; memory counts as a file."""
+    """The place that the bytes of a reference come from, which tells how slow they may be; memory counts as a file."""
     reference = bare(reference)
     if reference[:8].lower().startswith(("http:", "https:")):
         return "address"
@@ -157,7 +157,7 @@ def is_elsewhere(text: str) -> bool:
 
 
 def real_path(path: Path) -> Path | None:
-    """Where a path leads, or `None` if it changes meanwhile.
+    """The target of a path, or `None` if it changes meanwhile.
 
     Unlike `Path.resolve`, `os.path.realpath` does not raise for a loop of links, which would reveal what is outside.
     """
@@ -177,7 +177,7 @@ def is_there(path: Path) -> bool:
 
 
 def path_of(descriptor: int, opened: Path) -> Path:
-    """Where an open file really is."""
+    """The real path of an open file."""
     try:
         return Path(f"/proc/self/fd/{descriptor}").readlink()
     except OSError:

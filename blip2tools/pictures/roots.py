@@ -64,7 +64,7 @@ def configured_roots(configured: Sequence[Path]) -> Roots:
 
 
 def default_roots() -> Roots:
-    """The working directory, unless a client started the server in `/` or somebody's home."""
+    """The working directory, unless a client started the server in `/` or a home folder."""
     try:
         here = Path(os.path.realpath(Path.cwd()))
         home = Path(os.path.realpath(Path.home()))

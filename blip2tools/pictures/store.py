@@ -136,7 +136,7 @@ class Remembered:
                 logger.debug("a handle could not be remembered: %s", error)
 
     def find(self, handle: str) -> list[Path]:
-        """Where the picture may lie, newest entry first."""
+        """Paths where the picture may be, newest entry first."""
         found = [path for known, path in reversed(self._entries()) if known == handle]
         return [Path(path) for path in dict.fromkeys(found)][:MAX_PATHS]
 
@@ -186,6 +186,6 @@ def _read(lines: Iterable[bytes]) -> Iterable[tuple[str, str]]:
         try:
             handle, path = json.loads(line)
         except (ValueError, TypeError):
-            continue  # another process is writing it, or somebody has edited it
+            continue  # another process is writing it, or it was edited by hand
         if isinstance(handle, str) and isinstance(path, str):
             yield handle, path

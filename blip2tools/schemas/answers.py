@@ -1,4 +1,4 @@
-"""What `ask_image` answers, and what its question takes for granted."""
+"""Results of `ask_image`, and the premises of its questions."""
 
 from __future__ import annotations
 

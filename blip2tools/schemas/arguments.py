@@ -1,4 +1,4 @@
-"""Every tool's arguments: strict. `"5"` is not a number, `true` is not 1, and an unknown argument is refused by name.
+"""Arguments of the tools, strictly checked. `"5"` is not a number, `true` is not 1, and an unknown argument is refused by name.
 
 Changes that clients make to a model's arguments are undone first (`as_written`): frameworks add names of their own, send null
 or an empty value where nothing was given, and turn numbers into floats and arrays into strings of JSON. A model cannot fix

@@ -13,7 +13,7 @@ _BRIEF_CACHE = ("features", "hits", "misses", "bytes_used")
 
 
 class Limits(BaseModel):
-    """What may be sent."""
+    """The limits on pictures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

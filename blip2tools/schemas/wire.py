@@ -34,7 +34,7 @@ def output_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _flat(schema: dict[str, Any]) -> Any:
-    """Without `$ref`, which some clients do not follow, and without the titles that pydantic makes from names."""
+    """The schema without `$ref`, which some clients do not follow, and without the titles that pydantic makes from names."""
     definitions = schema.pop("$defs", {})
     schema.pop("description", None)  # the class's docstring: for readers of the code
 

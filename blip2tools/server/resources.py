@@ -71,7 +71,7 @@ class Findings:
                 self._lines.popitem(last=False)
 
     def about(self, handle: str) -> list[str]:
-        """What is remembered about a picture."""
+        """The findings that are kept about a picture."""
         with self._lock:
             return list(self._lines.get(handle, ()))
 

@@ -19,7 +19,7 @@ YES_NO: Final = ("yes", "no")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a question takes for granted by its words, and the statements that the matcher checks."""
+    """The premises of a question, by its words, and the statements that the matcher checks."""
 
     reading: Reading
     elsewhere: bool  # whether the question does not seem to be about the picture

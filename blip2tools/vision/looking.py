@@ -59,7 +59,7 @@ class Read:
     path: Path | None = None
     """The file that it was read from."""
     newest: Newest | None = None
-    """What was found for `latest`."""
+    """The file found for `latest`."""
 
 
 class Looking:

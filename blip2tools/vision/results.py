@@ -1,4 +1,4 @@
-"""What the engine found, as typed results with the reasons to doubt them."""
+"""Typed results from the engine's answers, with the reasons to doubt them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ UNREAD = "the text was too long for the model: the oldest turns, or its beginnin
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every result about one picture says besides its answer."""
+    """The parts of every result about one picture besides its answer."""
 
     image: ImageInfo
     region: list[float] | None
@@ -180,7 +180,7 @@ def _of_one(name: object, outcome: AnswerResult | VisionError) -> PictureAnswer 
 
 
 def _of_several(warnings: Sequence[Sequence[str] | None]) -> list[str]:
-    """What all results warn of, once, and then what each warns of; None for a picture without a result."""
+    """The warnings of all results once, then those of each; None for a picture without a result."""
     told = [one for one in warnings if one is not None]
     common = [one for one in told[0] if all(one in others for others in told)] if told else []
     own = [

@@ -339,7 +339,7 @@ class Verbs:
         return (await self._captions(CaptionRequest(sight, generation), deadline))[0]
 
     def _matched(self, found: T | None) -> T:
-        """What the matcher found, if there is one."""
+        """The matcher's result; an error where there is no matcher."""
         if found is None:
             raise ModelUnavailableError(
                 "There is no image-text matcher for this model. Use ask_image with choices ['yes', 'no'], "

@@ -396,7 +396,7 @@ class Vision(FeatureVerbs):
         return await self._verbs.in_pool(self._pools.folders, lambda: self._verbs.sources.suggest(begun, limit))
 
     def status(self) -> StatusResult:
-        """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
+        """A snapshot: what is loaded, what is allowed, how busy it is. Never waits for the model."""
         engine = self._engine.status()
         plan = checkpoints.locate(self.settings)
         return StatusResult(

@@ -1,4 +1,4 @@
-"""A figure, the bar that it is held against, and pictures of what was wrong."""
+"""A figure, the bar that it must reach, and pictures of what was wrong."""
 
 from __future__ import annotations
 

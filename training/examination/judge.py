@@ -27,7 +27,7 @@ _PARTS: Final = {"model": "captioner", "matcher": "matcher"}  # setting → fold
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What was said, and the mean log-probability of its tokens."""
+    """A generated text, and the mean log-probability of its tokens."""
 
     text: str
     logprob: float

@@ -1,4 +1,4 @@
-"""What questions take for granted, measured: in the demo's world, where the truth is known, and on questions of people.
+"""Measurements of the premises of questions: in the demo's world, where the truth is known, and on questions of people.
 
 forms.py           questions about a scene whose premises are true, or not, in many forms
 fit.py             the rule for the demo matcher's scores, fitted

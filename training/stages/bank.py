@@ -1,4 +1,4 @@
-"""What the trained trunk sees in many pictures, computed once: later stages do not change it and need not compute them again."""
+"""The trained trunk's states of many pictures, computed once, since later stages do not change the trunk."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class _Drawn(Dataset[torch.Tensor]):
 
 
 def trunk_states(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """What embeddings and encoder of a vision tower give, without its last LayerNorm."""
+    """The states after embeddings and encoder of a vision tower, before its last LayerNorm."""
     tower = model.vision_model
     states: torch.Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixels)).last_hidden_state
     return states

@@ -54,7 +54,7 @@ class Further:
 
     @property
     def command(self) -> str:
-        """What makes the same weights again."""
+        """The command that makes the same weights again."""
         said = [f"python -m training.train --from FOLDER --world {self.world.name} --state FOLDER"]
         said += [f"--seed {self.seed}"] if self.seed else []
         said += [f"--share {self.share:g}"] if self.share != 1 else []
@@ -69,7 +69,7 @@ class Further:
         return replace(_SCHEDULE, steps=self._shared(_SCHEDULE.steps), rate=self.rate, seed=seed)
 
     def bank(self) -> Bank:
-        """What the given trunk sees."""
+        """The bank of the given trunk's states."""
         batches = self._shared(_BANK_BATCHES)
         return Bank(self.state, self.world, batches=batches, size=BATCH, seed=52 + 1000 * self.seed)
 

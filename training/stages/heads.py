@@ -24,7 +24,7 @@ class Found(NamedTuple):
 
 
 class PatchHeads(nn.Module):
-    """What each patch shows, where its thing's middle is, and which of its pixels belong to a thing."""
+    """Heads that find what each patch shows, where its thing's middle is, and which of its pixels belong to a thing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class SlotHeads(nn.Module):
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor, trait: int, nothing: float) -> Tensor:
-    """Of one trait; `nothing` is how much places without a thing count. A character is only asked for on signs."""
+    """The loss of one trait; `nothing` is the weight of places without a thing. A character is only asked for on signs."""
     weight = logits.new_ones(logits.shape[-1])
     if trait != _CHARACTER:
         weight[0] = nothing

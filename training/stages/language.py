@@ -29,7 +29,7 @@ _MEMORY: Final = 0.997  # of the errors of each kind
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """What the frozen trunk saw, and what is to be said of it."""
+    """The frozen trunk's states, and the texts to learn about them."""
 
     states: Tensor
     rows: Rows
@@ -94,7 +94,7 @@ class LanguageStage:
         return _Talks(self)
 
     def talk(self, step: int) -> Talk:
-        """What a step learns from: kinds of questions with more errors more often."""
+        """The batch of a step: kinds of questions with more errors more often."""
         rng = random.Random(f"{self.schedule.seed}/{step}")
         batch = self._bank.turn(step, self.schedule.seed)
         shown = self._bank.scenes(batch)

@@ -74,7 +74,7 @@ class Stage(Protocol):
     memory: dict[str, Any]  # other state of the stage; saved too
 
     def batches(self) -> Dataset[Any]:
-        """What each step learns from, by its number; read in a process of its own."""
+        """The batches by the number of their step; read in a process of its own."""
         ...
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:

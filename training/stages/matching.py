@@ -34,7 +34,7 @@ _TRUNK: Final = ("model.vision_model.embeddings.", "model.vision_model.encoder."
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the frozen trunk saw; claims about it, short and long ones apart; the captions; and the labels."""
+    """The frozen trunk's states; claims about the pictures, short and long ones apart; the captions; and the labels."""
 
     states: Tensor
     claims: list[Claims]
@@ -118,7 +118,7 @@ class MatchingStage:
         return _Comparisons(self)
 
     def comparison(self, step: int) -> Comparison:
-        """What a step learns from: edits with more errors more often."""
+        """The batch of a step: edits with more errors more often."""
         rng = random.Random(f"{self.schedule.seed}/{step}")
         batch = self._bank.turn(step, self.schedule.seed)
         shown = self._bank.scenes(batch)[: self.schedule.batch]

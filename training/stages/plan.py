@@ -66,7 +66,7 @@ class Training:
 
     @property
     def command(self) -> str:
-        """What makes the same weights again."""
+        """The command that makes the same weights again."""
         said = ["python -m training.train --state FOLDER"]
         said += [f"--world {self.knows.name}"] if self.knows != WIDE else []
         said += [f"--seed {self.seed}"] if self.seed else []
@@ -76,7 +76,7 @@ class Training:
 
     @property
     def rounds(self) -> list[Round]:
-        """In their order, each going on from the one before."""
+        """The rounds in order, each starting from the one before."""
         folders = [self.state / f"round-{number}" for number, _ in enumerate(_ROUNDS, 1)]
         return [
             self._shared(replace(made, state=state, before=before))
@@ -123,7 +123,7 @@ class Round:
     before: Path | None = None
 
     def bank(self) -> Bank:
-        """What the trained trunk sees."""
+        """The bank of the trained trunk's states."""
         return Bank(self.state, self.world, batches=self.bank_batches, size=BATCH, seed=self.bank_seed)
 
 

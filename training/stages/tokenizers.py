@@ -84,7 +84,7 @@ def matcher_tokenizer(seed: int) -> Any:
 
 
 def processor(tokenizer: Any, queries: int) -> Any:
-    """What turns pictures and texts into a model's inputs, as users of transformers load it."""
+    """The processor of pictures and texts into a model's inputs, as users of transformers load it."""
     processor_class: Any = Blip2Processor
     return processor_class(
         BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), tokenizer, num_query_tokens=queries

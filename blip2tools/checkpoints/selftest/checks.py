@@ -40,7 +40,7 @@ class Trial:
     Args:
         loaded: the model.
         named: its entry in the family's table.
-        unquantized: loads the captioner that a quantized one was made from; None where there is no room for it.
+        unquantized: loads the captioner that a quantized one was made from; None where there is not enough memory for it.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Trial:
 
     @cached_property
     def matcher_pixels(self) -> Tensor:
-        """Of the matcher's own vision tower, where there is one."""
+        """Pixels for the matcher's own vision tower, where there is one."""
         pixels = self.loaded.matcher_pixels
         if pixels is None:
             raise Nothing("there is no matcher")
@@ -187,7 +187,7 @@ def prompt(trial: Trial) -> str:
 
 
 def numbers(trial: Trial) -> str:
-    """Nothing overflows on the way from pixels to words."""
+    """Check that nothing overflows on the way from pixels to words."""
     steps = [("the vision tower", trial.states), ("the Q-Former", trial.tokens)]
     remedy = "use float32 (`--dtype float32`), or bfloat16 where the card has it"
     for name, tensor in steps:
@@ -275,7 +275,7 @@ def answer(trial: Trial) -> str:
 
 
 def match(trial: Trial) -> str:
-    """Each picture fits its own statement better than the others'."""
+    """Check that each picture fits its own statement better than the others'."""
     wrong = trial.misfits([picture.statement for picture in PICTURES])
     if wrong is not None:
         raise Doubt(
@@ -285,7 +285,7 @@ def match(trial: Trial) -> str:
 
 
 def words(trial: Trial) -> str:
-    """Each caption fits its own picture better than the others do: captioner and matcher, two tokenizers, agree."""
+    """Check that each caption fits its own picture best: captioner and matcher, with two tokenizers, agree."""
     if not trial.known:
         raise Nothing("only the published models are known to describe these pictures")
     wrong = trial.misfits([trial.text(spoken) or "nothing" for spoken in trial.batch[: len(PICTURES)]])

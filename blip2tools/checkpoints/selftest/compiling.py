@@ -157,13 +157,13 @@ def _features(loaded: Loaded, trial: Trial) -> list[Tensor]:
 
 
 def _texts(trial: Trial, options: GenerationOptions) -> list[list[list[Spoken]]]:
-    """For each number of rows: a GPU uses other kernels for one, for few and for more."""
+    """The texts for each number of rows: a GPU uses other kernels for one, for few and for more."""
     counts = (1, 4, 17, 33) if trial.loaded.device.startswith("cuda") else (1, 4)
     return [_said(trial, options, count) for count in counts]
 
 
 def _prompts(trial: Trial) -> list[list[int]]:
-    """Of every length that may be recorded: nothing but the picture, a question, and one that fills the places."""
+    """Prompts of every length that may be recorded: the picture alone, a question, and one that fills the places."""
     captioner, question = trial.captioner, list(trial.prompts[-1])
     if captioner.bos is None:
         return [question]

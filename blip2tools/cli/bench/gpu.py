@@ -39,7 +39,7 @@ Side = Callable[[], Any]  # does the work once
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the device can do at best, measured."""
+    """The best rates of the device, measured."""
 
     bytes_per_s: float  # read and written, by a large copy
     flops_per_s: float  # of a large product of matrices in the dtype of the weights
@@ -154,7 +154,7 @@ def measure(subject: Subject, limit: Rates, *, rounds: int, tell: Callable[[str]
 
 
 def _switched(pair: Pair, way: Way, tell: Callable[[str], None]) -> Pair:
-    """With recorded steps, as they are or compiled, unless they cannot be or fail their test."""
+    """The pair with recorded steps, uncompiled or compiled, unless that is impossible or fails its test."""
     from blip2tools.checkpoints.selftest.compiling import switch_on
     from blip2tools.settings import Settings
 

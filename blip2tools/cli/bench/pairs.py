@@ -1,4 +1,4 @@
-"""What to measure: random models of a published size, or any checkpoint, each as the library has it and as we do."""
+"""Models to measure: random ones of a published size, or any checkpoint, each in the library's form and in ours."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _examine(seed: int, pictures: int, folder: str, stream: TextIO, style: Style
 
 
 def _ask_server(quiz: dict[Path, Exhibit], room: Path, tell: Callable[[Outcome], None]) -> tuple[list[Outcome], float]:
-    """Every picture's outcome, and how long the server took to start."""
+    """Ask the server: every picture's outcome, and how long the server took to start."""
     from mcp import MCPError
 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:

@@ -161,7 +161,7 @@ def _memory(settings: Settings, plan: Plan) -> Finding:
 
 
 def _lighter(needed: int, budget: Budget) -> str:
-    """What would fit instead."""
+    """The remedy: what would fit instead."""
     ways = []
     if budget.bytes_each == 4 and budget.fits(needed // 2):
         ways.append("numbers of half the size (`--dtype bfloat16`)")

@@ -144,7 +144,7 @@ def _vqa(questions: Mapping[str, Any], answers: Mapping[str, Any], places: Seque
 
 
 def _contents(dataset: Path) -> list[tuple[Any, Path]]:
-    """What a file holds, or every file of a folder that could be a data set."""
+    """The content of a file, or of every file of a folder that could be a data set."""
     if dataset.is_dir():
         files = sorted(
             path

@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What was said about one picture."""
+    """The model's text about one picture, and its judgement."""
 
     sample: Sample
     judged: Judged

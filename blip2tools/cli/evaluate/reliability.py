@@ -149,11 +149,11 @@ class Reliability:
         return [one.right for one in self.judged]
 
     def confidences(self, *, scaled: bool) -> list[float]:
-        """With the scaling, or as a checkpoint without one reports."""
+        """Confidences with the scaling, or as a checkpoint without one reports them."""
         return [one.confidence(self.scaling if scaled else None) for one in self.judged]
 
     def as_dict(self) -> dict[str, float | int | str | None]:
-        """For a JSON report."""
+        """The numbers for a JSON report."""
         before, after = self.confidences(scaled=False), self.confidences(scaled=True)
         return {
             "task": self.name,

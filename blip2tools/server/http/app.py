@@ -215,7 +215,7 @@ def _problem(error: VisionError) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router refuses: an unknown path, or a method that a path does not have."""
+    """The answer to what the router refuses: an unknown path, or a method that a path does not have."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
     code, message = {

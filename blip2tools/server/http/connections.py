@@ -77,7 +77,7 @@ class Connection(H11Protocol):
 
     @property
     def _limit(self) -> asyncio.TimerHandle | None:
-        """When it is closed if no request comes; None while one is served."""
+        """The timer that closes it if no request comes; None while one is served."""
         return self._head_limit or self.timeout_keep_alive_task
 
     def _make_room(self) -> None:

@@ -89,7 +89,7 @@ class Listener:
 def serve_http(vision: Vision, listener: Listener, *, page: bool = True) -> None:
     """Serve many clients until SIGINT or SIGTERM; then `vision` is closed.
 
-    Calls under way get up to 10 seconds to finish; a second SIGINT ends at once.
+    Calls in progress get up to 10 seconds to finish; a second SIGINT ends at once.
 
     Args:
         listener: where; its socket is closed at the end.
@@ -165,7 +165,7 @@ def _signals_end_quietly() -> Iterator[None]:
 
 
 def _quiet_libraries() -> None:
-    """Only our own lines in the log: session identifiers, tool arguments and foreign text stay out of it."""
+    """Keep foreign lines out of the log: they hold session identifiers, tool arguments and foreign text."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for name in ("mcp", "sse_starlette", "python_multipart"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -26,7 +26,7 @@ def holds(fit: Fit, rule: Premises) -> bool:
 
 
 def alternatives(statement: Statement, rule: Premises) -> tuple[str, ...]:
-    """What to compare a statement with."""
+    """The statements to compare a statement with."""
     return near(statement) or tuple(other for other in rule.others if other != statement.plain)
 
 

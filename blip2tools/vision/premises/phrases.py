@@ -285,7 +285,7 @@ class _Reader:
         return token is not None and token.tag == "noun"
 
     def _before_verb(self, first: int, end: int) -> int:
-        """Where a subject ends whose verb looks like one more noun: at a word that is hardly ever a noun, else at the last."""
+        """The end of a subject whose verb looks like one more noun: at a word that is hardly ever a noun, else at the last."""
         run = [self._tokens[place].text for place in range(first + 1, end)]
         for place, word in enumerate(run, start=first + 1):
             if word in words.SURE_VERBS and word not in words.NOUNS_TOO:

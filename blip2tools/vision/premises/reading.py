@@ -26,7 +26,7 @@ _RELATIONS: Final = words.listed(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What there is to judge about a question.
+    """The parts of a question that can be judged.
 
     Attributes:
         statements: what it takes for granted, in the order in which they are judged.
@@ -39,7 +39,7 @@ class Reading:
 
 
 def read(question: str) -> Reading:
-    """What `question` takes for granted."""
+    """Read what `question` takes for granted."""
     return _Question(units(bare(question))).reading()
 
 
