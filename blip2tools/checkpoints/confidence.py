@@ -54,8 +54,7 @@ class Premises(BaseModel):
         others: what may be there instead of any thing, for comparison.
         known: whether that is all there can be, so that something the matcher has no word for is not there.
         relations: the relations of two things that the captioner was trained on and so judges alone; None: captioner and
-            matcher
-            must agree on any.
+            matcher must agree on any.
         scaling: turns the log-odds of a premise that fails into the factor that lowers a confidence.
         said: the captioner's probability of all offered choices together below which none of them fits; None: not judged.
         none: the factor that lowers the confidence where none of the choices fits.

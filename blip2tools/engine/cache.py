@@ -56,8 +56,7 @@ class CacheUse:
 
 
 class FeatureCache(Generic[V]):
-    """A cache that evicts the least recently used value whenever a tier would exceed its budget. Safe to use from several
-    threads.
+    """A cache that evicts the least recently used value when a tier would exceed its budget. Safe to use from several threads.
 
     Args:
         budget_bytes: the most that the values of the first tier may hold together. A larger single value goes to the

@@ -1,7 +1,6 @@
 """The queue: how many may wait, who is served next, and which requests are served together.
 
-Callers take turns, so that one caller's five hundred requests do not hold up the only one of another. A batch is led by the
-oldest
+Callers take turns, so that one caller's five hundred requests do not hold up another's single one. A batch is led by the oldest
 request of the caller whose turn it is, and filled with requests of all callers, in turns again, that can share its work.
 """
 

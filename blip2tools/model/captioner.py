@@ -43,8 +43,7 @@ class Asked:
 @contextmanager
 def _any_shape(device: torch.device) -> Iterator[None]:
     """Switch off cuDNN's attention, which makes a plan for each new shape: on an H100 that takes a quarter of a second for
-    every
-    number of rows and every length, without a measurable gain."""
+    every number of rows and every length, without a measurable gain."""
     if device.type != "cuda":
         yield
         return

@@ -42,9 +42,7 @@ class Rows:
     positions: Tensor  # (B,) position of a row's first new token
     own: Tensor  # keys and values of each sequence's new tokens: B * S rows, with room for all that may come
     bias: Tensor  # (1, heads or 1, places, places) between new tokens, added to scores: 0 or T5's bias, -inf backwards
-    starts: tuple[
-        int, ...
-    ]  # of each row, the place in `own` of its first new token: rows that joined later begin later
+    starts: tuple[int, ...]  # of each row, the place in `own` of its first new token: late rows begin later
     filled: int = 0  # places of `own` in use
     late: Tensor | None = None  # (B, 1, 1, places), added to scores: -inf before a row's start; None if all start at 0
 

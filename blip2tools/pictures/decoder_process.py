@@ -54,8 +54,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, limits: images.PictureLimits, s
     while line := requests.readline():
         request = json.loads(line)
         data = requests.read(request["bytes"])
-        # Works even if the owner is gone. A moment later than the owner would kill it, since the owner's message is the better
-        # one.
+        # Works even if the owner is gone. A moment later than the owner would kill it: the owner's message is better.
         _alarm(seconds + 1)
         try:
             _answer(replies, data, request, limits)

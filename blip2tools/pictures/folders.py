@@ -78,8 +78,7 @@ class Folders:
         """The real path of the file or folder that a caller names.
 
         First exactly as written, also without quotes, a link's markdown or shell escapes around it; then the one file whose
-        name
-        looks the same.
+        name looks the same.
 
         Args:
             text: the name.

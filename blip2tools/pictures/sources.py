@@ -193,8 +193,7 @@ class Sources:
             limit: how many.
             offset: how many of the newest to skip.
             name: only files whose name or path holds this, or fits it as a pattern where it has `*` or `?`; ignoring case,
-                forms
-            of accents and the like.
+                forms of accents and the like.
 
         Raises:
             InvalidInputError: `folder` is a file.

@@ -1,9 +1,8 @@
 """Pictures already seen: a handle leads back to the encoded bytes, within a byte budget, or to the file of an earlier process.
 
 A framework may start one process for each call. A handle is a hash of the content, so the file of an earlier process can be
-found
-as long as it exists. The table of files only says where to look: each use judges again whether the path may be read, and hashes
-its content. A problem with the table is not an error: the handle is then not found.
+found as long as it exists. The table of files only says where to look: each use judges again whether the path may be read, and
+hashes its content. A problem with the table is not an error: the handle is then not found.
 """
 
 from __future__ import annotations

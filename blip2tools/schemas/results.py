@@ -1,5 +1,4 @@
-"""Results of the tools, each with the same facts twice: as fields, and as a few lines of text, which is all that many clients
-show.
+"""Results of the tools, each with the same facts twice: as fields, and as a few lines of text, all that many clients show.
 
 Bounds on the numbers are part of the schema, so that a program may rely on them.
 """

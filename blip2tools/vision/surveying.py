@@ -62,9 +62,8 @@ async def checked(
     if any(one is None for one in found):
         return Map(tuple(Part() for _ in tiles))
     seen = [one for one in found if one is not None]
-    # A picture of the model's small world shows everything that its tiles show. Another picture, say a collage, may contain
-    # such
-    # a picture only as a crop.
+    # A picture of the model's small world shows everything that its tiles show. Another picture, say a collage, may
+    # contain such a picture only as a crop.
     within = None if strange[0] else seen[0]
     parts = [
         _part(tile, whole, within, fits, rule, strange=odd)

@@ -2,8 +2,7 @@
 
 Published matchers answer in extremes and were never calibrated (Salesforce, BLIP, issue 46): a bare threshold would call false
 whatever they merely do not recognise. So a statement fails only where something near it, another colour or another thing, fits
-far
-better. In between there is no verdict.
+far better. In between there is no verdict.
 """
 
 from __future__ import annotations
