@@ -261,7 +261,7 @@ TOOLS: tuple[ToolSpec, ...] = (
         name="vision_status",
         title="Vision status",
         description=(
-            "Tell the status of these tools. Returns which model is running and whether it is ready, which folders pictures "
+            "Tell the status of the tools. Returns which model is running and whether it is ready, which folders pictures "
             "may come from, limits, how busy it is and what it cannot do. Use it when another vision tool refuses a "
             "picture or has no model; not needed before each look."
         ),
