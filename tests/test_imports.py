@@ -39,7 +39,7 @@ OWNERS = {
     "langchain": {"langchain_tools"},
     "langchain_core": {"langchain_tools"},
     "langgraph": {"langchain_tools"},
-    "numpy": {"langchain_tools", "vision", "cli/evaluate", "demo"},
+    "numpy": {"langchain_tools", "vision", "cli/evaluate", "demo", "model"},
     "httpx2": {"pictures"},
     "httpcore2": {"pictures"},
     "huggingface_hub": {"checkpoints", "cli/doctor"},

@@ -9,7 +9,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from blip2tools.checkpoints.hub import Progress
-from blip2tools.checkpoints.plan import Choice, Loaded, pull, shown_name
+from blip2tools.checkpoints.plan import Choice, Loaded, downloadable, pull, shown_name
 from blip2tools.errors import ModelUnavailableError, VisionError
 from blip2tools.settings import Settings
 
@@ -71,6 +71,7 @@ def fetch(name: str, settings: Settings, progress: Progress | None = None, *, an
     """
     if settings.offline:
         raise ModelUnavailableError(f"Downloads are switched off (`offline`), so {shown_name(name)} cannot be fetched.")
+    downloadable(name)
     budget = None
     if not anyway:
         from blip2tools.checkpoints.devices import budget_of, choose_device

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from tokenizers import Tokenizer
-from transformers import BertTokenizer, Blip2Config, GPT2Tokenizer, T5Tokenizer
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from blip2tools.checkpoints import hub
 from blip2tools.checkpoints.plan import Located
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.model import Pixels
+from blip2tools.model.configuration import Blip2Config
+from blip2tools.model.pixels import Recipe
 
 _VISION_EPS = 1e-6
 # Older forms of tokenizers, by the file that tells them apart, and what that of sentencepiece is read with.
-_FORMS: dict[str, Any] = {"spiece.model": T5Tokenizer, "vocab.txt": BertTokenizer, "vocab.json": GPT2Tokenizer}
+_FORMS = {"spiece.model": "T5Tokenizer", "vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer"}
 _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 
 
-def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]) -> Any:
-    """The library's configuration of a folder, with known errors corrected.
+def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]) -> Blip2Config:
+    """The configuration of a folder, with known errors corrected.
 
     Raises:
         ModelUnavailableError: it is not one that this package can run faithfully.
@@ -33,8 +33,8 @@ def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]
     wanted = hub.CLASSES[kind]
     if written["model_type"] != "blip-2" or wanted not in written.get("architectures", [wanted]):
         raise unfit(located, f"it is not a BLIP-2 {kind}")
-    found: Any = Blip2Config.from_pretrained(folder, local_files_only=True)
-    if getattr(found, "quantization_config", None) is not None:
+    found = Blip2Config.read(written)
+    if written.get("quantization_config") is not None:
         raise unfit(located, "quantized weights give empty or wrong answers and are not supported")
     if found.vision_config.layer_norm_eps != _VISION_EPS:
         # LAVIS #418: early files say 1e-5, which changes every answer a little. The blocks were trained with 1e-6 (the last
@@ -67,9 +67,9 @@ def check_untied(model: Any, located: Located) -> None:
         raise unfit(located, "its output layer is tied to the embeddings, which FLAN-T5's is not")
 
 
-def pixels(folder: Path, settled: Any, located: Located) -> Pixels:
+def pixels(folder: Path, settled: Blip2Config, located: Located) -> Pixels:
     """The conversion of pictures to pixels as the folder says, always by Pillow."""
-    made = Pixels(BlipImageProcessorPil.from_pretrained(folder, local_files_only=True))
+    made = Pixels(Recipe.of_folder(folder))
     if settled.vision_config.image_size != made.size:
         raise unfit(located, "its image processor and its vision tower differ in size")
     return made
@@ -90,13 +90,15 @@ def tokenizer(folder: Path, name: str) -> Tokenizer:
         return Tokenizer.from_file(str(file))
     # By the files: where a folder does not say what it holds, the library takes every tokenizer for GPT-2's.
     kind = next(kind for form, kind in _FORMS.items() if (folder / form).is_file())
-    if kind is T5Tokenizer and (lacking := [package for package in _SENTENCEPIECE if not _is_installed(package)]):
+    if kind == "T5Tokenizer" and (lacking := [package for package in _SENTENCEPIECE if not _is_installed(package)]):
         packages = " ".join(package.rpartition(".")[2] for package in lacking)
         raise ModelUnavailableError(
             f"The tokenizer of {name} is in the form of sentencepiece (spiece.model), which needs more packages: "
             f"pip install {packages}."
         )
-    loaded: Any = kind.from_pretrained(folder, local_files_only=True)
+    import transformers
+
+    loaded: Any = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     return copy.deepcopy(cast(Tokenizer, loaded.backend_tokenizer))
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 import pickle
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
-from transformers.utils import logging as library_logging
 
-from blip2tools.checkpoints import confidence, configuration, hub
-from blip2tools.checkpoints.adapters import merged
+from blip2tools.checkpoints import confidence, configuration, weights
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.configuration import unfit
-from blip2tools.checkpoints.devices import bring_back, budget_of, choose_device, dtype_for, placement, quantization
+from blip2tools.checkpoints.devices import budget_of, choose_device, dtype_for, quantization
 from blip2tools.checkpoints.family import DEMO_CAPTIONER
 from blip2tools.checkpoints.hub import Progress
 from blip2tools.checkpoints.memory import is_out_of_memory
@@ -26,36 +22,13 @@ from blip2tools.checkpoints.plan import Loaded, Located, Plan, check_memory, loc
 from blip2tools.checkpoints.prompts import CANDIDATE_TOKENS, VQA_TEMPLATE, CaptionerText, MatcherText
 from blip2tools.errors import ModelUnavailableError, VisionError
 from blip2tools.model import Captioner, Matcher, Pixels, Trunk
+from blip2tools.model.modules import CaptionerModel, MatcherModel
 from blip2tools.settings import Settings
 
 PROMPT_TOKENS = 512  # the longest prompt, image tokens not counted; what FLAN-T5 was trained with
 _PULLS = 3  # a model, what it is based on, and a matcher
 
 logger = logging.getLogger(__name__)
-
-
-# The library keeps the Q-Former in float32 only with float16 weights: with bfloat16 it would be rounded first, and return to
-# float32 without the lost digits. Everything after a matcher's vision tower is float32. These names are searched for in those
-# of the weights, and the tower has `embeddings` too.
-_CAPTIONER: Any = type(
-    "Blip2ForConditionalGeneration",
-    (Blip2ForConditionalGeneration,),
-    {"_keep_in_fp32_modules_strict": ("query_tokens", "qformer")},
-)
-_MATCHER: Any = type(
-    "Blip2ForImageTextRetrieval",
-    (Blip2ForImageTextRetrieval,),
-    {
-        "_keep_in_fp32_modules_strict": (
-            "query_tokens",
-            "qformer",
-            "^embeddings",
-            "vision_projection",
-            "text_projection",
-            "itm_head",
-        )
-    },
-)
 
 
 def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
@@ -135,12 +108,13 @@ def _load_captioner(
             raise ModelUnavailableError(
                 f"{located.name} cannot be merged into quantized weights; leave `quantize` out."
             )
-        where = placement(settings, device, _CAPTIONER, config, dtype, located.name)
-        if located.adapter is not None and len(where["device_map"]) > 1:
-            raise ModelUnavailableError(
-                f"{located.name} cannot be merged into a spread model; choose one device (`device`)."
-            )
-        model = _weights(_CAPTIONER, folder, config, dtype, located, **where, quantization_config=quantized)
+        model: Any
+        if quantized is None and settings.device != "spread" and weights.is_plain(folder, config, located):
+            model = weights.read(CaptionerModel, folder, config, dtype, device)
+        else:
+            from blip2tools.checkpoints import stock
+
+            model = stock.captioner(folder, config, dtype, located, settings, device, quantized)
         if t5:
             configuration.check_untied(model, located)
         captioner = Captioner(model)
@@ -170,7 +144,12 @@ def _load_matcher(
         config.qformer_config.use_qformer_text_input = True
         own_pixels = configuration.pixels(folder, config, located)
         dtype = captioner.trunk.dtype
-        model = _weights(_MATCHER, folder, config, dtype, located, device_map={"": str(device)})
+        if weights.is_plain(folder, config, located):
+            model = weights.read(MatcherModel, folder, config, dtype, device)
+        else:
+            from blip2tools.checkpoints import stock
+
+            model = stock.matcher(folder, config, dtype, located, device)
         trunk = Trunk(model.vision_model)
         if own_pixels.key == pixels.key and same_weights(captioner.trunk, trunk):
             trunk, own_pixels = captioner.trunk, pixels
@@ -191,40 +170,6 @@ def same_weights(one: Trunk, other: Trunk) -> bool:
     )
 
 
-def _weights(
-    kind: Any,
-    folder: Path,
-    config: Any,
-    dtype: torch.dtype,
-    located: Located,
-    **options: Any,
-) -> Any:
-    pickled = not hub.weight_files(folder)[0].endswith(".safetensors")
-    with _quiet(), warnings.catch_warnings():
-        # A warning of accelerate about the query tokens: a weight of the model itself, in none of its modules.
-        warnings.filterwarnings("ignore", "The following device_map keys do not match", UserWarning)
-        model, info = kind.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=not pickled,
-            weights_only=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
-        if len(set(options["device_map"].values())) > 1:
-            bring_back(model)
-        if located.adapter is not None:
-            model = merged(model, located.adapter, located.name)
-    unexpected = [key for key in info["unexpected_keys"] if not key.endswith("position_ids")]
-    if info["missing_keys"] or unexpected or info["mismatched_keys"] or info["error_msgs"]:
-        logger.error("%s: missing %s, unexpected %s", located.name, sorted(info["missing_keys"])[:8], unexpected[:8])
-        raise unfit(located, "its weights do not fit its configuration")
-    return model
-
-
 @contextmanager
 def _problems(located: Located) -> Iterator[None]:
     """Turn whatever loading raises into one sentence about this model."""
@@ -233,6 +178,9 @@ def _problems(located: Located) -> Iterator[None]:
         yield
     except VisionError:
         raise
+    except weights.MisfitError as error:
+        logger.error("loading %s failed", name, exc_info=error)
+        raise unfit(located, "its weights do not fit its configuration") from error
     except pickle.UnpicklingError as error:
         logger.error("loading %s failed", name, exc_info=error)
         raise ModelUnavailableError(
@@ -247,18 +195,3 @@ def _problems(located: Located) -> Iterator[None]:
         raise ModelUnavailableError(
             f"The files of {name} are damaged or not those of a BLIP-2 model; run {located.pull_command} again."
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the library's progress bars and advice while it loads: problems are judged here."""
-    voice: Any = library_logging
-    bars, verbosity = voice.is_progress_bar_enabled(), voice.get_verbosity()
-    voice.disable_progress_bar()
-    voice.set_verbosity_error()
-    try:
-        yield
-    finally:
-        voice.set_verbosity(verbosity)
-        if bars:
-            voice.enable_progress_bar()

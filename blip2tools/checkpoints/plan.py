@@ -193,11 +193,7 @@ def pull(
     """
     choice = choice or Choice()
     member = find(name)
-    if name in ("auto", "none") or (member is not None and member.hub is None):
-        raise ModelUnavailableError(f"There is nothing to download for {name!r}; name one of {_choices()}.")
-    repository = member.hub if member is not None else name
-    if repository is None or not _is_hub_id(repository):
-        raise ModelUnavailableError(f"There is no model named {name!r} to download; name one of {_choices()}.")
+    repository = downloadable(name)
     shown = member.name if member else name
     if member is not None and budget is not None:
         admit(shown, member.weights, budget, kind=member.kind)
@@ -208,12 +204,27 @@ def pull(
     if _is_adapter(folder):
         base, revision = _base_of(folder, shown)
         changed = find(base)
-        repository = changed.hub if changed is not None else base
-        if repository is not None and _is_hub_id(repository) and not Path(base).expanduser().is_dir():
+        beneath = changed.hub if changed is not None else base
+        if beneath is not None and _is_hub_id(beneath) and not Path(base).expanduser().is_dir():
             if changed is not None and budget is not None:
                 admit(changed.name, changed.weights, budget, kind=changed.kind)
-            hub.pull(repository, base, progress, revision=revision, allow_pickle=choice.allow_pickle)
+            hub.pull(beneath, base, progress, revision=revision, allow_pickle=choice.allow_pickle)
     return folder
+
+
+def downloadable(name: str) -> str:
+    """The hub id of a short name, or the hub id itself.
+
+    Raises:
+        ModelUnavailableError: nothing that could be downloaded goes by this name.
+    """
+    member = find(name)
+    if name in ("auto", "none") or (member is not None and member.hub is None):
+        raise ModelUnavailableError(f"There is nothing to download for {name!r}; name one of {_choices()}.")
+    found = member.hub if member is not None else name
+    if found is None or not _is_hub_id(found):
+        raise ModelUnavailableError(f"There is no model named {name!r} to download; name one of {_choices()}.")
+    return found
 
 
 def _admission(name: str, budget: Budget) -> Callable[[int], None]:

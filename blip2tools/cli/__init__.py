@@ -13,6 +13,31 @@ bench/  doctor/  evaluate/  demo/    the commands of these names
 
 from __future__ import annotations
 
-from blip2tools.cli.command_line import main
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 
 __all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; see `command_line.main`.
+
+    An interrupt of the process's own command ends it at once: its threads may be in the middle of importing torch, which an
+    orderly end would wait for.
+    """
+    try:
+        from blip2tools.cli.command_line import main as run
+
+        status = run(argv)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status == INTERRUPTED and argv is None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(INTERRUPTED)
+    return status

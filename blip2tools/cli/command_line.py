@@ -9,16 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from blip2tools.__version__ import __version__
-from blip2tools.cli.bench import add_bench_command
 from blip2tools.cli.console import INTERRUPTED, NO_MODEL, SOME_FAILED, USAGE, fail, speak_utf8
-from blip2tools.cli.doctor import LOOKED_AT, add_doctor_command
-from blip2tools.cli.evaluate import add_evaluate_command
-from blip2tools.cli.look import _add_looking_commands
-from blip2tools.cli.models import _add_model_commands
-from blip2tools.cli.options import given_settings, setting_options
-from blip2tools.cli.serve import _add_serve_command
-from blip2tools.cli.setup import add_setup_commands
-from blip2tools.cli.view import add_view_command
+from blip2tools.cli.options import AddCommand
 from blip2tools.errors import ModelUnavailableError, VisionError
 
 DESCRIPTION = """\
@@ -43,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 all well, 1 some pictures failed, 2 usage, 3 model unavailable, 130 interrupted.
     """
     speak_utf8(as_json=False)  # also for the parser's own messages
-    arguments = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = build_parser(named(words)).parse_args(words)
     speak_utf8(as_json=getattr(arguments, "json", False) or getattr(arguments, "snippet", False))
     # A person gets one sentence; its cause is logged on request. The server turns its log on by itself.
     level = logging.INFO if arguments.verbose else logging.CRITICAL
@@ -62,12 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error, USAGE)
 
 
-# ---- commands ----
-
-
-# ---- options ----
-
-
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Wide enough for the longest command next to its summary."""
 
@@ -75,7 +62,83 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def _look(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.look import _add_looking_commands
+
+    _add_looking_commands(command)
+
+
+def _view(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.view import add_view_command
+
+    add_view_command(command)
+
+
+def _serve(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.serve import _add_serve_command
+
+    _add_serve_command(command)
+
+
+def _models(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.models import _add_model_commands
+
+    _add_model_commands(command)
+
+
+def _bench(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.bench import add_bench_command
+
+    add_bench_command(command)
+
+
+def _doctor(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.doctor import LOOKED_AT, add_doctor_command
+    from blip2tools.cli.options import given_settings, setting_options
+
+    setting_options(add_doctor_command(command, given_settings), only=LOOKED_AT)
+
+
+def _evaluate(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.evaluate import add_evaluate_command
+
+    add_evaluate_command(command)
+
+
+def _setup(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.setup import add_setup_commands
+
+    add_setup_commands(command, parser)
+
+
+# What adds which commands, in the order of the help. Each imports what it needs: a command pays for itself only.
+GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentParser], None]], ...] = (
+    (("caption", "ask", "match", "survey"), _look),
+    (("view",), _view),
+    (("serve",), _serve),
+    (("models", "pull", "demo"), _models),
+    (("bench",), _bench),
+    (("doctor",), _doctor),
+    (("evaluate",), _evaluate),
+    (("install", "completion"), _setup),
+)
+
+
+def named(words: Sequence[str]) -> str | None:
+    """The command that a command line names, if it is one of them."""
+    first = next((word for word in words if not word.startswith("-")), None)
+    wants_list = any(word in ("-h", "--help", "--version") for word in words[: words.index(first)]) if first else True
+    known = any(first in names for names, _ in GROUPS)
+    # A completion script describes all of them.
+    return first if known and not wants_list and first != "completion" else None
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        only: the command that will be run, if it is known: the others are left out then.
+    """
     parser = argparse.ArgumentParser(
         prog="blip2tools",
         description=DESCRIPTION,
@@ -100,12 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=run)
         return sub
 
-    _add_looking_commands(command)
-    add_view_command(command)
-    _add_serve_command(command)
-    _add_model_commands(command)
-    add_bench_command(command)
-    setting_options(add_doctor_command(command, given_settings), only=LOOKED_AT)
-    add_evaluate_command(command)
-    add_setup_commands(command, parser)
+    for names, add in GROUPS:
+        if only is None or only in names:
+            add(command, parser)
     return parser

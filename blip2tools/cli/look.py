@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +62,18 @@ def look(
 
     if len(arguments.image) < MANY and "cuda_graphs" not in Settings.load(**settings).model_fields_set:
         settings = {**settings, "cuda_graphs": False}
-    with Vision.load(download=download, **settings) as vision:
-        return vision.run(_all(vision, arguments, verb, show))
+    # The model is loaded by the first picture that is there: what is wrong with words and files needs none.
+    vision = Vision.load(preload=False, download=download, **settings)
+    try:
+        status = vision.run(_all(vision, arguments, verb, show))
+    except KeyboardInterrupt:
+        vision.abandon()  # to close would wait for what is being imported
+        raise
+    except BaseException:
+        vision.close()
+        raise
+    vision.close()
+    return status
 
 
 async def _all(
@@ -73,13 +85,23 @@ async def _all(
     images: list[str] = arguments.image
     gate = asyncio.Semaphore(IN_FLIGHT)
 
+    async def attempt(image: str) -> Any:
+        try:
+            return await verb(vision, image)
+        except Exception as error:  # noqa: BLE001 - one bad picture must not stop the list
+            return to_vision_error(error)
+
     async def guarded(image: str) -> Any:
         async with gate:
-            try:
-                return await verb(vision, image)
-            except Exception as error:  # noqa: BLE001 - one bad picture must not stop the list
-                return to_vision_error(error)
+            found = await attempt(image)
+            if not isinstance(found, ModelUnavailableError) or vision.loaded:
+                return found
+            if vision.loading is None:
+                raise found  # it is no better with the next picture
+            await vision.aready()  # a call has a deadline, a large model takes longer
+            return await attempt(image)
 
+    shown = asyncio.ensure_future(_show_loading(vision))
     tasks = [asyncio.ensure_future(guarded(image)) for image in images]
     report = _Outcomes(arguments.json, show, several=len(images) > 1)
     with Bar("pictures", total=len(images), show=len(images) > 1) as bar:
@@ -90,9 +112,25 @@ async def _all(
                 report.add(image, outcome, of_all=vision.status().warnings)
                 bar.step()
         finally:
+            shown.cancel()
             for task in tasks:
                 task.cancel()
     return report.exit_status
+
+
+async def _show_loading(vision: Vision) -> None:
+    """What is being loaded, on a terminal, until it is there: seconds without a word look like a fault."""
+    if not sys.stderr.isatty():
+        return
+    started = time.monotonic()
+    while not vision.loaded:
+        if (state := vision.loading) is not None:
+            line = f"{state} ({time.monotonic() - started:.0f} s)"
+            sys.stderr.write(f"\r\x1b[K{line[:78]}")
+            sys.stderr.flush()
+        await asyncio.sleep(0.2)
+    sys.stderr.write("\r\x1b[K")
+    sys.stderr.flush()
 
 
 class _Outcomes:

@@ -1,8 +1,9 @@
 """BLIP-2 as tensors: trunk, captioner (OPT or T5), matcher. No queue, no files, no words: ids in, ids out.
 
 The model is that of Li et al. 2023, "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and
-Large Language Models". Weights and layers are those of transformers; the way through them is our own, because the stock
-path recomputes the vision tower for every call, pads between image and text, and scores one text per picture.
+Large Language Models". Weights and layers have the names of transformers' own; the way through them is ours, because the
+stock path recomputes the vision tower for every call, pads between image and text, and scores one text per picture, and because
+importing the library takes longer than a caption of the demo.
 
 All methods run without gradients, on the device of the weights. Tensors that come back may be kept, moved and joined.
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from blip2tools.model.captioner import Asked, Captioner
     from blip2tools.model.matcher import Matcher, cosine
     from blip2tools.model.options import Generation, GenerationOptions, Spoken
-    from blip2tools.model.trunk import Pixels, Trunk
+    from blip2tools.model.pixels import Pixels
+    from blip2tools.model.trunk import Trunk
     from blip2tools.model.weights import fingerprint
 
 __all__ = [
@@ -38,7 +40,8 @@ _ROOMS = {
     "captioner": ("Asked", "Captioner"),
     "matcher": ("Matcher", "cosine"),
     "options": ("Generation", "GenerationOptions", "Spoken"),
-    "trunk": ("Pixels", "Trunk"),
+    "pixels": ("Pixels",),
+    "trunk": ("Trunk",),
     "weights": ("fingerprint",),
 }
 

@@ -12,12 +12,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import Blip2ForConditionalGeneration
 
 from blip2tools.model.compiled import Steps
 from blip2tools.model.decoding import Beams, Begun, Chooser, Eager, Row, Samples, decode
 from blip2tools.model.language import T5, LanguageModel, Opt, Rows
 from blip2tools.model.options import GenerationOptions, Spoken
+from blip2tools.model.qformer import Reader
 from blip2tools.model.recorded import MORE, Recorded
 from blip2tools.model.trunk import Trunk, right_padded
 from blip2tools.model.weights import fingerprint, freeze, named
@@ -76,16 +76,16 @@ class Captioner:
     """Vision states to text: LayerNorm, Q-Former, projection, language model.
 
     Args:
-        model: a loaded checkpoint with an OPT or T5 language model. Its Q-Former and query tokens are put back to
-            float32 (in half precision the Q-Former overflows, LAVIS #267).
+        model: a loaded checkpoint with an OPT or T5 language model: a `modules.CaptionerModel`, or the library's. Its
+            Q-Former and query tokens are put back to float32 (in half precision the Q-Former overflows, LAVIS #267).
         trunk: a trunk to use in place of the model's own, for instance one shared with a matcher.
 
     Raises:
         ValueError: a language model of another family.
     """
 
-    def __init__(self, model: Blip2ForConditionalGeneration, trunk: Trunk | None = None) -> None:
-        inner = cast(Any, model)
+    def __init__(self, model: Any, trunk: Trunk | None = None) -> None:
+        inner = model
         inner.eval()
         family = inner.config.text_config.model_type
         if family not in ("opt", "t5"):
@@ -98,6 +98,7 @@ class Captioner:
         self._projection: nn.Linear = inner.language_projection
         self._language_model = inner.language_model
         freeze(self._post_layernorm, self._qformer, self._projection, self._language_model)
+        self._plain: Any = None  # the library's own model over the same weights
         self._fingerprint: str | None = None
 
         text = inner.config.text_config
@@ -116,6 +117,7 @@ class Captioner:
         self.steps = Steps(self._words)
         """Decoding steps of `speak`, which may be recorded and compiled."""
         self._eager = Eager(self._words, self.steps.count)
+        self._reader = Reader(self._qformer)
         self._query = Recorded(self._image_tokens)
 
     @property
@@ -169,9 +171,7 @@ class Captioner:
     def _image_tokens(self, states: Tensor) -> tuple[Tensor]:
         queries = self._query_tokens.expand(states.shape[0], -1, -1)
         with _as_precise(self.device, states.dtype):
-            hidden = self._qformer(
-                query_embeds=queries, encoder_hidden_states=self._post_layernorm(states)
-            ).last_hidden_state
+            hidden = self._reader.look(queries, self._post_layernorm(states))
         return (self._projection(hidden.to(self.dtype)),)
 
     def record(self, pool: Any, limit: int | None) -> None:
@@ -306,7 +306,11 @@ class Captioner:
             prompt: ids as for `speak`.
             ids: what `speak` said.
         """
-        embed = self._language_model.get_input_embeddings()
+        if self._plain is None:
+            from blip2tools.model.plain import language_model
+
+            self._plain = language_model(self._language_model)
+        model, embed = self._plain, self._plain.get_input_embeddings()
 
         def embedded(tokens: Sequence[int]) -> Tensor:
             return cast(Tensor, embed(torch.tensor([list(tokens)], device=self.device)))
@@ -315,10 +319,10 @@ class Captioner:
         if self.family == "opt":
             if len(ids) > 1:
                 row = torch.cat([row, embedded(ids[:-1])], 1)
-            logits = self._language_model(inputs_embeds=row, use_cache=False).logits
+            logits = model(inputs_embeds=row, use_cache=False).logits
         else:
             told = torch.tensor([[*self._decoder_start, *ids[:-1]]], device=self.device)
-            logits = self._language_model(inputs_embeds=row, decoder_input_ids=told, use_cache=False).logits
+            logits = model(inputs_embeds=row, decoder_input_ids=told, use_cache=False).logits
         return cast(Tensor, logits[0, -len(ids) :].float())
 
     @torch.inference_mode()

@@ -23,7 +23,8 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from blip2tools.model.language import MASKED, LanguageModel, Layer, Rows
+from blip2tools.model.encoder import MASKED
+from blip2tools.model.language import LanguageModel, Layer, Rows
 from blip2tools.model.recorded import PLACES, captured
 
 Way: TypeAlias = Literal["compiled", "recorded"]

@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from blip2tools.model.language import MASKED, LanguageModel, Rows, sent
+from blip2tools.model.encoder import MASKED
+from blip2tools.model.language import LanguageModel, Rows, sent
 from blip2tools.model.options import Finish, GenerationOptions, Spoken
 
 CROWDED = 0.75  # rows are removed when no more than this share of them goes on: copying the others costs about one step
@@ -197,11 +197,7 @@ class Chooser:
 
     def __init__(self, options: GenerationOptions, start: Sequence[int], eos: int) -> None:
         self._options, self._start, self._eos = options, tuple(start), eos
-        self._penalties: list[Any] = []
-        if options.repetition_penalty != 1:
-            self._penalties.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
-        if options.no_repeat_ngram_size:
-            self._penalties.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram_size))
+        self._penalised = options.repetition_penalty != 1 or options.no_repeat_ngram_size > 0
         self._streams: dict[int, list[random.Random]] = {}  # of each request
 
     def __call__(self, logits: Tensor, rows: Sequence[int], texts: Sequence[Sequence[Text]]) -> Chosen:
@@ -247,22 +243,36 @@ class Chooser:
 
     def _scored(self, scores: Tensor, said: Sequence[tuple[int, ...]]) -> Tensor:
         short = [place for place, ids in enumerate(said) if len(ids) < self._options.min_new_tokens]
-        if not self._penalties and not short:
+        if not self._penalised and not short:
             return scores
         scores = scores.clone()
-        for length in {len(ids) for ids in said} if self._penalties else ():
-            # The library's processors take ids of one length; rows that joined later have said less.
-            places = [place for place, ids in enumerate(said) if len(ids) == length]
-            index = sent(places, scores.device)
-            texts = [[*self._start, *said[place]] for place in places]
-            ids = sent(texts, scores.device).long()
-            part = scores.index_select(0, index)
-            for penalty in self._penalties:
-                part = penalty(ids, part)
-            scores.index_copy_(0, index, part)
+        if self._penalised:
+            self._penalise(scores, said)
         if short:
             scores[sent(short, scores.device), self._eos] = MASKED
         return scores
+
+    def _penalise(self, scores: Tensor, said: Sequence[Sequence[int]]) -> None:
+        """Change scores (R, V) by what each row has said, first what discourages words, then what forbids them.
+
+        As the library does it: a penalty divides what is above 0 and multiplies what is below (CTRL, arXiv 1909.05858).
+        """
+        texts = [[*self._start, *ids] for ids in said]
+        penalty, size = self._options.repetition_penalty, self._options.no_repeat_ngram_size
+        if penalty != 1 and (words := [(row, word) for row, text in enumerate(texts) for word in sorted(set(text))]):
+            at = tuple(sent(words, scores.device).T)
+            now = scores[at]
+            scores[at] = torch.where(now < 0, now * penalty, now / penalty)
+        if ends := [(row, word) for row, text in enumerate(texts) for word in sorted(repeating(text, size))]:
+            scores[tuple(sent(ends, scores.device).T)] = MASKED
+
+
+def repeating(said: Sequence[int], size: int) -> set[int]:
+    """Ids that would end an n-gram of this size which is there already; none where the size is 0."""
+    if size < 1 or len(said) < size:
+        return set()
+    end = tuple(said[len(said) - size + 1 :])
+    return {said[at + size - 1] for at in range(len(said) - size + 1) if tuple(said[at : at + size - 1]) == end}
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """OPT and T5 as decoders of many rows: prompts are read together, then every sequence gets one token per step.
 
-The layers are those of transformers. The way through them is our own, because the library's computes a picture's tokens for
+The layers have the names of transformers'. The way through them is our own, because the library's computes a picture's tokens for
 every question about it, copies all keys and values for every token, and holds a prompt once for each beam:
 
 - `begin` reads the prompts. OPT reads each picture's tokens once for all its prompts; T5 encodes, and computes the keys and
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blip2tools.model import kernels
+from blip2tools.model.encoder import MASKED, Encoder, relative_bias
 from blip2tools.model.recorded import PLACES, Recorded
 
-MASKED = float("-inf")
 OPT_NAMES, T5_NAMES = ("q_proj", "k_proj", "v_proj"), ("q", "k", "v")
 # Devices on which query, key and value are one product instead of three: on an H100 4 of 55 ms of a compiled caption.
 JOINED = ("cuda",)
@@ -389,11 +389,11 @@ class T5(LanguageModel):
 
     def __init__(self, model: Any, start: int) -> None:
         super().__init__(model)
-        self._encoder, self._start = model.get_encoder(), start
+        self._encoder, self._start = Encoder(model.encoder), start
         self._layers, self._last_norm = model.decoder.block, model.decoder.final_layer_norm
         self._scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
         attention = self._layers[0].layer[0].SelfAttention
-        self._heads, self._size, self._bias = attention.n_heads, attention.key_value_proj_dim, attention.compute_bias
+        self._heads, self._size = attention.n_heads, attention.key_value_proj_dim
 
     def begin(
         self, image_tokens: Tensor, pictures: Sequence[int], prompts: Sequence[Sequence[int]], room: int
@@ -404,7 +404,7 @@ class T5(LanguageModel):
         ids = sent([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device)
         embeds = torch.cat([image_tokens[sent(pictures, device)], self._embed(ids)], 1)
         filled = torch.arange(images + width, device=device) < lengths[:, None]
-        encoded = self._encoder(inputs_embeds=embeds, attention_mask=filled.long()).last_hidden_state
+        encoded = self._encoder(embeds, filled)
         prompt = torch.stack([torch.stack([self._split(part(encoded)) for part in pair]) for pair in self._readers()])
         mask = embeds.new_zeros(filled.shape).masked_fill_(~filled, MASKED)[:, None, None]
         own = self.block(len(prompts), room)
@@ -422,7 +422,7 @@ class T5(LanguageModel):
 
     def between(self, places: int) -> Tensor:
         weight = self._embed.weight
-        bias: Tensor = self._bias(places, places, device=weight.device)
+        bias = relative_bias(self._layers[0].layer[0].SelfAttention, places, weight.device, both_ways=False)
         return bias + _causal(places, weight)
 
     def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:

@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2ForImageTextRetrieval
 
-from blip2tools.model.qformer import TextReader
+from blip2tools.model.qformer import Reader
 from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.trunk import Trunk, right_padded
 from blip2tools.model.weights import fingerprint, freeze, named
@@ -19,19 +18,20 @@ class Matcher:
     """Image-text matching (ITM) and contrast (ITC) from vision states and BERT-style text ids.
 
     Args:
-        model: a loaded checkpoint. Everything after its vision tower is converted to float32, the precision of the
-            reference.
+        model: a loaded checkpoint: a `modules.MatcherModel`, or the library's. Everything after its vision tower is converted
+            to
+            float32, the precision of the reference.
         trunk: a trunk to use in place of the model's own; the matcher's own `post_layernorm` is always kept.
     """
 
-    def __init__(self, model: Blip2ForImageTextRetrieval, trunk: Trunk | None = None) -> None:
-        inner = cast(Any, model)
+    def __init__(self, model: Any, trunk: Trunk | None = None) -> None:
+        inner = model
         inner.eval()
         self.trunk = trunk or Trunk(inner.vision_model)
         self._post_layernorm: nn.Module = inner.vision_model.post_layernorm
         self._embeddings: nn.Module = inner.embeddings.float()
         self._qformer: nn.Module = inner.qformer.float()
-        self._reader = TextReader(self._qformer)
+        self._reader = Reader(self._qformer)
         self._query_tokens = inner.query_tokens.data.float()
         self._vision_projection: nn.Linear = inner.vision_projection.float()
         self._text_projection: nn.Linear = inner.text_projection.float()
@@ -110,7 +110,7 @@ class Matcher:
 
     def _queries(self, states: Tensor) -> tuple[Tensor]:
         queries = self._query_tokens.expand(states.shape[0], -1, -1)
-        return (self._qformer(query_embeds=queries, encoder_hidden_states=self._normed(states)).last_hidden_state,)
+        return (self._reader.look(queries, self._normed(states)),)
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[Sequence[int]]) -> Tensor:
@@ -130,17 +130,23 @@ class Matcher:
 
     def _read(self, texts: Sequence[Sequence[int]], *, first_only: bool = False) -> Tensor:
         """Hidden states (N, L, H) of texts without a picture, or (N, 1, H) of [CLS]."""
-        ids, filled = self._text(texts)
-        return self._reader.read(self._embeddings(input_ids=ids), filled, first_only=first_only)
+        words, filled = self._words(texts)
+        return self._reader.read(words, filled, first_only=first_only)
 
     def _read_together(self, states: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """Hidden states (N, Q, H) of the queries, each row with a text and a picture."""
-        ids, filled = self._text(texts)
-        words = self._embeddings(input_ids=ids)
+        words, filled = self._words(texts)
         return self._reader.read_together(self._query_tokens, words, filled, self._normed(states).float())
 
     def _normed(self, states: Tensor) -> Tensor:
         return cast(Tensor, self._post_layernorm(states.to(self.device, self.trunk.dtype)))
+
+    def _words(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, L, H) of words in their places, and where there are any, (N, L)."""
+        ids, filled = self._text(texts)
+        tables = cast(Any, self._embeddings)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return tables.word_embeddings(ids) + tables.position_embeddings(places), filled
 
     def _text(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         # Padding stays on the right: [CLS] must be the first token and have the first position.

@@ -1,6 +1,6 @@
-"""The Q-Former with text, without work whose results are not used.
+"""The Q-Former, without work whose results are not used.
 
-Layers and weights are those of transformers' `Blip2QFormerModel`. The library's way through them projects the query tokens
+Layers and weights have the names of transformers' `Blip2QFormerModel`. The library's way through them projects the query tokens
 again for each text, although before the first attention they are the same for all; attends to a picture once per text; and
 finishes the last layer for tokens that no head reads.
 """
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
-class TextReader:
-    """Texts alone, or each together with a picture.
+class Reader:
+    """Pictures alone, and with the text layers of a matcher texts alone, or each together with a picture.
 
     Args:
-        qformer: the Q-Former of a loaded matcher, with its text layers.
+        qformer: the Q-Former of a loaded model.
     """
 
     def __init__(self, qformer: Any) -> None:
@@ -26,6 +26,22 @@ class TextReader:
         self._layers = qformer.encoder.layer
         attention = self._layers[0].attention.attention
         self._heads, self._size = attention.num_attention_heads, attention.attention_head_size
+
+    def look(self, queries: Tensor, states: Tensor) -> Tensor:
+        """Hidden states (B, Q, H) of the queries, each row with a picture.
+
+        Args:
+            queries: query tokens (B, Q, H).
+            states: what is seen, (B, P, Dv).
+        """
+        queries, states = self._norm(queries), states.to(queries.dtype)
+        for layer in self._layers:
+            queries = self._attend(layer.attention, queries, *self._keys(layer.attention.attention, queries), None)
+            if layer.has_cross_attention:
+                seen = self._keys(layer.crossattention.attention, states)
+                queries = self._attend(layer.crossattention, queries, *seen, None)
+            queries = _feed_forward(layer.intermediate_query, layer.output_query, queries)
+        return queries
 
     def read(self, words: Tensor, mask: Tensor, *, first_only: bool) -> Tensor:
         """Hidden states (N, L, H), or (N, 1, H) of the first token only, of texts.

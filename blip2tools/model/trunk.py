@@ -1,4 +1,4 @@
-"""The parts that captioner and matcher share: pictures to pixels, pixels to the states of the vision trunk."""
+"""The vision trunk, which captioner and matcher share: pixels to states."""
 
 from __future__ import annotations
 
@@ -6,51 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from torch.nn import functional
 
 from blip2tools.model import kernels
 from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.weights import fingerprint, freeze
-
-
-class Pixels:
-    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect ratio, CLIP mean and std.
-
-    The back end is pinned to Pillow: with torchvision installed transformers would choose another one, whose bicubic
-    filter gives slightly different pixels. `key` names all of this, for use in cache keys.
-
-    Args:
-        processor: the image processor of the checkpoint.
-    """
-
-    def __init__(self, processor: BlipImageProcessorPil) -> None:
-        height, width = int(processor.size["height"]), int(processor.size["width"])
-        if height != width:
-            raise ValueError("the image processor's size is not square")
-        self.size = height
-        self._processor = processor
-        self.target = (self.size, int(processor.resample))
-        """Side and filter: a picture that is resized so already passes unchanged through the same step here."""
-        self.key = (
-            f"pil:{self.size}:{int(processor.resample)}:{processor.rescale_factor}"
-            f":{tuple(processor.image_mean)}:{tuple(processor.image_std)}"
-        )
-
-    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """Float32 CPU tensor (B, 3, S, S) of one RGB picture or several.
-
-        Raises:
-            TypeError: anything but pictures. A string would be opened as a path or fetched as an address by the
-            library. ValueError: a picture that is not RGB, or none at all.
-        """
-        pictures = [images] if isinstance(images, Image.Image) else images
-        if not all(isinstance(picture, Image.Image) for picture in pictures):
-            raise TypeError("pictures must be PIL images")
-        if not pictures or any(picture.mode != "RGB" for picture in pictures):
-            raise ValueError("pictures must be RGB, and at least one")
-        return cast(Tensor, self._processor(list(pictures), return_tensors="pt")["pixel_values"]).float()
 
 
 class Trunk:
@@ -117,7 +78,11 @@ class Trunk:
         return (self._see,)
 
     def _states(self, pixels: Tensor) -> tuple[Tensor]:
-        return (self.encoder(inputs_embeds=self._embedded(pixels)).last_hidden_state,)
+        hidden = self._embedded(pixels)
+        for layer in cast(Any, self.encoder).layers:
+            hidden = _attended(layer.self_attn, layer.layer_norm1(hidden)) + hidden
+            hidden = layer.mlp(layer.layer_norm2(hidden)) + hidden
+        return (hidden,)
 
     def _plain(self) -> bool:
         """Whether its layers are of the kind that `_quick_states` supports."""
@@ -133,7 +98,7 @@ class Trunk:
         shape = hidden.shape
         hidden, ready = kernels.normed(hidden.view(-1, shape[-1]), layers[0].layer_norm1)
         for number, layer in enumerate(layers):
-            seen = layer.self_attn(ready.view(shape))[0].view(-1, shape[-1])
+            seen = _attended(layer.self_attn, ready.view(shape)).view(-1, shape[-1])
             hidden, ready = kernels.normed(hidden, layer.layer_norm2, plus=seen)
             made = layer.mlp(ready)
             if number + 1 < len(layers):
@@ -156,6 +121,15 @@ class Trunk:
         start = parts.class_embedding.expand(len(pixels), -1, -1)
         embedded: Tensor = torch.cat([start, patches], 1) + parts.position_embedding
         return embedded
+
+
+def _attended(attention: Any, states: Tensor) -> Tensor:
+    """What the positions of states (B, T, D) see in each other."""
+    rows, places, width = states.shape
+    parts = attention.qkv(states).reshape(rows, places, 3, attention.num_heads, attention.head_dim)
+    query, keys, values = parts.permute(2, 0, 3, 1, 4)
+    seen = functional.scaled_dot_product_attention(query, keys, values)
+    return cast(Tensor, attention.projection(seen.transpose(1, 2).reshape(rows, places, width)))
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import weakref
 from collections.abc import Sequence
@@ -121,6 +122,9 @@ class Vision(FeatureVerbs):
             try:
                 vision._decoder.warm()
                 engine.submit(WarmRequest(), deadline=None).future.result()
+            except KeyboardInterrupt:
+                vision.abandon()  # to close would wait for what is being imported; the engine ends with this object
+                raise
             except BaseException:
                 vision.close()
                 raise
@@ -158,6 +162,25 @@ class Vision(FeatureVerbs):
         """Begin to load the model without waiting for it, and start a decoder."""
         self._decoder.warm()
         self._engine.submit(WarmRequest(), deadline=None)
+
+    async def aready(self) -> None:
+        """Wait until the model is loaded, however long that takes; load it if nobody has asked for it yet.
+
+        Raises:
+            ModelUnavailableError: the checkpoint is missing or cannot be loaded.
+        """
+        await asyncio.wrap_future(self._engine.submit(WarmRequest(), deadline=None).future)
+
+    @property
+    def loading(self) -> str | None:
+        """What is being done while the model is being loaded; None at any other time."""
+        status = self._engine.status()
+        return status.state if status.loading else None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is there."""
+        return self._engine.status().loaded
 
     def close(self) -> None:
         """Cancel running calls, free the model's memory and end the threads. May be called twice."""

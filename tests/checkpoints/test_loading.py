@@ -841,7 +841,7 @@ class TestFailures:
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr(loading, "_weights", fail)
+        monkeypatch.setattr(loading.weights, "read", fail)
         with pytest.raises(ModelUnavailableError, match=says) as raised:
             load()
         assert "secret" not in raised.value.message

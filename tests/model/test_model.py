@@ -738,8 +738,8 @@ class TestPixels:
         ],
     )
     def test_anything_but_pictures_is_a_type_error(self, given, monkeypatch):
+        monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
         pixels = Pixels(rm.image_processor())
-        monkeypatch.setattr(pixels, "_processor", lambda *_, **__: pytest.fail("reached the library"))
         with pytest.raises(TypeError):
             pixels(given)
 

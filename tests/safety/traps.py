@@ -165,9 +165,9 @@ TRAPS = (
     Trap(
         "the Q-Former rounded to bfloat16 on its way from the file",
         "transformers keeps it float32 beside float16 only",
-        "checkpoints/loading.py",
-        '{"_keep_in_fp32_modules_strict": ("query_tokens", "qformer")}',
-        "{}",
+        "checkpoints/weights.py",
+        "torch.float32 if precise else dtype",
+        "dtype",
         (LOAD + "test_the_q_former_keeps_every_digit_of_the_file",),
     ),
     Trap(
@@ -269,9 +269,9 @@ TRAPS = (
     Trap(
         "missing, unexpected or misshapen weights",
         "random values in their place",
-        "checkpoints/loading.py",
-        'if info["missing_keys"] or unexpected or info["mismatched_keys"] or info["error_msgs"]:',
-        "if info is None:",
+        "checkpoints/weights.py",
+        "if missing := sorted(wanted.keys() - found):",
+        "if missing := sorted(wanted.keys() - wanted.keys()):",
         (REFUSE + "test_files",),
     ),
     Trap(
@@ -293,16 +293,16 @@ TRAPS = (
     Trap(
         "another filter than Pillow's bicubic",
         "transformers takes torchvision where it is installed",
-        "model/trunk.py",
-        'self._processor(list(pictures), return_tensors="pt")',
-        'self._processor(list(pictures), resample=2, return_tensors="pt")',
+        "model/pixels.py",
+        "picture.resize((side, side), Image.Resampling(resample))",
+        "picture.resize((side, side), Image.Resampling.BILINEAR)",
         ("tests/model/test_model.py::TestPixels::test_equals_pillow_by_hand",),
     ),
     Trap(
         "a checkpoint that was saved quantized",
         "transformers #30383",
         "checkpoints/configuration.py",
-        'if getattr(found, "quantization_config", None) is not None:',
+        'if written.get("quantization_config") is not None:',
         "if found is None:",
         (REFUSE + "test_configurations",),
     ),

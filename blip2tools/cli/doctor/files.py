@@ -98,16 +98,13 @@ def _configuration(folder: Path, kind: Kind) -> str:
 
 
 def _picture_size(folder: Path) -> str:
-    from transformers import Blip2Config
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-
-    from blip2tools.model import Pixels
+    from blip2tools.model.configuration import Blip2Config
+    from blip2tools.model.pixels import Pixels, Recipe
 
     try:
-        config: Any = Blip2Config.from_pretrained(folder, local_files_only=True)
-        tower = int(config.vision_config.image_size)
-        made = Pixels(BlipImageProcessorPil.from_pretrained(folder, local_files_only=True)).size
-    except Exception as error:  # the library may raise anything about foreign files
+        tower = Blip2Config.read(_json(folder / "config.json")).vision_config.image_size
+        made = Pixels(Recipe.of_folder(folder)).size
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damage("the picture sizes cannot be read from the configuration files") from error
     if tower != made:
         raise Damage(f"the vision tower wants {tower} px, the image processor makes {made} px")

@@ -1,0 +1,34 @@
+"""The library's own language model over weights that are here already: what our way through them must agree with."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from blip2tools.model.modules import OptModel, T5Model
+
+
+def language_model(ours: Any) -> Any:
+    """A stock OPT or T5 that shares every tensor; what the library made itself is given back.
+
+    Args:
+        ours: the language model of a loaded captioner.
+    """
+    if not isinstance(ours, OptModel | T5Model):
+        return ours
+    import transformers
+
+    opt, written = isinstance(ours, OptModel), {one.name: getattr(ours.config, one.name) for one in fields(ours.config)}
+    if opt:
+        written["word_embed_proj_dim"] = written["word_embed_proj_dim"] or written["hidden_size"]
+    config: Any = (transformers.OPTConfig if opt else transformers.T5Config)(**written)
+    with torch.device("meta"):
+        made: Any = (transformers.OPTForCausalLM if opt else transformers.T5ForConditionalGeneration)(config)
+    weights = dict(ours.state_dict())
+    if not opt:
+        for part in ("encoder", "decoder"):
+            weights[f"{part}.embed_tokens.weight"] = weights["shared.weight"]
+    made.load_state_dict(weights, assign=True)
+    return made.eval().requires_grad_(False)

@@ -1,0 +1,72 @@
+"""What commands import: what needs no model is answered without torch, and the demo without transformers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHAPES = "examples/shapes.png"
+
+# One process runs them all: an import that one of them makes is seen behind it.
+WITHOUT_TORCH = [
+    (["--help"], 0),
+    (["caption", "--help"], 0),
+    (["capton", "x.png"], 2),
+    (["caption", "no-file.png"], 1),
+    (["caption", "no-file.png", "nor-this.png", "--json"], 1),
+    (["caption", SHAPES, "--region", "2", "0", "1", "1"], 2),
+    (["caption", SHAPES, "--num-captions", "9"], 2),
+    (["caption", SHAPES, "--num-beams", "many"], 2),
+    (["caption", SHAPES, "--device", "gpu"], 2),
+    (["caption", SHAPES, "--no-such-option"], 2),
+    (["caption", SHAPES, "--model", "nonsense"], 3),
+    (["caption", "pyproject.toml"], 1),
+    (["ask", SHAPES, "-q", ""], 2),
+    (["ask", SHAPES, "-q", "what?", "-c", "only one"], 2),
+    (["match", "no-file.png", "-t", "a dog"], 1),
+    (["survey", SHAPES, "--rows", "9"], 2),
+    (["serve", "--token", "tokentokentokentoken"], 2),
+    (["models"], 0),
+    (["models", "--json"], 0),
+    (["pull", "nonsense"], 3),
+    (["pull", "demo"], 3),
+    (["install", "vscode", "--print"], 0),
+    (["completion", "bash"], 0),
+]
+
+RUN = """
+import json, sys
+from blip2tools.cli import main
+heavy = {"torch", "transformers", "accelerate", "numpy"}
+for words in json.loads(sys.argv[1]):
+    sys.stdout.flush()
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = end.code
+    print(json.dumps([words, status, sorted(heavy & set(sys.modules))]), file=sys.__stderr__, flush=True)
+"""
+
+
+def run(cases):
+    words = [sys.executable, "-c", RUN, json.dumps(cases)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+    return [json.loads(line) for line in done.stderr.splitlines() if line.startswith('[["')], done
+
+
+def test_what_needs_no_model_imports_no_torch():
+    found, done = run([words for words, _ in WITHOUT_TORCH])
+    assert len(found) == len(WITHOUT_TORCH), done.stderr
+    for (words, status), (ran, ended, loaded) in zip(WITHOUT_TORCH, found, strict=True):
+        assert (ran, ended, loaded) == (words, status, []), done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_needs_no_transformers():
+    run([["caption", SHAPES]])  # the first time the model is tested, and the library is what it is compared with
+    [[_, status, loaded]], done = run([["caption", SHAPES]])
+    assert (status, loaded) == (0, ["numpy", "torch"]), done.stderr
+    assert "red" in done.stdout
