@@ -111,7 +111,7 @@ def _setup(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     add_setup_commands(command, parser)
 
 
-# What adds which commands, in the order of the help. Each imports what it needs: a command pays for itself only.
+# The functions that add commands, in the order of the help. Each imports only what its command needs.
 GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentParser], None]], ...] = (
     (("caption", "ask", "match", "survey"), _look),
     (("view",), _view),
@@ -125,7 +125,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentPars
 
 
 def named(words: Sequence[str]) -> str | None:
-    """The command that a command line names, if it is one of them."""
+    """The command that a command line names, if there is such a command."""
     first = next((word for word in words if not word.startswith("-")), None)
     wants_list = any(word in ("-h", "--help", "--version") for word in words[: words.index(first)]) if first else True
     known = any(first in names for names, _ in GROUPS)

@@ -62,12 +62,12 @@ def look(
 
     if len(arguments.image) < MANY and "cuda_graphs" not in Settings.load(**settings).model_fields_set:
         settings = {**settings, "cuda_graphs": False}
-    # The model is loaded by the first picture that is there: what is wrong with words and files needs none.
+    # The first picture that can be read loads the model: errors in arguments and files need none.
     vision = Vision.load(preload=False, download=download, **settings)
     try:
         status = vision.run(_all(vision, arguments, verb, show))
     except KeyboardInterrupt:
-        vision.abandon()  # to close would wait for what is being imported
+        vision.abandon()  # closing would wait for an import
         raise
     except BaseException:
         vision.close()
@@ -97,7 +97,7 @@ async def _all(
             if not isinstance(found, ModelUnavailableError) or vision.loaded:
                 return found
             if vision.loading is None:
-                raise found  # it is no better with the next picture
+                raise found  # the next picture would fail as well
             await vision.aready()  # a call has a deadline, a large model takes longer
             return await attempt(image)
 
@@ -119,7 +119,7 @@ async def _all(
 
 
 async def _show_loading(vision: Vision) -> None:
-    """What is being loaded, on a terminal, until it is there: seconds without a word look like a fault."""
+    """Show on a terminal what is being loaded: silent seconds look like a fault."""
     if not sys.stderr.isatty():
         return
     started = time.monotonic()

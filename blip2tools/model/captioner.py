@@ -77,7 +77,7 @@ class Captioner:
 
     Args:
         model: a loaded checkpoint with an OPT or T5 language model: a `modules.CaptionerModel`, or the library's. Its
-            Q-Former and query tokens are put back to float32 (in half precision the Q-Former overflows, LAVIS #267).
+            Q-Former and query tokens are converted back to float32 (in half precision the Q-Former overflows, LAVIS #267).
         trunk: a trunk to use in place of the model's own, for instance one shared with a matcher.
 
     Raises:

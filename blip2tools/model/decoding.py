@@ -253,7 +253,7 @@ class Chooser:
         return scores
 
     def _penalise(self, scores: Tensor, said: Sequence[Sequence[int]]) -> None:
-        """Change scores (R, V) by what each row has said, first what discourages words, then what forbids them.
+        """Change scores (R, V) by the text of each row: first discourage words, then forbid them.
 
         As the library does it: a penalty divides what is above 0 and multiplies what is below (CTRL, arXiv 1909.05858).
         """
@@ -268,7 +268,7 @@ class Chooser:
 
 
 def repeating(said: Sequence[int], size: int) -> set[int]:
-    """Ids that would end an n-gram of this size which is there already; none where the size is 0."""
+    """Ids that would complete an n-gram of this size that is there already; none where the size is 0."""
     if size < 1 or len(said) < size:
         return set()
     end = tuple(said[len(said) - size + 1 :])

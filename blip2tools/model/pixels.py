@@ -20,7 +20,7 @@ _NOT_OURS = ("do_center_crop", "do_pad")
 
 
 class Processor(Protocol):
-    """What an image processor says: the library's, or a `Recipe`."""
+    """The values of an image processor: the library's, or a `Recipe`."""
 
     @property
     def size(self) -> Any: ...
@@ -36,7 +36,7 @@ class Processor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a checkpoint wants its pictures, with the defaults of the library's `BlipImageProcessor`."""
+    """A checkpoint's preparation of pictures, with the defaults of the library's `BlipImageProcessor`."""
 
     size: Mapping[str, int]
     resample: int = int(Image.Resampling.BICUBIC)
@@ -46,7 +46,8 @@ class Recipe:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
-        """From `processor_config.json` where it holds one, as the library writes it today, else `preprocessor_config.json`.
+        """Read it from `processor_config.json` where that holds one, as the library writes it today, else
+        `preprocessor_config.json`.
 
         Raises:
             OSError, ValueError: there is none, or it asks for something else than to resize, rescale and normalize.
@@ -58,10 +59,10 @@ class Recipe:
 
     @classmethod
     def read(cls, written: Mapping[str, Any]) -> Self:
-        """From the content of such a file."""
+        """Read it from the content of such a file."""
         steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
         if not all(written.get(step, True) for step in steps) or any(written.get(step) for step in _NOT_OURS):
-            raise ValueError("the image processor does something else than to resize, rescale and normalize")
+            raise ValueError("the image processor does more than resize, rescale and normalize")
         size = written.get("size", 384)
         given = {name: written[name] for name in ("resample", "rescale_factor") if written.get(name) is not None}
         for name in ("image_mean", "image_std"):
@@ -72,7 +73,7 @@ class Recipe:
 
 
 class Pixels:
-    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect, CLIP mean and std.
+    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect ratio, CLIP mean and std.
 
     By Pillow: with torchvision installed transformers would choose another way, whose bicubic filter gives slightly different
     pixels. `key` names all of this, for use in cache keys.

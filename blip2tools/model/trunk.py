@@ -124,7 +124,7 @@ class Trunk:
 
 
 def _attended(attention: Any, states: Tensor) -> Tensor:
-    """What the positions of states (B, T, D) see in each other."""
+    """Self-attention of states (B, T, D)."""
     rows, places, width = states.shape
     parts = attention.qkv(states).reshape(rows, places, 3, attention.num_heads, attention.head_dim)
     query, keys, values = parts.permute(2, 0, 3, 1, 4)

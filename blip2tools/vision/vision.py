@@ -123,7 +123,7 @@ class Vision(FeatureVerbs):
                 vision._decoder.warm()
                 engine.submit(WarmRequest(), deadline=None).future.result()
             except KeyboardInterrupt:
-                vision.abandon()  # to close would wait for what is being imported; the engine ends with this object
+                vision.abandon()  # closing would wait for an import; the engine ends with this object
                 raise
             except BaseException:
                 vision.close()
@@ -164,7 +164,7 @@ class Vision(FeatureVerbs):
         self._engine.submit(WarmRequest(), deadline=None)
 
     async def aready(self) -> None:
-        """Wait until the model is loaded, however long that takes; load it if nobody has asked for it yet.
+        """Wait until the model is loaded, however long that takes; load it if that has not begun yet.
 
         Raises:
             ModelUnavailableError: the checkpoint is missing or cannot be loaded.
@@ -173,13 +173,13 @@ class Vision(FeatureVerbs):
 
     @property
     def loading(self) -> str | None:
-        """What is being done while the model is being loaded; None at any other time."""
+        """The progress of loading the model; None when it is not being loaded."""
         status = self._engine.status()
         return status.state if status.loading else None
 
     @property
     def loaded(self) -> bool:
-        """Whether the model is there."""
+        """Whether the model is loaded."""
         return self._engine.status().loaded
 
     def close(self) -> None:
