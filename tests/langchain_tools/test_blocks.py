@@ -1,4 +1,4 @@
-"""Pictures are found wherever a message carries them, and nothing long that is no text reaches a model."""
+"""Pictures are found anywhere in a message, and no long data that are not text reach a model."""
 
 import base64
 import json

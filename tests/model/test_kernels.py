@@ -109,7 +109,7 @@ def test_attention(dtype, rows, sequences, places, room, at):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("beams", [1, 2])
 def test_steps_say_the_same(family, count, beams, monkeypatch):
-    """Of which one ends before the others, with layers of these kernels in blocks."""
+    """Rows of which one ends before the others, with layers of these kernels in blocks."""
     monkeypatch.setattr(language, "JOINED", ("cpu", "cuda"))
     monkeypatch.setattr(kernels, "DEVICES", ("cpu", "cuda"))
     monkeypatch.setattr(kernels, "KINDS", (torch.float32,))

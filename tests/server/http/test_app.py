@@ -76,7 +76,7 @@ def slow(folder):
 
 @pytest.fixture
 def start(folder):
-    """Starts servers in this process, whose settings matter and whose model does not; ends them."""
+    """Starts servers in this process, to test settings and not the model; ends them."""
     started = []
 
     def run(*, host="127.0.0.1", page=True, **settings):
@@ -659,7 +659,7 @@ class Request:
 
 
 async def test_calls_that_outlast_the_end_are_told():
-    """What uvicorn does when its patience is over: the task of the request is cancelled."""
+    """As uvicorn does after its grace period: the task of the request is cancelled."""
 
     async def endless(scope, receive, send):
         await asyncio.sleep(60)
@@ -675,7 +675,7 @@ async def test_calls_that_outlast_the_end_are_told():
 
 
 async def test_who_comes_as_a_session_ends_is_told_and_nothing_is_logged_as_a_fault(caplog):
-    """What the SDK's transport raises when its streams are closed between its look at the session and its write."""
+    """The error of the SDK's transport when its streams are closed between its look at the session and its write."""
 
     async def closing(scope, receive, send):
         writer, reader = anyio.create_memory_object_stream(1)
@@ -701,7 +701,7 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
 def begun(client):
-    """A session that nobody ends."""
+    """A session that its client does not end."""
     answer = client.post("/mcp", json=HELLO, headers=ACCEPT)
     assert answer.status_code == 200, answer.text
     return {**ACCEPT, "mcp-session-id": answer.headers["mcp-session-id"]}
@@ -713,7 +713,7 @@ def pinged(client, session):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="two addresses of loopback")
 def test_sessions_that_nobody_ends_lock_nobody_out(start, monkeypatch, caplog):
-    """The one that makes room is idle, of the caller who has most, and its client is told so."""
+    """The session that is ended is idle and belongs to the caller with the most, and its client gets a 404."""
     monkeypatch.setattr("blip2tools.server.http.app.MAX_SESSIONS", 6)
     running = start()
     elsewhere = httpx2.HTTPTransport(local_address="127.0.0.2")
@@ -735,7 +735,7 @@ def test_sessions_that_nobody_ends_lock_nobody_out(start, monkeypatch, caplog):
 
 
 def test_what_opens_no_session_ends_none(start, monkeypatch):
-    """Calls of a later revision, bodies that are no message, and an unknown method under a session's id, which is a 404."""
+    """Calls of a later revision, bodies that are not messages, and an unknown method under a session's id, which is a 404."""
     monkeypatch.setattr("blip2tools.server.http.app.MAX_SESSIONS", 3)
     running = start()
     modern = {**ACCEPT, "mcp-protocol-version": "2026-07-28", "mcp-method": "nothing/like/it"}
