@@ -231,7 +231,7 @@ async def test_what_cannot_be_looked_into_is_told(eyes: Eyes, monkeypatch):
     code, text, _ = await eyes.call("caption_image", image="latest")
     assert code == "not_found"
     assert "locked/new.png" in text
-    assert "permissions" in text
+    assert "permission" in text
 
 
 async def test_a_clock_that_goes_wrong_is_told(eyes: Eyes):
