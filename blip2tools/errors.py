@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import secrets
 import traceback
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 ErrorCode = Literal[
     "invalid_input",
@@ -42,6 +42,10 @@ ErrorCode = Literal[
     "internal",
 ]
 ERROR_CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
+# Failures that may pass. All others are due to the picture.
+PASSING: Final[frozenset[ErrorCode]] = frozenset(
+    ("busy", "timeout", "cancelled", "out_of_memory", "model_unavailable", "fetch_failed")
+)
 
 logger = logging.getLogger(__name__)
 

@@ -30,6 +30,7 @@ _LIMIT = re.compile(r"(cpu|cuda:\d{1,2})=(\d{1,7}(?:\.\d{1,3})?)(KiB|MiB|GiB)")
 
 # Only `serve --http` uses these; the other commands have no options for them.
 HTTP_SETTINGS = ("token", "rate_limit", "server_names")
+PROXY_SETTINGS = ("upstream", "upstream_key", "tool_rounds", "offer_always")  # of `proxy` alone
 PULL_SETTINGS = ("revision", "allow_pickle", "device", "dtype", "quantize", "max_memory", "offload_dir", "offline")
 LISTS = ("formats", "url_hosts", "server_names", "max_memory")  # given as text, separated by commas
 
@@ -174,6 +175,26 @@ class _Running(BaseModel):
         max_length=64,
         description="more host names that HTTP clients may use for this server, e.g. behind a proxy; loopback and `--host` "
         "are always allowed",
+    )
+
+    # Proxy
+    upstream: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2048,
+        description="address of the OpenAI- or Anthropic-compatible server whose model gets eyes, e.g. http://127.0.0.1:8080",
+    )
+    upstream_key: SecretStr | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="key for that server, instead of the one that clients send; better as a variable",
+    )
+    tool_rounds: int = Field(
+        8, ge=0, le=64, description="rounds of tool calls in one turn of the model before it must answer"
+    )
+    offer_always: bool = Field(
+        False, description="offer the vision tools to the model in conversations without a picture, too"
     )
 
     # Prompts

@@ -40,6 +40,12 @@ TOLERATED = [
     pytest.param("vision_status", {"random_string": "dummy"}, {}, id="status-with-a-dummy"),
     pytest.param("list_images", {"limit": None, "folder": ""}, {}, id="list"),
     pytest.param("list_images", {"limit": 5.0, "toolCallId": "call_1"}, {"limit": 5}, id="list-limit"),
+    pytest.param(
+        "search_images",
+        {"query": "a red star", "image": "", "folder": "", "limit": 3.0},
+        {"query": "a red star", "image": None, "limit": 3},
+        id="search",
+    ),
     pytest.param("survey_image", {"rows": 1.0, "columns": None}, {"rows": 1}, id="survey"),
     pytest.param("compare_images", {"images": '["latest", "latest"]'}, {"images": ["latest"] * 2}, id="images"),
 ]

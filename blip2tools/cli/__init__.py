@@ -4,6 +4,7 @@ command_line.py  all commands, and what their failures mean to a shell
 options.py       settings as options of a command
 console.py       lines, a progress bar and exit statuses
 look.py          caption, ask, match, survey
+collections.py   index, search
 view.py          view
 serve.py         serve
 models.py        models, pull, demo

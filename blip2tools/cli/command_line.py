@@ -68,6 +68,12 @@ def _look(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     _add_looking_commands(command)
 
 
+def _collections(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.collections import add_collection_commands
+
+    add_collection_commands(command)
+
+
 def _view(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     from blip2tools.cli.view import add_view_command
 
@@ -114,6 +120,7 @@ def _setup(command: AddCommand, parser: argparse.ArgumentParser) -> None:
 # The functions that add commands, in the order of the help. Each imports only what its command needs.
 GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentParser], None]], ...] = (
     (("caption", "ask", "match", "survey"), _look),
+    (("index", "search"), _collections),
     (("view",), _view),
     (("serve",), _serve),
     (("models", "pull", "demo"), _models),

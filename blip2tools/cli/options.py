@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
-from blip2tools.settings import HTTP_SETTINGS, LISTS, Settings, variable
+from blip2tools.settings import HTTP_SETTINGS, LISTS, PROXY_SETTINGS, Settings, variable
 
 
 def setting_options(
     parser: argparse.ArgumentParser,
     *,
     http: bool = False,
+    proxy: bool = False,
     only: Collection[str] = tuple(Settings.model_fields),
     but: Collection[str] = (),
 ) -> None:
@@ -21,12 +22,15 @@ def setting_options(
     Args:
         parser: of the command.
         http: also what concerns the HTTP server.
+        proxy: also the settings of the proxy.
         only: the only settings to add.
         but: settings to leave out.
     """
     group = parser.add_argument_group("settings")
     for name, field in Settings.model_fields.items():
         if name not in only or name in but or (name in HTTP_SETTINGS and not http):
+            continue
+        if name in PROXY_SETTINGS and not proxy:
             continue
         flag = "--" + name.replace("_", "-")
         text = f"{field.description} [{variable(name)}]".replace("%", "%%")

@@ -11,14 +11,44 @@ from blip2tools.errors import InvalidInputError
 from blip2tools.settings import HTTP_SETTINGS, Settings
 
 
+def _proxy(arguments: argparse.Namespace) -> int:
+    logging.getLogger().setLevel(logging.INFO)
+    settings = Settings.load(**given_settings(arguments))
+    if settings.upstream is None:
+        raise InvalidInputError("Name the server whose model gets eyes: --upstream http://127.0.0.1:8080.")
+    if settings.allowed_dirs is None:
+        # What somebody pastes into a chat must not open the folder that this command was started in.
+        arguments.allowed_dirs = []
+    try:
+        from blip2tools.server.chat.serve import DEFAULT_PORT, serve_proxy
+        from blip2tools.server.http.serve import DEFAULT_HOST, Listener
+    except ModuleNotFoundError as error:
+        return _without_extra(error)
+    from blip2tools.vision import Vision
+
+    with Listener(
+        DEFAULT_HOST if arguments.host is None else arguments.host,
+        DEFAULT_PORT if arguments.port is None else arguments.port,
+        settings,
+    ) as listener:
+        vision = Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments))
+        vision.preload()
+        serve_proxy(vision, listener)
+    return OK
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     try:
         return _serve_http(arguments) if arguments.http else _serve_stdio(arguments)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("mcp", "starlette", "uvicorn"):
-            raise
-        say("The server needs an extra: pip install 'blip2tools[mcp]'")
-        return USAGE
+        return _without_extra(error)
+
+
+def _without_extra(error: ModuleNotFoundError) -> int:
+    if error.name is None or error.name.partition(".")[0] not in ("mcp", "starlette", "uvicorn", "backports"):
+        raise error
+    say("The server needs an extra: pip install 'blip2tools[mcp]'")
+    return USAGE
 
 
 def _serve_http(arguments: argparse.Namespace) -> int:
@@ -73,3 +103,16 @@ def _add_serve_command(command: AddCommand) -> None:
     serve.add_argument("--port", type=int, metavar="N", help="port to listen on (default 8765); 0 takes a free one")
     serve.add_argument("--no-ui", action="store_true", help="no page at /")
     setting_options(serve, http=True)
+
+    proxy = command(
+        "proxy",
+        _proxy,
+        "give a chat model that cannot see eyes",
+        "Stand in front of a server of a model that cannot see (llama.cpp, Ollama, vLLM, any that speaks OpenAI's Chat\n"
+        "Completions or Responses, or Anthropic's Messages). Pictures in a conversation become words, and the model gets the\n"
+        "vision tools to look again; all else passes as it is. Point a chat program at http://127.0.0.1:8766/v1.\n\n"
+        "No folder is open to the model unless --allow-dir names one.",
+    )
+    proxy.add_argument("--host", help="address to listen on (default 127.0.0.1); any other than loopback needs a token")
+    proxy.add_argument("--port", type=int, metavar="N", help="port to listen on (default 8766); 0 takes a free one")
+    setting_options(proxy, http=True, proxy=True)

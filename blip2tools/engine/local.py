@@ -36,6 +36,7 @@ from blip2tools.engine.requests import (
     AnswerRequest,
     CaptionRequest,
     ExtractRequest,
+    MatcherRequest,
     Request,
     Sight,
     TextFeatureRequest,
@@ -402,7 +403,7 @@ class LocalEngine:
 
 def _without_pixels(request: Request) -> Request:
     """An equal request that keeps no picture alive: a thousand kept answers would hold hundreds of megabytes."""
-    if isinstance(request, TextFeatureRequest | ExtractRequest | WarmRequest):
+    if isinstance(request, TextFeatureRequest | ExtractRequest | MatcherRequest | WarmRequest):
         return request
     return replace(request, sight=Sight(request.sight.key, None))
 
@@ -411,7 +412,9 @@ def _repeatable(request: Request) -> bool:
     match request:
         case CaptionRequest(generation=generation) | AnswerRequest(generation=generation):
             return generation.repeatable
-        case WarmRequest() | ExtractRequest():  # a thousand kept answers of that size would take a gigabyte
+        case (
+            WarmRequest() | MatcherRequest() | ExtractRequest()
+        ):  # a thousand kept answers of that size would take a gigabyte
             return False
         case _:
             return True

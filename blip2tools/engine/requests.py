@@ -116,6 +116,11 @@ class ExtractRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class MatcherRequest:
+    """Which matcher this is; answered with a `MatcherFacts`."""
+
+
+@dataclass(frozen=True, slots=True)
 class WarmRequest:
     """Load the model and do nothing else."""
 
@@ -129,8 +134,19 @@ Request = (
     | FeatureRequest
     | TextFeatureRequest
     | ExtractRequest
+    | MatcherRequest
     | WarmRequest
 )
+
+
+@dataclass(frozen=True, slots=True)
+class MatcherFacts:
+    """What must be equal for features to be compared: the weights, how pictures come to them, and the features' shape."""
+
+    name: str
+    fingerprint: str  # 16 hex digits, of weights and preprocessing
+    tokens: int  # query tokens of a picture
+    size: int  # dimensions of a feature
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ match  states, texts ─► ITM and ITC     keys and values of a picture once fo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,6 +32,8 @@ from blip2tools.engine.requests import (
     FeatureRequest,
     Fit,
     FitRequest,
+    MatcherFacts,
+    MatcherRequest,
     MatchRequest,
     Question,
     Ranking,
@@ -94,8 +97,17 @@ class Stages:
                 return self._text_features(batch)
             case ExtractRequest():
                 return [self._extract(cast(ExtractRequest, work.request)) for work in batch]
+            case MatcherRequest():
+                return [self._matcher()] * len(batch)
             case _:
                 return [None] * len(batch)
+
+    def _matcher(self) -> MatcherFacts | None:
+        matcher, pixels = self._loaded.matcher, self._loaded.matcher_pixels
+        if matcher is None or pixels is None:
+            return None
+        digest = hashlib.sha256(f"{pixels.key} {matcher.trunk.fingerprint} {matcher.fingerprint}".encode()).hexdigest()
+        return MatcherFacts(self._loaded.matcher_name or "", digest[:16], matcher.num_queries, matcher.size)
 
     # ---- words ----
 

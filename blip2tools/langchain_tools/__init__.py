@@ -4,6 +4,7 @@ tools.py         `Blip2Toolkit`: the catalogue as tools
 ingest.py        `ingest`, `aingest`: replace pictures in messages by words
 middleware.py    `VisionMiddleware`: the same inside `create_agent`, with the tools and a memory
 retrieval.py     `Blip2Embeddings`, `ImageRetriever`: search over pictures
+stores.py        `Blip2VectorStore`: the same as a vector store
 
 All need `langchain-core`; the middleware alone needs `langchain` too, and is imported when it is asked for.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 try:
     from blip2tools.langchain_tools.ingest import aingest, ingest
     from blip2tools.langchain_tools.retrieval import Blip2Embeddings, ImageRetriever
+    from blip2tools.langchain_tools.stores import Blip2VectorStore
     from blip2tools.langchain_tools.tools import Blip2Toolkit
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] != "langchain_core":
@@ -24,7 +26,15 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from blip2tools.langchain_tools.middleware import VisionMiddleware
 
-__all__ = ["Blip2Embeddings", "Blip2Toolkit", "ImageRetriever", "VisionMiddleware", "aingest", "ingest"]
+__all__ = [
+    "Blip2Embeddings",
+    "Blip2Toolkit",
+    "Blip2VectorStore",
+    "ImageRetriever",
+    "VisionMiddleware",
+    "aingest",
+    "ingest",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,16 +9,13 @@ from typing import Any, Final
 
 from langchain_core.messages import BaseMessage, convert_to_messages
 
-from blip2tools.errors import ErrorCode, VisionError, to_vision_error
-from blip2tools.langchain_tools.blocks import Found, LeftOut, Picture, Reference, lines_of
+from blip2tools.errors import PASSING, VisionError, to_vision_error
+from blip2tools.langchain_tools.blocks import lines_of
+from blip2tools.pictures.inline import Found, LeftOut, Picture, Reference, placeholder, unreadable
 from blip2tools.vision import Vision
 
 AT_ONCE: Final = 16  # pictures of one caller in the engine at a time: which leaves room for others
 
-# Failures that may pass. All others are due to the picture.
-PASSING: Final[frozenset[ErrorCode]] = frozenset(
-    ("busy", "timeout", "cancelled", "out_of_memory", "model_unavailable", "fetch_failed")
-)
 _MENTION: Final = re.compile(r"\[image img_[0-9a-f]{16}\b")
 
 
@@ -112,7 +109,7 @@ class PictureReader:
             self._words[reference] = placeholder(image.handle, self.captions[image.handle])
         except Exception as error:  # noqa: BLE001 - no picture may end a conversation
             failure = to_vision_error(error)
-            self._words[reference] = _unreadable(failure)
+            self._words[reference] = unreadable(failure)
             if failure.code in PASSING:
                 self._passing.add(reference)
 
@@ -122,7 +119,7 @@ class PictureReader:
     def _word(self, piece: Found) -> str:
         match piece:
             case Picture(source=VisionError() as failure):
-                return _unreadable(failure)
+                return unreadable(failure)
             case Picture(source=str() | bytes() as reference):
                 return self._words[reference]
             case LeftOut(words=note):
@@ -139,19 +136,6 @@ def _references(message: BaseMessage) -> list[Reference]:
 
 def _blocks(message: BaseMessage) -> list[Any]:
     return message.content if isinstance(message.content, list) else [message.content]
-
-
-def placeholder(handle: str, caption: str | None) -> str:
-    """The text in place of a picture; without a caption, its handle alone."""
-    if caption is None:
-        return f"[image {handle}]"
-    # The caption was read from a picture, which may be crafted to close the bracket and go on as someone else.
-    words = caption.translate(str.maketrans("[]", "()")) or "no caption"
-    return f"[image {handle}: {words}]"
-
-
-def _unreadable(failure: VisionError) -> str:
-    return f"[image unreadable: {failure}]"
 
 
 def _as_text(blocks: list[Any]) -> str | list[Any]:

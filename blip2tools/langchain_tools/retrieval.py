@@ -15,9 +15,9 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from blip2tools.errors import InvalidInputError, NotFoundError, VisionError
-from blip2tools.langchain_tools.ingest import PASSING, placeholder
-from blip2tools.schemas import MAX_TEXT, Hit, ImageInfo, plain
+from blip2tools.errors import PASSING, InvalidInputError, VisionError
+from blip2tools.pictures.inline import placeholder
+from blip2tools.schemas import MAX_TEXT, Hit, ImageFeatures, ImageInfo, plain
 from blip2tools.vision import Vision
 from blip2tools.vision.keywords import ImageInput
 from blip2tools.vision.search import AT_ONCE
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 TEXTS_AT_ONCE: Final = 64  # as many as the verb takes
 MAX_K: Final = 1000
-SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
 class Blip2Embeddings(Embeddings):
@@ -86,6 +85,10 @@ class Blip2Embeddings(Embeddings):
         """See `embed_images`."""
         return [seen.vectors for seen in await each(self._vision.afeatures, images, at_once=AT_ONCE)]
 
+    def look_at(self, images: Sequence[ImageInput]) -> list[ImageFeatures]:
+        """The same, with which pictures they are."""
+        return self._vision.run(each(self._vision.afeatures, images, at_once=AT_ONCE))
+
     async def _texts(self, texts: Sequence[str]) -> list[list[float]]:
         # Documents are longer than the questions of a tool; what the matcher would not read anyway need not be refused.
         short = [text[:MAX_TEXT] for text in texts]
@@ -134,7 +137,7 @@ class ImageRetriever(BaseRetriever):
 
     @classmethod
     def from_folder(cls, vision: Vision, folder: str | Path, *, recursive: bool = True, **options: Any) -> Self:
-        """A retriever over the pictures in a folder, by file suffix.
+        """A retriever over the pictures in a folder: what is called like one or begins like one, as in every listing.
 
         Args:
             vision: the model to look with.
@@ -145,12 +148,7 @@ class ImageRetriever(BaseRetriever):
         Raises:
             NotFoundError: there is no such folder.
         """
-        root = Path(folder)
-        if not root.is_dir():
-            raise NotFoundError("There is no such folder.")
-        found = root.rglob("*") if recursive else root.iterdir()
-        paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
-        return cls(vision=vision, images=paths, **options)
+        return cls(vision=vision, images=vision.pictures_in(folder, recursive=recursive), **options)
 
     @property
     def unreadable(self) -> list[tuple[str, VisionError]]:

@@ -50,6 +50,7 @@ class Matcher:
         self.vocabulary = int(qformer.vocab_size)
         self.positions = int(qformer.max_position_embeddings)
         self.num_queries = int(self._query_tokens.shape[1])
+        self.size = int(self._vision_projection.weight.shape[0])
         self._look = Recorded(self._queries)
         self._fingerprint: str | None = None
 

@@ -135,7 +135,7 @@ class Folders:
             NotFoundError, NotAllowedError: it is gone, or now leads outside.
         """
         real = real_path(path)
-        if real is None or not self._allows(real):
+        if real is None or not self.allows(real):
             raise self._outside(str(path))
         if not is_there(real):
             is_link = os.path.islink(path)  # noqa: PTH114  it never raises
@@ -171,7 +171,7 @@ class Folders:
         by_bytes: bool = True,
     ) -> Scan:
         """A scan for the newest pictures in `folder`, or in every allowed one, and in its direct subfolders."""
-        scan = Scan(count, self._allows, accepts, by_bytes=by_bytes)
+        scan = Scan(count, self.allows, accepts, by_bytes=by_bytes)
         scan.look((folder,) if folder else self.roots)
         return scan
 
@@ -213,7 +213,8 @@ class Folders:
             return "file:" + quote(os.fsencode(text))  # another file really has this spelling as its name
         return told
 
-    def _allows(self, real: Path) -> bool:
+    def allows(self, real: Path) -> bool:
+        """Whether a real path may be read."""
         return self._trusted or any(real.is_relative_to(root) for root in self.roots)
 
     def _exactly(self, text: str, expand_home: bool) -> Path | None:
@@ -222,7 +223,7 @@ class Folders:
             return None
         for candidate in self._candidates(text, expand_home):
             real = real_path(candidate)
-            if real and self._allows(real) and is_there(real):
+            if real and self.allows(real) and is_there(real):
                 return real
         return None
 
@@ -252,7 +253,7 @@ class Folders:
         if not text.strip() or len(text) > MAX_PATH or "\0" in text or self._is_foreign_share(text):
             return []
         path = at_home(text) if expand_home else Path(text)
-        return look_alikes(list(self._places(Path(os.path.normpath(path)))), self._allows, folder=folder)
+        return look_alikes(list(self._places(Path(os.path.normpath(path)))), self.allows, folder=folder)
 
     def _places(self, path: Path) -> Iterator[Place]:
         """The places to look up the parts of a path: below the allowed folder that it begins with, or below each of them."""
@@ -288,7 +289,7 @@ class Folders:
             with os.fdopen(os.open(path, READ_FLAGS), "rb") as file:
                 status = os.fstat(file.fileno())
                 # Between the judgement and the opening a part of the path may have been swapped for a link.
-                if not stat.S_ISREG(status.st_mode) or not self._allows(path_of(file.fileno(), path)):
+                if not stat.S_ISREG(status.st_mode) or not self.allows(path_of(file.fileno(), path)):
                     raise self._outside(path.name)
                 yield file, status.st_size
         except PermissionError as error:
@@ -315,7 +316,7 @@ class Folders:
         outside = False
         for candidate in self._candidates(text, expand_home):
             real = real_path(candidate)
-            if real and self._allows(real):
+            if real and self.allows(real):
                 inside = inside or real
             else:
                 outside = True

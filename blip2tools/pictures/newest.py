@@ -146,7 +146,7 @@ class Scan:
         full = len(self._heap) >= self._wanted
         if full and not self._heap[0] < found:
             return
-        if not signs.in_name(entry.name) and not (self._by_bytes and signs.in_bytes(_head(path))):
+        if not signs.in_name(entry.name) and not (self._by_bytes and signs.in_bytes(head(path))):
             return
         if full:
             heapq.heapreplace(self._heap, found)
@@ -171,7 +171,7 @@ def _leads_to_a_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _head(path: str) -> bytes:
+def head(path: str) -> bytes:
     """The first bytes of a file, none if it cannot be read."""
     try:
         descriptor = os.open(path, READ_FLAGS)

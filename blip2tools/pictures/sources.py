@@ -104,6 +104,54 @@ class Sources:
         """The allowed folders, resolved."""
         return self._folders.roots
 
+    def searched(self, folder: str | None) -> tuple[Path, ...]:
+        """The real path of a folder, or of every allowed one.
+
+        Raises:
+            VisionError: as `list_images`.
+        """
+        path = self._folder(folder)
+        return self._folders.roots if path is None else (path,)
+
+    def allows(self, real: Path) -> bool:
+        """Whether a real path may be read."""
+        return self._folders.allows(real)
+
+    def is_inside(self, real: Path) -> bool:
+        """Whether a real path lies in one of the allowed folders."""
+        return self._folders.is_inside(real)
+
+    def file_of(self, reference: str) -> Path | None:
+        """The file that a reference leads to, if it is one that may be read."""
+        if handle := HANDLE.fullmatch(bare(reference)):
+            return self._store.path(handle[1])
+        with suppress(VisionError):
+            if is_latest(bare(reference)):
+                return self._folders.judge(self.newest(reference).path)
+            if reference[:5].lower() == "file:":
+                return self._folders.find(path_of_uri(reference), is_uri=True)
+            return self._folders.find(bare(reference)[: MAX_REFERENCE + 1])
+        return None
+
+    def shown(self, path: Path) -> str:
+        """A found file as a reference that leads back to it."""
+        return self._folders.shown(path)
+
+    def found(self, path: Path) -> Path:
+        """The real path of a file that was found in a folder, judged anew; raises as `read_found`."""
+        return self._folders.judge(path)
+
+    def read_found(self, path: Path) -> bytes:
+        """The bytes of a file that was found in a folder, judged anew.
+
+        Raises:
+            VisionError: it has gone, leads outside by now, is too large or empty.
+        """
+        data = self._folders.read(self._folders.judge(path), self._settings.max_image_bytes)
+        if not data:
+            raise CorruptImageError("The picture is empty: it has no bytes.")
+        return data
+
     def described_folders(self) -> list[str]:
         """The allowed folders as a result may name them."""
         return self._folders.described()

@@ -46,6 +46,7 @@ from blip2tools.schemas.results import (
     Tile,
     UnreadableFile,
 )
+from blip2tools.schemas.searching import IndexResult, SearchArguments, SearchHit, SearchResult, UnindexedFile
 from blip2tools.schemas.status import (
     BatchStatus,
     BriefStatus,
@@ -80,6 +81,7 @@ __all__ = [
     "ImageFile",
     "ImageInfo",
     "ImageResult",
+    "IndexResult",
     "Limits",
     "ListArguments",
     "ListResult",
@@ -93,6 +95,9 @@ __all__ = [
     "QueueStatus",
     "Result",
     "RetrievalResult",
+    "SearchArguments",
+    "SearchHit",
+    "SearchResult",
     "StageStatus",
     "StatusArguments",
     "StatusResult",
@@ -102,6 +107,7 @@ __all__ = [
     "TextMatch",
     "Tile",
     "Turn",
+    "UnindexedFile",
     "UnreadableFile",
     "explain",
     "has_too_many_parts",

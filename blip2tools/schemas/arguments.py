@@ -57,7 +57,7 @@ def _region(value: list[float]) -> list[float]:
     return [float(edge) for edge in value]
 
 
-def _given(value: object) -> object:
+def given(value: object) -> object:
     """Treat an empty text as not given: models fill in arguments that they mean to leave out."""
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -103,7 +103,7 @@ class CaptionArguments(Arguments):
 
     image: ImageReference
     region: Region = None
-    prompt: Annotated[Words | None, BeforeValidator(_given)] = Field(
+    prompt: Annotated[Words | None, BeforeValidator(given)] = Field(
         None,
         description=(
             "Rarely needed: the caption's beginning, which the model continues, e.g. 'a photo of'; at most 512 characters."

@@ -149,6 +149,27 @@ class Looking:
 
             return await self._pools.pictures.run(look)
 
+    async def glance(self, read: Callable[[], bytes]) -> tuple[bytes, Callable[[], Awaitable[Sight]]]:
+        """The SHA-256 of a file, and what decodes it. Nothing of it is kept: many are looked at, few are asked about.
+
+        Args:
+            read: gives the file's bytes.
+
+        Raises:
+            VisionError: it cannot be read; or, later, is no picture that may be.
+        """
+        data = await self._pools.files.run(read)
+        digest = hashlib.sha256(data).hexdigest()
+
+        def look() -> Sight:
+            key, targets = f"{digest}:{_where(None)}", self._engine.targets()
+            decoded = self._decoder.decode(data, [None], targets)
+            if not targets:
+                return self._engine.prepare(Sight(key, decoded.parts[0]))
+            return self._engine.prepare(Sight(key, None, resized=dict(zip(targets, decoded.parts, strict=True))))
+
+        return bytes.fromhex(digest), lambda: self._pools.pictures.run(look)
+
     def _known(
         self,
         sources: Sources,

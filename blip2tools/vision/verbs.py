@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, Self, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_args
 
 from blip2tools import call
 from blip2tools.call import CALLER, CLOSED
@@ -76,6 +76,11 @@ from blip2tools.vision.looking import Looking, Seen
 from blip2tools.vision.loop import FORKED
 from blip2tools.vision.styles import STYLES, CaptionStyle, Score
 
+if TYPE_CHECKING:
+    from blip2tools.index.library import Library
+    from blip2tools.vision.indexing import Means
+    from blip2tools.vision.relations import Relations
+
 T = TypeVar("T")
 
 LOAD_PATIENCE_S = 20.0  # how long a call waits for a model that is being loaded: clients give up after 30 to 60 s
@@ -113,6 +118,7 @@ class Verbs:
         self._engine = engine
         self.sources = sources
         self._store = store
+        self._pools = pools
         self._closed = closed
         self._owner = os.getpid()
         self._looking = Looking(settings, engine, store, decoder, pools, remembered)
@@ -124,6 +130,37 @@ class Verbs:
         other = copy(self)
         other.sources = sources
         return other
+
+    def means(self, library: Library) -> Means:
+        """What indexing and searching need."""
+        from blip2tools.vision.indexing import Means
+
+        return Means(
+            self.settings,
+            self._looking,
+            self._pools,
+            self._ask_engine,
+            self._ready,
+            lambda: self._engine.status().loaded,
+            library,
+        )
+
+    def relations(self) -> Relations:
+        """What judges how things lie."""
+        from blip2tools.vision.relations import Relations
+
+        return Relations(lambda: self._engine.status().premises, self._ask_engine)
+
+    async def _ready(self) -> None:
+        """Wait for the model, however long it takes to load."""
+        loading = asyncio.wrap_future(self._engine.submit(WarmRequest(), deadline=None, caller=CALLER.get()).future)
+        while not loading.done():
+            await call.wait(loading, lambda: self._engine.status().state, LOAD_PATIENCE_S)
+        loading.result()
+
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be said of the model with every result."""
+        return self._engine.status().notes
 
     async def text_features(self, texts: Sequence[str], *, retrieval: bool = False) -> list[list[float]]:
         """See `Vision.text_features`; `retrieval` as in `MatchRequest`."""

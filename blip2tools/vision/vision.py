@@ -38,6 +38,7 @@ from blip2tools.schemas import (
 )
 from blip2tools.settings import Settings
 from blip2tools.vision import results, status
+from blip2tools.vision.collections import FolderVerbs, Shelves
 from blip2tools.vision.keywords import (
     AskOptions,
     CaptionOptions,
@@ -54,7 +55,7 @@ from blip2tools.vision.verbs import Verbs
 T = TypeVar("T")
 
 
-class Vision(FeatureVerbs):
+class Vision(FeatureVerbs, FolderVerbs):
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
     An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
@@ -79,8 +80,9 @@ class Vision(FeatureVerbs):
             settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
         )
         self._pools = Pools()
+        self._shelves = Shelves()
         # A daemon thread inside torch can crash the process while the interpreter shuts down: end it before.
-        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._loop)
+        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._shelves, self._loop)
         finalizer = self._finalizer
         self._verbs = Verbs(
             settings,
@@ -402,6 +404,10 @@ class Vision(FeatureVerbs):
         """
         return self.run(self.akeep(image))
 
+    def keeps(self, handle: str) -> bool:
+        """Whether a picture's bytes are in memory, which makes it the newest. Costs nothing."""
+        return self._store.digest(handle) is not None
+
     def handles(self, limit: int = 100) -> list[str]:
         """Handles of pictures seen lately, newest first; none where several clients share this `Vision`."""
         return self._store.known(limit) if self._reveal_handles else []
@@ -463,8 +469,9 @@ class Vision(FeatureVerbs):
         )
 
 
-def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, loop: LoopThread) -> None:
+def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, shelves: Shelves, loop: LoopThread) -> None:
     engine.close()
     pools.close()
     decoding.close()
+    shelves.close()
     loop.close()

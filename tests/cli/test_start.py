@@ -28,6 +28,8 @@ WITHOUT_TORCH = [
     (["ask", SHAPES, "-q", "what?", "-c", "only one"], 2),
     (["match", "no-file.png", "-t", "a dog"], 1),
     (["survey", SHAPES, "--rows", "9"], 2),
+    (["search", "--model", "demo"], 2),
+    (["index", "no-folder"], 2),
     (["serve", "--token", "tokentokentokentoken"], 2),
     (["models"], 0),
     (["models", "--json"], 0),

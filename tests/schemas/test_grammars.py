@@ -55,6 +55,8 @@ WISHES = [
     *(("list_images", {"limit": limit}) for limit in (1, 9, 10, 20, 99, 100)),
     ("list_images", {"folder": TEXTS[1], "limit": 20}),
     ("list_images", {}),
+    *(("search_images", {"query": text}) for text in TEXTS[:6]),
+    ("search_images", {"image": "a.png", "folder": TEXTS[1], "limit": 50}),
     ("vision_status", {}),
 ]
 # What a grammar may let through, and what the server then says.
@@ -70,6 +72,9 @@ BEYOND = [
     ("match_image_text", {"image": "a.png", "texts": ["a" * 513]}, "'texts[0]' must have at most 512 characters"),
     ("survey_image", {"image": "a.png", "rows": 0}, "'rows' must be at least 1"),
     ("list_images", {"limit": 101}, "'limit' must be at most 100"),
+    ("search_images", {"query": "a", "limit": 51}, "'limit' must be at most 50"),
+    ("search_images", {"query": "", "image": ""}, "'query' is missing"),
+    ("search_images", {"query": "a", "image": "a.png"}, "Only one of the arguments 'query' and 'image'"),
 ]
 
 

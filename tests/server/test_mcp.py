@@ -61,6 +61,7 @@ def test_every_result_fits_its_output_schema(server, picture):
         "survey_image": {"image": picture.path.name, "rows": 1},
         "compare_images": {"images": [picture.path.name, "latest"]},
         "list_images": {"limit": 2},
+        "search_images": {"query": picture.caption, "limit": 2},
         "vision_status": {},
     }
     listed = {tool["name"]: tool for tool in server.request("tools/list")["result"]["tools"]}

@@ -3,6 +3,7 @@
 guard (names, token, rate, size, log) ─► /mcp       the MCP server, both eras of the protocol
                                       ├► /images    bytes in, a handle out
                                       ├► /api/...   the page's own calls: the tools as plain JSON
+                                      ├► /v1/...    a chat about pictures, in OpenAI's form
                                       └► /readyz · /metrics · /          (/healthz: past the guard)
 """
 
@@ -21,9 +22,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from blip2tools.call import CALLER
-from blip2tools.errors import CancelledError, ErrorCode, VisionError, to_vision_error
+from blip2tools.errors import CancelledError, VisionError, to_vision_error
+from blip2tools.server.chat.endpoint import COMPLETIONS, MODELS, Endpoint
+from blip2tools.server.chat.errors import openai_error
 from blip2tools.server.http import metrics
 from blip2tools.server.http.bodies import _arguments_of, _picture_of
+from blip2tools.server.http.failures import STATUS
 from blip2tools.server.http.guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
 from blip2tools.server.http.metrics import Metric
 from blip2tools.server.http.page import load_page
@@ -36,22 +40,12 @@ from blip2tools.vision import Vision
 MAX_SESSIONS = 1000  # until idle ones are ended, of clients that speak a revision with sessions (until 2025-11-25)
 
 # Calls of the page, and of any client that wants plain JSON: the same tools, the same arguments.
-VERBS = {"caption": "caption_image", "ask": "ask_image", "match": "match_image_text", "status": "vision_status"}
-
-STATUS: Mapping[ErrorCode, int] = {
-    "invalid_input": 400,
-    "not_allowed": 403,
-    "not_found": 404,
-    "too_large": 413,
-    "unsupported_image": 415,
-    "corrupt_image": 422,
-    "fetch_failed": 502,
-    "timeout": 504,
-    "busy": 503,
-    "cancelled": 503,
-    "out_of_memory": 503,
-    "model_unavailable": 503,
-    "internal": 500,
+VERBS = {
+    "caption": "caption_image",
+    "ask": "ask_image",
+    "match": "match_image_text",
+    "search": "search_images",
+    "status": "vision_status",
 }
 
 
@@ -92,8 +86,9 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
             body_limits=limits,
             json_paths=[path for path in limits if path != "/images"],
             sign_in=shown,
+            forms=dict.fromkeys((COMPLETIONS, MODELS, f"{MODELS}/"), openai_error),
         ),
-        routes=["/mcp", *(route.path for route in table)],
+        routes=["/mcp", *(route.path.partition("{")[0] for route in table)],
     )
     routes.guard = guard
     return guard
@@ -105,6 +100,7 @@ def body_limits(settings: Settings) -> dict[str, int]:
     return {
         "/mcp": encoded,
         "/images": settings.max_image_bytes + MARGIN,
+        COMPLETIONS: encoded,
         **{f"/api/{verb}": encoded for verb in VERBS},
     }
 
@@ -132,6 +128,7 @@ class _Routes:
     def __init__(self, vision: Vision) -> None:
         self._vision = vision.for_tools(reveal_folders=False, reveal_handles=False)
         self._told = Told()
+        self._endpoint = Endpoint(self._vision)
 
     def table(self) -> list[Route]:
         """Every route of ours but the page."""
@@ -144,6 +141,7 @@ class _Routes:
                 Route(f"/api/{verb}", self.verb(tool), methods=["GET" if verb == "status" else "POST"])
                 for verb, tool in VERBS.items()
             ),
+            *self._endpoint.routes(),
         ]
 
     async def ready(self, request: Request) -> Response:

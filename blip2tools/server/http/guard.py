@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import anyio
 from starlette.requests import ClientDisconnect
@@ -54,6 +55,10 @@ _EVERYWHERE = (
 )
 
 
+ErrorForm: TypeAlias = Callable[[int, ErrorCode, str], dict[str, Any]]
+"""From a status, a code and a sentence to the JSON of an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An error as an answer, as `{"code": ..., "message": ...}`, or as a page where a person must act."""
@@ -64,9 +69,10 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
     html: bytes | None = None
 
-    async def send(self, send: Send) -> None:
-        """Send it as the answer."""
-        body = self.html or json.dumps({"code": self.code, "message": self.message}).encode()
+    async def send(self, send: Send, form: ErrorForm | None = None) -> None:
+        """Send it as the answer, in the `form` that the clients of a path read as an error."""
+        said = form(self.status, self.code, self.message) if form else {"code": self.code, "message": self.message}
+        body = self.html or json.dumps(said).encode()
         kind = "text/html; charset=utf-8" if self.html else "application/json"
         headers = {"content-type": kind, "content-length": str(len(body)), **self.headers}
         encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -116,6 +122,7 @@ class Rules:
         body_limits: largest body by path; other paths take none.
         json_paths: where the body is JSON.
         sign_in: what a browser gets with the 401 at `/`, so that its user can enter the token.
+        forms: how errors are said, by path; elsewhere as `{"code": ..., "message": ...}`.
     """
 
     names: Collection[str]
@@ -125,12 +132,14 @@ class Rules:
     body_limits: Mapping[str, int] = field(default_factory=dict)
     json_paths: Collection[str] = ()
     sign_in: Page | None = None
+    forms: Mapping[str, ErrorForm] = field(default_factory=dict)
 
 
 class Guard:
     """Wraps an ASGI application in the rules. `answered` counts answers by route and status."""
 
     def __init__(self, app: ASGIApp, rules: Rules, routes: Collection[str]) -> None:
+        """`routes`: the paths that there are; one with a slash at its end stands for all that are below it."""
         self.answered: dict[tuple[str, int], int] = {}
         self.open = 0
         self._app = app
@@ -152,7 +161,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            exchange = _Exchange(self._without_slash(scope), send, self._routes)
+            exchange = _Exchange(self._without_slash(scope), send, self._routes, self._rules.forms)
             CALLER.set(_caller(exchange))  # the engine lets clients take turns
             self.open += 1
             try:
@@ -175,18 +184,18 @@ class Guard:
     async def _serve(self, exchange: _Exchange, receive: Receive) -> None:
         try:
             refusal = None if exchange.path == HEALTH else self._judge(exchange)
-            if refusal is None and exchange.path not in self._routes:
+            if refusal is None and exchange.route not in self._routes:
                 await let_finish(receive, MAX_UNREAD)
                 refusal = Refusal(
                     404, "not_found", f"There is nothing at this path; there is {', '.join(self._routes)}."
                 )
             if refusal is not None:
-                await refusal.send(exchange.send)
+                await exchange.refuse(refusal)
                 return
             with self._body_budget() as grow:
                 body = await self._body(exchange, receive, grow)
                 if isinstance(body, Refusal):
-                    await body.send(exchange.send)
+                    await exchange.refuse(body)
                 elif body is not None:
                     await self._pass_on(exchange, body, receive)
         except ClientDisconnect:
@@ -248,6 +257,9 @@ class Guard:
             return True
         given = exchange.headers(b"authorization")
         scheme, _, secret = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        keys = exchange.headers(b"x-api-key")
+        if not given and len(keys) == 1 and exchange.path.startswith("/v1/"):
+            scheme, secret = "bearer", keys[0]  # as Anthropic's clients send it
         # Bytes, since `compare_digest` refuses text beyond ASCII; digests, since its time reveals lengths.
         good = hmac.compare_digest(_digest(secret.strip().encode("latin-1")), _digest(self._token))
         return good and scheme.lower() == "bearer"
@@ -285,7 +297,7 @@ class Guard:
 
     async def _body(self, exchange: _Exchange, receive: Receive, grow: Callable[[int], bool]) -> bytes | Refusal | None:
         """The whole body within its limit, counted while it arrives; None if the client has disconnected."""
-        limit = self._rules.body_limits.get(exchange.path, 0)
+        limit = self._rules.body_limits.get(exchange.route, 0)
         much = f"The request's body is above the limit of {limit:,} bytes." if limit else "This path takes no body."
         too_large = Refusal(413, "too_large", much, {"connection": "close"})
         declared = exchange.headers(b"content-length")
@@ -318,7 +330,7 @@ class Guard:
             block.write(piece)
         block.truncate()
         body = block.getvalue()
-        if exchange.path in self._rules.json_paths and has_too_many_parts(body):
+        if exchange.route in self._rules.json_paths and has_too_many_parts(body):
             return Refusal(400, "invalid_input", "The request's body holds too many values.")
         return body
 
@@ -356,12 +368,16 @@ class Guard:
 class _Exchange:
     """One request and the progress of its answer."""
 
-    def __init__(self, scope: Scope, send: Send, routes: Collection[str]) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, routes: Collection[str], forms: Mapping[str, ErrorForm] | None = None
+    ) -> None:
         self.scope = scope
         self.path: str = scope["path"]
         self.method: str = scope["method"]
         # Only known paths are ever logged or counted: others may hold anything.
-        self.route = self.path if self.path in routes else "elsewhere"
+        below = (route for route in routes if route.endswith("/") and route != "/" and self.path.startswith(route))
+        self.route = self.path if self.path in routes else next(below, "elsewhere")
+        self._form = (forms or {}).get(self.route)
         self.status = 0
         self.complete = self.gone = False
         self._send = send
@@ -396,11 +412,15 @@ class _Exchange:
             self.complete = not message.get("more_body", False)
         await self._send(message)
 
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer with a refusal, as the clients of this path read it."""
+        await refusal.send(self.send, self._form)
+
     async def fail(self, refusal: Refusal) -> None:
         """Answer with an error if the client is still there."""
         if not self.status and not self.gone:
             with suppress(OSError):
-                await refusal.send(self.send)
+                await self.refuse(refusal)
 
     async def finish(self) -> None:
         """Close an answer that was cut short, so that the connection ends in order."""

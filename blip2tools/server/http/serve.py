@@ -95,7 +95,6 @@ def serve_http(vision: Vision, listener: Listener, *, page: bool = True) -> None
         listener: where; its socket is closed at the end.
         page: serve the page at `/`.
     """
-    _quiet_libraries()
     settings = vision.settings
     server = build_http_server(vision, listener, page=page)
     logger.info("serving MCP at %s/mcp%s", listener.url, f" and a page at {listener.url}/" if page else "")
@@ -108,6 +107,12 @@ def serve_http(vision: Vision, listener: Listener, *, page: bool = True) -> None
     if listener.any_address:
         names = ", ".join(settings.server_names) or "none; --server-names adds some"
         logger.info("other machines reach it by an address of this one, or by one of these names: %s", names)
+    run_until_told(server, vision, listener)
+
+
+def run_until_told(server: uvicorn.Server, vision: Vision, listener: Listener) -> None:
+    """Serve until SIGINT or SIGTERM; then `vision` is closed."""
+    _quiet_libraries()
     with _signals_end_quietly():
         try:
             server.run(sockets=[listener.socket])
@@ -120,6 +125,11 @@ def build_http_server(vision: Vision, listener: Listener, *, page: bool = True) 
     # At a signal sse-starlette would cut every stream, also that of a call which is about to be answered.
     AppStatus.enable_automatic_graceful_drain = False
     guard = build_app(vision, names=[listener.host], any_address=listener.any_address, page=page)
+    return server_of(guard)
+
+
+def server_of(guard: Guard, *, date_header: bool = True) -> uvicorn.Server:
+    """The server of an application; `date_header` where answers do not come with the date of another server."""
     config = uvicorn.Config(
         guard,
         http=Connection,
@@ -130,6 +140,7 @@ def build_http_server(vision: Vision, listener: Listener, *, page: bool = True) 
         access_log=False,  # it would log queries, and lacks size and time
         proxy_headers=False,  # or a local client could choose its own address, and so escape the rate limit
         server_header=False,
+        date_header=date_header,
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=KEEP_ALIVE_S,
     )

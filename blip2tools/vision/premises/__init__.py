@@ -11,8 +11,8 @@ judging.py     from a matcher's log-odds to a verdict
 
 from __future__ import annotations
 
-from blip2tools.vision.premises.reading import Reading, named, read
+from blip2tools.vision.premises.reading import Reading, named, read, related
 from blip2tools.vision.premises.statements import Statement
 from blip2tools.vision.premises.topic import is_about_no_picture
 
-__all__ = ["Reading", "Statement", "is_about_no_picture", "named", "read"]
+__all__ = ["Reading", "Statement", "is_about_no_picture", "named", "read", "related"]

@@ -56,6 +56,17 @@ def named(caption: str, *, sized: bool = True) -> tuple[Statement, ...]:
     return tuple(found.values())
 
 
+def related(caption: str) -> tuple[Statement, ...]:
+    """How a caption says that things lie to each other."""
+    parts = units(caption)
+    found: list[Statement] = []
+    for first, how, second in zip(parts, parts[1:], parts[2:], strict=False):
+        if isinstance(first, Phrase) and isinstance(how, Token) and isinstance(second, Phrase):
+            lies = _relation(first, how, second)
+            found += [] if lies is None else [lies]
+    return tuple(found)
+
+
 class _Question(Asked):
     """One question's phrases, and what each of them is there for."""
 
@@ -190,16 +201,10 @@ class _Question(Asked):
     def _related(self, place: int, first: Phrase) -> Statement | None:
         """How a thing lies to another, where that tells which thing is meant; None where it is what is asked."""
         how, second = self._token(place + 1), self._phrase(place + 2)
-        if how is None or second is None or not second.nouns or not _is_relation(how.text):
+        if how is None or second is None:
             return None
-        if not (_is_thing(first) or (first.head in words.GENERIC and statements.visible(first))):
-            return None
-        if (
-            not (_is_thing(second) or (second.head in words.GENERIC and statements.visible(second)))
-            or second.start == "vague"
-        ):
-            return None
-        return statements.relation(first, how.text, second) if self._tells_which(place) else None
+        lies = _relation(first, how, second)
+        return lies if lies is not None and self._tells_which(place) else None
 
     def _tells_which(self, place: int) -> bool:
         """Whether what follows a thing tells which one is meant: it does if something else is asked about it."""
@@ -250,6 +255,15 @@ def _is_thing(phrase: Phrase) -> bool:
     if not head or head in words.PICTURE or head in words.ABSTRACT or head in words.QUANTITIES:
         return False
     return head not in words.PLACES and head not in words.PROPERTIES
+
+
+def _relation(first: Phrase, how: Token, second: Phrase) -> Statement | None:
+    """How two things lie to each other, if that is what stands between them."""
+    if not second.nouns or not _is_relation(how.text) or second.start == "vague":
+        return None
+    if not all(_is_thing(one) or (one.head in words.GENERIC and statements.visible(one)) for one in (first, second)):
+        return None
+    return statements.relation(first, how.text, second)
 
 
 def _is_relation(how: str) -> bool:

@@ -23,7 +23,8 @@ from PIL import Image
 
 from blip2tools import Vision
 from blip2tools.errors import ERROR_CODES, InvalidInputError, TooLargeError
-from blip2tools.server.http.app import STATUS, body_limits, build_app
+from blip2tools.server.http.app import body_limits, build_app
+from blip2tools.server.http.failures import STATUS
 from blip2tools.server.http.guard import Guard, Rules
 from blip2tools.server.http.metrics import Metric, render
 from blip2tools.server.http.rate import RATE_KEYS, RateLimit

@@ -1,0 +1,117 @@
+"""Pictures that are found, and the index that helps to find them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from blip2tools.schemas.arguments import MAX_FOLDER, Arguments, Reference, Words, given
+from blip2tools.schemas.results import Failure, Result
+
+MOST_TOLD = 3  # misses in a text block
+MAX_HITS = 50
+
+
+class SearchArguments(Arguments):
+    """Arguments of `search_images`."""
+
+    query: Annotated[Words | None, BeforeValidator(given)] = Field(
+        None, description="What the picture shows, as a caption, e.g. 'a dog on a beach'; at most 512 characters."
+    )
+    image: Annotated[Reference | None, BeforeValidator(given)] = Field(
+        None, description="Instead of query: find this picture's duplicates. Example: holiday.jpg"
+    )
+    folder: Annotated[str, Field(min_length=1, max_length=MAX_FOLDER)] | None = Field(
+        None, description="An allowed folder or one inside it, e.g. 'holiday'; all of them if left out."
+    )
+    limit: int = Field(10, ge=1, le=MAX_HITS, description="How many hits at most, 1 to 50.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.query is None and self.image is None:
+            raise ValueError("The argument 'query' is missing")
+        if self.query is not None and self.image is not None:
+            raise ValueError("Only one of the arguments 'query' and 'image' may be given")
+        return self
+
+
+class SearchHit(BaseModel):
+    """One picture that may be what was asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    path: str = Field(description="A reference that every tool accepts as its image.")
+    probability: float | None = Field(
+        ge=0, le=1, description="That the text fits, by the matching head (ITM); null of a search by picture."
+    )
+    cosine: float = Field(ge=-1, le=1, description="Nearness to the text, or likeness to the picture (ITC).")
+    fits: bool = Field(description="Whether the text fits, or the picture is the same.")
+    duplicate: str = Field("", description='Of a search by picture: "exact" (the same bytes), "near", or empty.')
+
+    def line(self) -> str:
+        """The hit in one line."""
+        if self.probability is None:
+            return f"{self.cosine:.2f} {self.path}{f' ({self.duplicate} duplicate)' if self.duplicate else ''}"
+        return f"{self.probability:.2f} {self.path}"
+
+
+class SearchResult(Result):
+    """Result of `search_images`."""
+
+    hits: list[SearchHit] = Field(description="Pictures, best first; those that do not fit come last.")
+    none_fits: bool = Field(description="Whether no picture fits; the first hit is then the best miss.")
+    indexed: int = Field(description="How many pictures an index covers there; 0 without one.")
+    searched: int = Field(description="How many pictures were searched, in the index and outside of it.")
+    model: str = Field(description="The checkpoint that judged.")
+    warnings: list[str] = Field(description="Reasons to doubt this result; empty when there are none.")
+
+    def text_block(self) -> str:
+        fitting = [hit.line() for hit in self.hits if hit.fits]
+        misses = [hit.line() for hit in self.hits if not hit.fits][:MOST_TOLD]
+        by_picture = any(hit.probability is None for hit in self.hits)
+        where = f"of {self.searched} searched"
+        if fitting:
+            what = "duplicates, likeness first" if by_picture else "pictures fit, probability first"
+            lines = [f"{len(fitting)} {what} ({where}):", *fitting]
+        else:
+            lines = [f"{'no duplicate' if by_picture else 'no picture fits'} ({where})"]
+        if misses:
+            lines += ["most like it:" if by_picture else "near misses:", *misses]
+        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+
+class UnindexedFile(BaseModel):
+    """A file that looks like a picture and cannot be read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    error: Failure
+
+
+class IndexResult(Result):
+    """What indexing a folder did."""
+
+    folder: str
+    matcher: str = Field(description="The checkpoint that made the features; empty where there was nothing to look at.")
+    pictures: int = Field(description="How many files can be found now.")
+    added: int = Field(description="Pictures that were looked at.")
+    known: int = Field(description="Files with a new name or time whose content was known.")
+    unchanged: int = Field(description="Files that were as before.")
+    removed: int = Field(description="Files that have gone.")
+    seconds: float = Field(description="How long it took.")
+    unreadable: list[UnindexedFile] = Field(description="Files that look like pictures and cannot be read, and why.")
+    warnings: list[str] = Field(description="What was left as it was.")
+
+    def text_block(self) -> str:
+        renamed = f", {self.known} known by their content" if self.known else ""
+        failed = f", {len(self.unreadable)} cannot be read" if self.unreadable else ""
+        return "\n".join(
+            [
+                f"{self.folder}: {self.pictures} pictures can be found ({self.added} new{renamed}, {self.unchanged} "
+                f"unchanged, {self.removed} gone{failed}; {self.seconds:.1f} s)",
+                *(f"cannot be read: {one.path}: {one.error.code}: {one.error.message}" for one in self.unreadable),
+                *(f"warning: {warning}" for warning in self.warnings),
+            ]
+        )

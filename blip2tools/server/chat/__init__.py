@@ -1,0 +1,20 @@
+"""Eyes for chat programs: a vision endpoint in OpenAI's form, and a proxy through which a blind model sees.
+
+endpoint.py     POST /v1/chat/completions of `serve --http`: a picture and a text, answered by one tool
+intent.py       which tool the text asks for
+models.py       GET /v1/models, with image input
+errors.py       errors in the forms of OpenAI and Anthropic
+proxy.py        `proxy --upstream URL`: the application
+conversation.py one request: words for pictures, the upstream's answer, its looks, and on
+words.py        pictures become words, the same each time
+history.py      turns with looks in them, of which the client has only seen the rest
+dialect.py      what the three protocols have in common
+completions.py  OpenAI's Chat Completions
+responses.py    OpenAI's Responses
+messages.py     Anthropic's Messages
+events.py       server-sent events, with their bytes
+bodies.py       bodies of requests: gzip, zstd, JSON
+upstream.py     the connection to the server that has the model
+"""
+
+from __future__ import annotations

@@ -1,0 +1,218 @@
+"""What the three chat protocols have in common, as the proxy sees them."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+from blip2tools.errors import ErrorCode
+from blip2tools.server.chat.events import Event
+from blip2tools.toolset import ToolSpec
+
+Item = dict[str, Any]
+
+MAX_ARGUMENTS: Final = 2**20  # characters of a call's arguments: more is no call that anybody meant
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a tool by the model.
+
+    Attributes:
+        arguments: JSON, as far as the model has written it.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a call of ours came to."""
+
+    text: str
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class Turn:
+    """What the upstream has said in one answer.
+
+    Attributes:
+        ours: calls of the package's tools.
+        theirs: whether the client's own tools are called too.
+        said: the answer as the upstream must get it back.
+        is_complete: it ended of itself: neither the token limit nor a lost connection has cut a call short.
+        has_end: it says how it ended; or that it failed, which is an end too.
+    """
+
+    ours: list[Call] = field(default_factory=list)
+    theirs: bool = False
+    said: list[Item] = field(default_factory=list)
+    is_complete: bool = False
+    has_end: bool = False
+
+
+class Reply(ABC):
+    """The one answer that a client gets, put together from all of the upstream's.
+
+    Args:
+        ours: the package's tools that were offered.
+        theirs: the client's own.
+    """
+
+    def __init__(self, ours: Collection[str], theirs: Collection[str]) -> None:
+        self.ours = frozenset(ours)
+        self.theirs = frozenset(theirs)
+        self.round = 0
+
+    @abstractmethod
+    def begin(self) -> None:
+        """The upstream begins to answer, once more."""
+
+    @abstractmethod
+    def feed(self, event: Event) -> list[bytes]:
+        """One event of the upstream; what the client gets now."""
+
+    @abstractmethod
+    def take(self, whole: dict[str, Any]) -> None:
+        """An answer in one piece."""
+
+    @abstractmethod
+    def turn(self) -> Turn:
+        """What the upstream has said in this round."""
+
+    @abstractmethod
+    def finish(self, *, stop: bool) -> list[bytes]:
+        """The end of the client's stream, as far as it was held back; `stop` where calls of ours are not answered any more."""
+
+    @abstractmethod
+    def whole(self, *, stop: bool) -> dict[str, Any] | None:
+        """The client's answer in one piece, or None where the upstream's is it."""
+
+    @abstractmethod
+    def visible(self) -> list[Item]:
+        """The answer as the client will send it back in its next request."""
+
+    @abstractmethod
+    def spoils(self, message: str, *, error: Mapping[str, Any] | None = None) -> bytes:
+        """An event that says why the stream ends before its time.
+
+        Args:
+            message: `code: sentence`.
+            error: the upstream's own error object, which then stands in its place.
+        """
+
+
+class Dialect(ABC):
+    """One protocol.
+
+    Attributes:
+        path: of its requests.
+        key: where a body has the conversation.
+    """
+
+    path: ClassVar[str]
+    key: ClassVar[str]
+
+    @abstractmethod
+    def error(self, status: int, code: ErrorCode, message: str) -> dict[str, Any]:
+        """The JSON of an answer that is an error."""
+
+    @abstractmethod
+    def reply(self, ours: Collection[str], theirs: Collection[str]) -> Reply:
+        """For one request."""
+
+    @abstractmethod
+    def block(self, item: Any, block: Mapping[str, Any], words: str) -> dict[str, Any]:
+        """The block that says `words` in the place of `block`, in the entry `item` of a conversation."""
+
+    @abstractmethod
+    def tool(self, spec: ToolSpec) -> dict[str, Any]:
+        """A tool as a request offers it."""
+
+    @abstractmethod
+    def names(self, body: Mapping[str, Any]) -> set[str]:
+        """Of the tools that the client offers."""
+
+    @abstractmethod
+    def may_offer(self, body: Mapping[str, Any]) -> bool:
+        """Whether more tools can be offered without getting in the way of what the client has asked for."""
+
+    @abstractmethod
+    def results(self, calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Item]:
+        """What the calls of ours came to, as entries of a conversation."""
+
+    @abstractmethod
+    def line(self, item: Any) -> str | None:
+        """What an entry says, the same however a client writes it; None for one that clients leave out at will."""
+
+    def plain(self, item: Item) -> None:
+        """Make an entry plainer in which words have taken the places of pictures."""
+        return
+
+    def ahead(self, item: Item, results: Sequence[Item]) -> list[Item]:
+        """The entry that follows a turn with calls of both sides, with our results put to the client's."""
+        return [*results, item]
+
+    def items(self, body: Mapping[str, Any]) -> list[Any]:
+        """The conversation."""
+        found = body.get(self.key)
+        return list(found) if isinstance(found, list) else []
+
+
+def canonical(arguments: Any) -> str:
+    """A call's arguments, the same however a client writes them."""
+    try:
+        value = json.loads(arguments) if isinstance(arguments, str) else arguments
+        return json.dumps(value, sort_keys=True)
+    except (ValueError, TypeError, RecursionError):
+        return str(arguments)
+
+
+def text_of(content: Any) -> str:
+    """The text of a message, with single spaces: clients trim, join and split it."""
+    if isinstance(content, str):
+        return " ".join(content.split())
+    if not isinstance(content, list):
+        return ""
+    parts = (part if isinstance(part, str) else part.get("text") for part in content if isinstance(part, str | dict))
+    return " ".join(" ".join(part for part in parts if isinstance(part, str)).split())
+
+
+def added(one: Any, other: Any) -> Any:
+    """Two objects of numbers, added; what is no number is the second's."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {**one, **{name: added(one.get(name), value) for name, value in other.items()}}
+    if _is_count(one) and _is_count(other):
+        return one + other
+    return one if other is None else other
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def names_in(tools: Any, *path: str) -> set[str]:
+    """Names of tools in a list of them; `path` leads to where the name is."""
+    found: set[str] = set()
+    for tool in tools if isinstance(tools, list) else ():
+        for step in path:
+            tool = tool.get(step) if isinstance(tool, Mapping) else None
+        if isinstance(tool, Mapping) and isinstance(tool.get("name"), str):
+            found.add(tool["name"])
+    return found
+
+
+def joined(texts: Iterable[str]) -> str:
+    """What was said in several rounds as one text."""
+    return "\n\n".join(text for text in texts if text)
+
+
+def sentence(code: ErrorCode, message: str) -> str:
+    """An error as one text."""
+    return f"{code}: {message}"
