@@ -1,4 +1,4 @@
-"""Pictures inside of messages: in blocks of every provider's form, and in the midst of text."""
+"""Pictures inside messages: in blocks of every provider's form, and within text."""
 
 from __future__ import annotations
 
