@@ -19,8 +19,7 @@ class Matcher:
 
     Args:
         model: a loaded checkpoint: a `modules.MatcherModel`, or the library's. Everything after its vision tower is converted
-            to
-            float32, the precision of the reference.
+            to float32, the precision of the reference.
         trunk: a trunk to use in place of the model's own; the matcher's own `post_layernorm` is always kept.
     """
 
