@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types readme pictures clients grammars mcpb tools vocabularies audit sbom check clean
+.PHONY: help demo test lint types readme pictures clients grammars mcpb plugin tools vocabularies audit sbom check clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ clients: $(VENV)/.dev  ## real MCP clients, each in an environment of its own, a
 
 mcpb:  ## build the bundle for clients that install .mcpb files, into dist
 	$(PYTHON) packaging/mcpb/build.py
+
+plugin:  ## build the plugin for the hosts of agents, with the package's wheel in it
+	$(PYTHON) packaging/plugin/build.py --wheel
 
 grammars: $(VENV)/grammars/.done  ## the engines that hold tool calls to a schema, for their tests
 

@@ -141,6 +141,12 @@ class InternalError(VisionError):
     code = "internal"
 
 
+def error_of(code: str, message: str) -> VisionError:
+    """The error that another process has told of by its code; an unknown code is an internal one."""
+    kinds = {kind.code: kind for kind in VisionError.__subclasses__()}
+    return kinds.get(code, InternalError)(message)  # type: ignore[call-overload,no-any-return]
+
+
 def forget_pictures(error: BaseException) -> None:
     """Clear the frames of an error's traceback, whose variables keep pictures alive.
 

@@ -35,6 +35,7 @@ if not Path("/dev/nvidiactl").exists():
 _cache = tempfile.TemporaryDirectory(prefix="blip2tools-tests-")
 os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["BLIP2TOOLS_CONFIG"] = os.devnull
 
 
 def pytest_configure(config) -> None:
@@ -123,14 +124,14 @@ class StdioServer:
         fresh: bool = False,
     ) -> None:
         clean = environment_without_settings(keep=["cache_dir"])
-        self.process = (subprocess.Popen if fresh else forked.start)(
-            [*prefix, sys.executable, "-m", *program, "serve", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env={**clean, "OMP_NUM_THREADS": "1", **(env or {})},
-        )
+        command = [*prefix, sys.executable, "-m", *program, "serve", *arguments]
+        self._start(command, cwd, {**clean, "OMP_NUM_THREADS": "1", **(env or {})}, fresh=fresh)
+
+    def _start(
+        self, command: list[str], cwd: Path | None, env: dict[str, str], *, fresh: bool = True, **more: Any
+    ) -> None:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.process = (subprocess.Popen if fresh else forked.start)(command, **streams, cwd=cwd, env=env, **more)
         self.lines: queue.Queue[bytes] = queue.Queue()
         self.raw: list[bytes] = []
         self.errors: list[bytes] = []

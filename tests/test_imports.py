@@ -23,7 +23,7 @@ FLOORS = [
     ["engine", "index"],  # numbers and files, and no model: the verbs bring the two together
     ["checkpoints", "pictures"],
     ["schemas", "settings", "call"],
-    ["model", "demo", "errors", "__version__"],
+    ["model", "demo", "errors", "launcher", "__version__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -40,13 +40,18 @@ OWNERS = {
     "langchain": {"langchain_tools"},
     "langchain_core": {"langchain_tools"},
     "langgraph": {"langchain_tools"},
-    "numpy": {"langchain_tools", "vision", "index", "cli/evaluate", "demo", "model"},
+    "numpy": {"langchain_tools", "vision", "index", "cli/evaluate", "demo", "model", "pictures/reading"},
     "faiss": {"index"},
     "lancedb": {"index"},
     "qdrant_client": {"index"},
     "httpx2": {"pictures", "server/chat"},
+    "pyarrow": {"vision/bulk"},
+    "ray": {"engine/replicas", "vision/bulk/ray_data"},
     "httpcore2": {"pictures"},
     "huggingface_hub": {"checkpoints", "cli/doctor"},
+    "rapidocr": {"pictures/reading"},
+    "onnxruntime": {"pictures/reading"},
+    "cv2": {"pictures/reading"},
 }
 
 
@@ -127,7 +132,18 @@ def test_only_the_settings_read_the_environment():
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
         ]
-        assert not readers or path.name == "settings.py", path
+        own = ("settings/__init__.py", "launcher/environment.py", "launcher/plugin.py")
+        assert not readers or path.relative_to(PACKAGE).as_posix() in own, path
+
+
+def test_the_launcher_needs_nothing_and_an_old_python():
+    for path in (PACKAGE / "launcher").glob("*.py"):
+        ast.parse(path.read_text(), feature_version=(3, 9))
+        for name in imports(path):
+            top = name.partition(".")[0]
+            assert top in sys.stdlib_module_names or name.startswith("blip2tools.launcher"), (
+                f"{path.name} imports {name}"
+            )
 
 
 def loaded_by(statement):

@@ -100,7 +100,12 @@ def test_the_session_prints_what_it_shows(name, command, output, at_home, capsys
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("name", "code"), [pytest.param(*each, id=each[0]) for each in blocks("python")])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param(*each, id=each[0]) for each in blocks("python") if "import ray" not in each[1]
+    ],  # `engine/test_replicas`
+)
 def test_the_python_runs(name, code, at_home, capsys):
     scope = {"__name__": "__main__"}
     exec(compile(code, name, "exec"), scope)
@@ -207,6 +212,11 @@ def check(words, monkeypatch):
         assert extras <= set(PROJECT["project"]["optional-dependencies"])
     elif program == "git":
         assert rest == ["clone", SOURCE]
+    elif program == "ray":
+        assert rest[0] == "start"
+        assert rest[1] in ("--head", "--address")
+    elif program == "find":
+        assert rest
     elif program in ("cd", ".", "export", "python3"):
         assert rest in (["blip2tools"], [".venv/bin/activate"], ["-m", "venv", ".venv"]) or rest[0].startswith(
             "BLIP2TOOLS_"

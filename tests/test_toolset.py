@@ -12,17 +12,20 @@ from tests.support.tool_snapshot import SNAPSHOT, catalogue, text
 
 # What a tool's description must say, and how it says it here.
 CHECKLIST = {
-    "purpose": r"^(Look|Ask|Check|Map|List|Find|Tell)\b[^.]{20,}\.",
+    "purpose": r"^(Look|Ask|Check|Map|List|Find|Read|Tell)\b[^.]{20,}\.",
     "when to use it": r"\bUse (it|this)\b",
     "when not to use it": r"\b[Nn]ot (for|needed)\b",
     "result": r"\bReturns\b",
     "limits": (
         r"no OCR|weak at|not calibrated|costs rows|small changes|limited to \d+|what it cannot do"
-        r"|squeezed to a small square|named twice or wrongly"
+        r"|squeezed to a small square|limited to Latin|named twice or wrongly"
     ),
 }
-PICTURE_WORDS = {"caption_image", "ask_image", "survey_image", "compare_images", "list_images", "search_images"}
-SEVEN = (PICTURE_WORDS - {"search_images"}) | {"match_image_text", "vision_status"}
+PICTURE_WORDS = {
+    *("caption_image", "ask_image", "survey_image", "compare_images", "list_images"),
+    *("search_images", "read_text"),
+}
+SEVEN = (PICTURE_WORDS - {"search_images", "read_text"}) | {"match_image_text", "vision_status"}
 LONGEST = 750  # characters of a description: every call of every agent carries all of them
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -223,7 +224,9 @@ def downloadable(name: str) -> str:
         raise ModelUnavailableError(f"There is nothing to download for {name!r}; name one of {_choices()}.")
     found = member.hub if member is not None else name
     if found is None or not _is_hub_id(found):
-        raise ModelUnavailableError(f"There is no model named {name!r} to download; name one of {_choices()}.")
+        raise ModelUnavailableError(
+            f"There is no model named {name!r} to download{_meant(name)}; name one of {_choices()}."
+        )
     return found
 
 
@@ -310,7 +313,7 @@ def _named(name: str, kind: Kind, choice: Choice, adapted_by: str | None = None)
         located = Located(name, kind, found, None, name, choice)
         return _adapted(located, found, adapted_by) if found is not None and _is_adapter(found) else located
     raise ModelUnavailableError(
-        f"There is no {kind} named {shown!r}; choose one of {_choices(kind)}, a hub id, or a folder."
+        f"There is no {kind} named {shown!r}{_meant(name, kind)}; choose one of {_choices(kind)}, a hub id, or a folder."
     )
 
 
@@ -352,6 +355,13 @@ def _is_hub_id(name: str) -> bool:
 def shown_name(name: str) -> str:
     """A name for messages: of a path only the last part."""
     return name if _is_hub_id(name) else (Path(name).name or name)[:100]
+
+
+def _meant(name: str, kind: Kind | None = None) -> str:
+    """The family's name that is near, as a part of a sentence."""
+    names = [member.name for member in FAMILY if kind in (None, member.kind)]
+    near = get_close_matches(name.lower(), names, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _choices(kind: Kind | None = None) -> str:

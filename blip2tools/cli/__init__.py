@@ -9,7 +9,7 @@ view.py          view
 serve.py         serve
 models.py        models, pull, demo
 setup.py         install, config and completion, with clients.py and jsonfile.py
-bench/  doctor/  evaluate/  demo/    the commands of these names
+run/  bench/  doctor/  evaluate/  demo/    the commands of these names
 """
 
 from __future__ import annotations

@@ -14,12 +14,15 @@ from blip2tools.errors import InvalidInputError
 from blip2tools.settings import expanded, foreign_variable, unexpanded
 
 SERVER_NAME = "blip2tools"
+SKILL = "look-at-pictures"
 UVX = ("uvx", "--from", "blip2tools[mcp]", "blip2tools")
 
 # A client passes few variables on to its servers. Without these the server would look for checkpoints in another cache.
 CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE")
 
 Platform = Literal["linux", "macos", "windows"]
+Form = Literal["json", "toml", "yaml"]
+Style = Literal["common", "opencode", "goose", "jan"]
 Scope = Literal["project", "user"]
 
 
@@ -30,6 +33,7 @@ class Machine:
     Attributes:
         config: where applications keep their settings.
         local_data: Windows' folder for what stays on this machine, if it is not in its usual place.
+        codex: Codex' own folder, if it is not in its usual place.
     """
 
     platform: Platform
@@ -37,18 +41,20 @@ class Machine:
     project: Path
     config: Path
     local_data: Path | None = None
+    codex: Path | None = None
 
     @classmethod
     def here(cls) -> Machine:
         """This machine, this user, and the working directory as the project."""
         home, platform = Path.home(), platform_of(sys.platform)
-        local = foreign_variable("LOCALAPPDATA")
+        local, codex = foreign_variable("LOCALAPPDATA"), foreign_variable("CODEX_HOME")
         return cls(
             platform,
             home,
             project=Path.cwd(),
             config=config_folder(platform, home, foreign_variable("APPDATA"), foreign_variable("XDG_CONFIG_HOME")),
             local_data=Path(local) if local else None,
+            codex=Path(codex) if codex else None,
         )
 
 
@@ -81,6 +87,9 @@ class Client:
         workspace: the client's own variable for the project's folder.
         then: what makes the client see the change.
         elsewhere: the client's command for the scope that has no file of its own.
+        form: of the file.
+        style: of the entry in it, where it differs from most clients'.
+        skills: the folder for skills, in a project or in the user's home.
     """
 
     name: str
@@ -92,6 +101,9 @@ class Client:
     typed: bool = False
     workspace: str | None = None
     elsewhere: str | None = None
+    form: Form = "json"
+    style: Style = "common"
+    skills: str = ".agents/skills"
 
 
 def _everywhere(template: str) -> dict[Platform, str]:
@@ -114,6 +126,7 @@ _CLIENTS = (
         project=".mcp.json",
         typed=True,
         elsewhere="claude mcp add --scope user blip2tools --",
+        skills=".claude/skills",
     ),
     Client(
         "cursor",
@@ -166,6 +179,95 @@ _CLIENTS = (
         project=".gemini/settings.json",
         user=_everywhere("{home}/.gemini/settings.json"),
     ),
+    Client(
+        "codex",
+        "Codex",
+        ("mcp_servers",),
+        "Start Codex again; /mcp lists the server.",
+        user=_everywhere("{codex}/config.toml"),
+        form="toml",
+    ),
+    Client(
+        "opencode",
+        "opencode",
+        ("mcp",),
+        "Start opencode again; `opencode mcp list` shows the server.",
+        project="opencode.json",
+        user={
+            "linux": "{config}/opencode/opencode.json",
+            "macos": "{home}/.config/opencode/opencode.json",
+            "windows": "{home}/.config/opencode/opencode.json",
+        },
+        style="opencode",
+    ),
+    Client(
+        "cline",
+        "Cline (command line)",
+        ("mcpServers",),
+        "Start Cline again.",
+        user=_everywhere("{home}/.cline/data/settings/cline_mcp_settings.json"),
+    ),
+    Client(
+        "roo",
+        "Roo Code",
+        ("mcpServers",),
+        "Switch the server on in Roo Code's MCP settings.",
+        project=".roo/mcp.json",
+    ),
+    Client(
+        "continue",
+        "Continue",
+        ("mcpServers",),
+        "Continue starts the server in agent mode.",
+        project=".continue/mcpServers/blip2tools.json",
+    ),
+    Client(
+        "goose",
+        "Goose",
+        ("extensions",),
+        "Start a new session of Goose.",
+        user={
+            "linux": "{home}/.config/goose/config.yaml",
+            "macos": "{home}/.config/goose/config.yaml",
+            "windows": "{config}/Block/goose/config/config.yaml",
+        },
+        form="yaml",
+        style="goose",
+    ),
+    Client(
+        "hermes",
+        "Hermes Agent",
+        ("mcp_servers",),
+        "Start Hermes again.",
+        user=_everywhere("{home}/.hermes/config.yaml"),
+        form="yaml",
+    ),
+    Client(
+        "anythingllm",
+        "AnythingLLM Desktop",
+        ("mcpServers",),
+        "Press Refresh on the agent skills page of AnythingLLM.",
+        user=_everywhere("{config}/anythingllm-desktop/storage/plugins/anythingllm_mcp_servers.json"),
+    ),
+    Client(
+        "jan",
+        "Jan",
+        ("mcpServers",),
+        "Start Jan again; its settings list the server under MCP Servers.",
+        user={
+            "linux": "{home}/.local/share/Jan/data/mcp_config.json",
+            "macos": "{config}/Jan/data/mcp_config.json",
+            "windows": "{config}/Jan/data/mcp_config.json",
+        },
+        style="jan",
+    ),
+    Client(
+        "llama-cpp",
+        "llama.cpp's server",
+        ("mcpServers",),
+        "Start llama-server with --mcp-servers-config and this file.",
+        user=_everywhere("{config}/blip2tools/llama-server.json"),
+    ),
 )
 CLIENTS: Mapping[str, Client] = {client.name: client for client in _CLIENTS}
 
@@ -176,6 +278,8 @@ def scope_of(client: Client, *, user: bool) -> Scope:
     Raises:
         InvalidInputError: the client keeps no file of its own for all projects.
     """
+    if user and client.user is None and client.elsewhere is None:
+        raise InvalidInputError(f"{client.title} has servers for one project only; leave out --user.")
     if user and client.user is None:
         raise InvalidInputError(
             f"{client.title} keeps its user-wide servers in a file that only it should write; use its own command: "
@@ -195,7 +299,13 @@ def config_path(client: Client, scope: Scope, machine: Machine) -> Path:
     if client.name == "claude-desktop" and machine.platform == "windows":
         return _packaged_claude(machine) or machine.config / "Claude" / "claude_desktop_config.json"
     template = (client.user or {})[machine.platform]
-    return Path(template.format(home=machine.home, config=machine.config, lmstudio=_lm_studio_home(machine)))
+    folders = {"home": machine.home, "config": machine.config, "codex": machine.codex or machine.home / ".codex"}
+    return Path(template.format(**folders, lmstudio=_lm_studio_home(machine)))
+
+
+def skill_path(client: Client, scope: Scope, machine: Machine) -> Path:
+    """Where the skill that teaches the tools goes."""
+    return (machine.project if scope == "project" else machine.home) / client.skills / SKILL / "SKILL.md"
 
 
 def _packaged_claude(machine: Machine) -> Path | None:
@@ -266,10 +376,22 @@ def server_entry(
     if model is not None:
         # A folder is looked up from wherever the client starts the server.
         arguments += ["--model", str((base / model).resolve()) if (base / model).is_dir() else model]
-    entry: dict[str, Any] = {"type": "stdio"} if client.typed else {}
-    entry |= {"command": words[0], "args": arguments}
     cache = {name: value for name in CACHE_VARIABLES if (value := foreign_variable(name))}
-    return entry | ({"env": cache} if cache else {})
+    return _styled(client, words[0], arguments, cache)
+
+
+def _styled(client: Client, command: str, arguments: list[str], variables: dict[str, str]) -> dict[str, Any]:
+    if client.style == "opencode":
+        started = {"type": "local", "command": [command, *arguments], "enabled": True}
+        return started | ({"environment": variables} if variables else {})
+    if client.style == "goose":
+        named = {"name": SERVER_NAME, "type": "stdio", "cmd": command, "args": arguments}
+        return named | {"enabled": True, "envs": variables, "timeout": 300}
+    entry: dict[str, Any] = {"type": "stdio"} if client.typed else {}
+    entry |= {"command": command, "args": arguments}
+    if client.style == "jan":
+        return entry | {"env": variables, "active": True}
+    return entry | ({"env": variables} if variables else {})
 
 
 def _folders(client: Client, scope: Scope, folders: Sequence[str], base: Path) -> list[str]:

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from blip2tools.__version__ import __version__
-from blip2tools.cli.console import INTERRUPTED, NO_MODEL, SOME_FAILED, USAGE, fail, speak_utf8
+from blip2tools.cli.console import INTERRUPTED, NO_MODEL, SOME_FAILED, USAGE, fail, say, speak_utf8
 from blip2tools.cli.options import AddCommand
+from blip2tools.cli.parsing import SETTINGS, Parser, add_help_all
 from blip2tools.errors import ModelUnavailableError, VisionError
+from blip2tools.settings import told_strays
 
 DESCRIPTION = """\
 Sight for text-only agents: captions, answers and image-text match from a local BLIP-2 model.
@@ -22,7 +24,7 @@ Without a model of its own on this machine it answers from a small demo checkpoi
 
 EPILOG = """\
 exit status: 0 all well, 1 some pictures failed, 2 wrong usage, 3 model unavailable, 130 interrupted
-every setting can also be given as a variable: --num-beams 3 is BLIP2TOOLS_NUM_BEAMS=3"""
+every setting can also be a variable (--num-beams 3 is BLIP2TOOLS_NUM_BEAMS=3) or stand in your file: blip2tools config show"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A person gets one sentence; its cause is logged on request. The server turns its log on by itself.
     level = logging.INFO if arguments.verbose else logging.CRITICAL
     logging.basicConfig(stream=sys.stderr, level=level, format="blip2tools: %(message)s")
+    if named(words) != "serve":  # whose log says so
+        for sentence in told_strays():
+            say(f"warning: {sentence}")
     try:
         return int(arguments.command(arguments))
     except KeyboardInterrupt:
@@ -53,13 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error, NO_MODEL)
     except VisionError as error:
         return fail(error, USAGE)
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Wide enough for the longest command next to its summary."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
 
 
 def _look(command: AddCommand, parser: argparse.ArgumentParser) -> None:
@@ -78,6 +76,12 @@ def _view(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     from blip2tools.cli.view import add_view_command
 
     add_view_command(command)
+
+
+def _run(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.run import add_run_command
+
+    add_run_command(command)
 
 
 def _serve(command: AddCommand, parser: argparse.ArgumentParser) -> None:
@@ -111,6 +115,12 @@ def _evaluate(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     add_evaluate_command(command)
 
 
+def _config(command: AddCommand, parser: argparse.ArgumentParser) -> None:
+    from blip2tools.cli.config import add_config_command
+
+    add_config_command(command)
+
+
 def _setup(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     from blip2tools.cli.setup import add_setup_commands
 
@@ -122,8 +132,10 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentPars
     (("caption", "ask", "match", "survey"), _look),
     (("index", "search"), _collections),
     (("view",), _view),
+    (("run",), _run),
     (("serve",), _serve),
-    (("models", "pull", "demo"), _models),
+    (("models", "pull", "remove", "demo"), _models),
+    (("config",), _config),
     (("bench",), _bench),
     (("doctor",), _doctor),
     (("evaluate",), _evaluate),
@@ -146,13 +158,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     Args:
         only: the command that will be run, if it is known: the others are left out then.
     """
-    parser = argparse.ArgumentParser(
-        prog="blip2tools",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=_Help,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="blip2tools", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"blip2tools {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the log, with the causes of failures")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -160,17 +166,14 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     def command(
         name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        sub.set_defaults(command=run)
+        sub = commands.add_parser(name, help=summary, description=text)
+        sub.set_defaults(command=run, parser=sub)
         return sub
 
     for names, add in GROUPS:
         if only is None or only in names:
             add(command, parser)
+    for sub in commands.choices.values():
+        if any(group.title == SETTINGS for group in sub._action_groups):
+            add_help_all(sub)
     return parser

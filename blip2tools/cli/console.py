@@ -6,7 +6,7 @@ import io
 import sys
 from typing import TextIO
 
-from blip2tools.errors import VisionError
+from blip2tools.errors import InvalidInputError, VisionError
 
 OK, SOME_FAILED, USAGE, NO_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -60,6 +60,19 @@ def tell(text: str) -> None:
 def say(text: str) -> None:
     """Write a message to standard error."""
     _write(sys.stderr, text)
+
+
+def confirmed(question: str) -> bool:
+    """Whether a person says yes.
+
+    Raises:
+        InvalidInputError: there is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise InvalidInputError("There is nobody to ask; add --yes to do it.")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _write(stream: TextIO, text: str) -> None:

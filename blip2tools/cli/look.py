@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
+from blip2tools.pictures.references import handle_in, place_of
 from blip2tools.schemas.shown import printable
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ from blip2tools.vision.keywords import GenerationKeywords
 from blip2tools.vision.styles import STYLES
 
 if TYPE_CHECKING:
-    from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, SurveyResult, Tile
+    from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, ReadResult, SurveyResult, Tile
+    from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
 # Pictures in progress at a time: enough to keep the engine busy, few enough to keep memory small over a long list.
@@ -34,6 +38,7 @@ IN_FLIGHT = 8
 # From so many pictures on it pays to record CUDA graphs: on an H100 that takes 5 to 8 s, and eight captions then take 75 ms
 # instead of 200.
 MANY = 500
+_PICTURE = re.compile(r"(?i)(data|file|img)[:_]\S*|-|\S+\.(jpe?g|png|webp|gif|bmp|avif|hei[cf]|tiff?)")  # no question
 SHOWN = 200  # characters of a reference: a data: URI has millions
 
 
@@ -65,6 +70,7 @@ def look(
     # The first picture that can be read loads the model: errors in arguments and files need none.
     vision = Vision.load(preload=False, download=download, **settings)
     try:
+        _check_here(vision.settings, download=download)
         status = vision.run(_all(vision, arguments, verb, show))
     except KeyboardInterrupt:
         vision.abandon()  # closing would wait for an import
@@ -74,6 +80,20 @@ def look(
         raise
     vision.close()
     return status
+
+
+def _check_here(settings: Settings, *, download: bool) -> None:
+    """Refuse a model that is not here and may not be downloaded, which is known without loading anything.
+
+    Raises:
+        ModelUnavailableError: with what fetches it.
+    """
+    from blip2tools import checkpoints
+
+    plan = checkpoints.locate(settings)
+    for part in (plan.captioner, plan.matcher):
+        if part is not None and not part.here and (settings.offline or not download):
+            raise ModelUnavailableError(f"The model {part.name} is not on this computer; run {part.pull_command}.")
 
 
 async def _all(
@@ -157,7 +177,7 @@ class _Outcomes:
                 say(f"{printable(image, SHOWN)}: {outcome}")
             return
         if self._json:
-            tell(json.dumps({"source": source, **outcome.model_dump(mode="json")}, ensure_ascii=False))
+            tell(json.dumps({"source": source, **outcome.structured()}, ensure_ascii=False))
             return
         shown = self._show(outcome)
         name = f"{printable(image, SHOWN)}: " if self._several else ""
@@ -186,6 +206,11 @@ def _as_unicode(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+# Settings of what is read before any model: which pictures, and from where.
+OF_PICTURES = (
+    *("allowed_dirs", "formats", "max_image_bytes", "max_pixels", "max_side", "max_damage_mb"),
+    *("allow_urls", "url_hosts", "deadline_s"),
+)
 NOT_OF_SURVEYS = ("best_of", "abstain_below", "vqa_template")
 
 
@@ -214,6 +239,9 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
+    if arguments.question is None:
+        *arguments.image, arguments.question = _question_last(arguments.image)
+
     async def one(vision: Vision, image: str) -> AnswerResult:
         return await vision.aask(image, arguments.question, choices=arguments.choice or None, region=arguments.region)
 
@@ -222,6 +250,21 @@ def _ask(arguments: argparse.Namespace) -> int:
         return "\n  ".join([f"{result.answer}  (confidence {result.confidence:.2f}{_abstained(result)})", *choices])
 
     return look(arguments, one, show, settings=given_settings(arguments), download=names_a_model(arguments))
+
+
+def _question_last(words: Sequence[str]) -> Sequence[str]:
+    """Pictures and then the question, as `ask PICTURE QUESTION` gives them.
+
+    Raises:
+        InvalidInputError: there is no question among them.
+    """
+    last = words[-1]
+    is_picture = os.path.lexists(last) or place_of(last) != "file" or handle_in(last) or _PICTURE.fullmatch(last)
+    if len(words) < 2 or is_picture:
+        raise InvalidInputError(
+            "What is the question? Put it behind the picture, in quotes, or give it with --question."
+        )
+    return words
 
 
 def _abstained(result: CaptionResult | AnswerResult) -> str:
@@ -256,25 +299,44 @@ def _tile(tile: Tile) -> str:
     return f"{box}  {tile.caption}  (confidence {tile.confidence:.2f}{match})"
 
 
+def _read(arguments: argparse.Namespace) -> int:
+    async def one(vision: Vision, image: str) -> ReadResult:
+        return await vision.aread(image, region=arguments.region)
+
+    def show(result: ReadResult) -> str:
+        return f"\n{result.text}" if result.lines else "no text was found"
+
+    return look(arguments, one, show, settings=given_settings(arguments), download=False)
+
+
 def _add_looking_commands(command: AddCommand) -> None:
     caption = command("caption", _caption, "say what is in pictures", "Say in one sentence what is in each picture.")
     _image_options(caption)
     caption.add_argument(
         "--prompt",
-        help='beginning of the caption, which the model continues; default: that of its training, "" is none',
+        help='beginning of the caption, which the model goes on with; default: that of its training, "" is none',
     )
     caption.add_argument(
         "--style",
         choices=tuple(STYLES),
+        metavar="STYLE",
         default="plain",
-        help="a prompt with options that belong to it (default plain)",
+        help=f"a prompt with options of its own (default plain); one of {', '.join(STYLES)}",
     )
-    caption.add_argument("--num-captions", type=int, default=1, metavar="N", help="captions for each picture, 1 to 5")
+    caption.add_argument(
+        "--num-captions", type=int, default=1, metavar="N", help="captions for each picture, 1 to 5 (default 1)"
+    )
     setting_options(caption, but=("vqa_template",))
 
-    ask = command("ask", _ask, "ask a question about pictures", "Ask one question about each picture.")
+    ask = command(
+        "ask", _ask, "ask a question about pictures", "Ask one question about each picture: ask IMAGE... QUESTION."
+    )
     _image_options(ask)
-    ask.add_argument("-q", "--question", required=True, help="the question, in English")
+    ask.add_argument(
+        "-q",
+        "--question",
+        help="the question, in English; without it the last word is taken for it: ask IMAGE QUESTION",
+    )
     ask.add_argument("-c", "--choice", action="append", help="a possible answer to score; give 2 to 20 of them")
     setting_options(ask, but=("best_of",))
 
@@ -282,6 +344,10 @@ def _add_looking_commands(command: AddCommand) -> None:
     _image_options(match)
     match.add_argument("-t", "--text", action="append", required=True, help="a statement; give 1 to 64 of them")
     setting_options(match, but=SPEECH)
+
+    read = command("read", _read, "read what is written in pictures", "Read the text in each picture, line by line.")
+    _image_options(read)
+    setting_options(read, only=OF_PICTURES)
 
     survey = command(
         "survey",
@@ -299,7 +365,7 @@ def _add_looking_commands(command: AddCommand) -> None:
 
 def _image_options(parser: argparse.ArgumentParser, *, region: bool = True) -> None:
     parser.add_argument(
-        "image", nargs="+", metavar="IMAGE", help="a file, a data: URI, or an http(s) URL with --allow-urls"
+        "image", nargs="+", metavar="IMAGE", help="a file; or a data: URI, or an http(s) URL with --allow-urls"
     )
     parser.add_argument("--json", action="store_true", help="JSON Lines in the order of the pictures")
     if region:
@@ -307,6 +373,6 @@ def _image_options(parser: argparse.ArgumentParser, *, region: bool = True) -> N
             "--region",
             type=float,
             nargs=4,
-            metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+            metavar=("L", "T", "R", "B"),
             help="look only at this part, as fractions from 0 to 1",
         )

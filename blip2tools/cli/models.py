@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from blip2tools.cli.console import OK, Bar, say, tell
+from blip2tools.cli.console import OK, SOME_FAILED, Bar, confirmed, say, tell
 from blip2tools.cli.options import AddCommand, given_settings, setting_options
-from blip2tools.settings import PULL_SETTINGS, Settings
+from blip2tools.errors import InvalidInputError
+from blip2tools.settings import PULL_SETTINGS, Settings, config_place
 
 
 def _models(arguments: argparse.Namespace) -> int:
@@ -73,6 +74,31 @@ def _pull(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _remove(arguments: argparse.Namespace) -> int:
+    from blip2tools.checkpoints import removal
+
+    settings = Settings.load()
+    if not arguments.model_name and not arguments.all:
+        raise InvalidInputError("Which model? Name one, or remove everything that is kept with --all.")
+    copies = [removal.kept(name) for name in dict.fromkeys(arguments.model_name)]
+    if arguments.all:
+        copies = removal.all_kept()
+    for copy in copies:
+        what = f"{copy.name}, {_amount(copy.size, 'B')}, in {copy.folder}"
+        if not arguments.yes and not confirmed(f"Remove {what}?"):
+            say("Nothing was removed.")
+            return SOME_FAILED
+        removal.remove(copy, settings)
+        say(f"Removed: {what}")
+    if arguments.all:
+        if not arguments.yes and not confirmed(f"Remove what is remembered in {settings.cache_folder}?"):
+            return SOME_FAILED
+        for path in removal.forget(settings):
+            say(f"Removed: {path}")
+        say(f"Your settings are yours to delete: {config_place()}" if config_place().is_file() else "Nothing is left.")
+    return OK
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from blip2tools.cli.demo.show import run_demo
 
@@ -99,6 +125,19 @@ def _add_model_commands(command: AddCommand) -> None:
     )
     pull.add_argument("--anyway", action="store_true", help="also models that do not fit in this machine's memory")
     setting_options(pull, only=PULL_SETTINGS)
+
+    remove = command(
+        "remove",
+        _remove,
+        "delete a downloaded checkpoint",
+        "Delete a checkpoint from the local Hugging Face cache, where other programs may use it too, and what was remembered\n"
+        "about it. The size is told and a question asked before.",
+    )
+    remove.add_argument(
+        "--all", action="store_true", help="every downloaded member of the family, and all that is remembered"
+    )
+    remove.add_argument("model_name", nargs="*", metavar="MODEL", help="a short name or hub id that was pulled")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
 
     demo = command(
         "demo",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args, get_origin
 
+from blip2tools.errors import InvalidInputError
 from blip2tools.settings import HTTP_SETTINGS, LISTS, PROXY_SETTINGS, Settings, variable
 
 
@@ -33,7 +34,7 @@ def setting_options(
         if name in PROXY_SETTINGS and not proxy:
             continue
         flag = "--" + name.replace("_", "-")
-        text = f"{field.description} [{variable(name)}]".replace("%", "%%")
+        text = f"{field.description}{_default(field.default)} [{variable(name)}]".replace("%", "%%")
         if name == "allowed_dirs":
             group.add_argument("--allow-dir", dest=name, action="append", metavar="DIR", default=None, help=text)
         elif field.annotation is bool:
@@ -41,7 +42,65 @@ def setting_options(
         elif name in LISTS:
             group.add_argument(flag, dest=name, metavar="A,B", default=None, help=text)
         else:
-            group.add_argument(flag, dest=name, metavar=name.rsplit("_", 1)[-1].upper(), default=None, help=text)
+            group.add_argument(flag, dest=name, metavar=_placeholder(name, field.annotation), default=None, help=text)
+
+
+_PLACEHOLDERS = {"model": "MODEL", "matcher": "MODEL", "cache_dir": "DIR", "offload_dir": "DIR", "calibration": "FILE"}
+
+
+def _placeholder(name: str, kind: Any) -> str:
+    """What stands for a value in help: its alternatives, or what kind of thing it is."""
+    if name in _PLACEHOLDERS:
+        return _PLACEHOLDERS[name]
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    kinds = {kind, *get_args(kind)}
+    return "N" if int in kinds else "X" if float in kinds else name.rsplit("_", 1)[-1].upper()
+
+
+def _default(value: Any) -> str:
+    """A default, as help tells it; of what has none its description does."""
+    if value is None or value == () or value is False:
+        return ""
+    if value is True:
+        return " (default: yes)"
+    shown = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+    return f" (default {shown})"
+
+
+def ray_options(parser: argparse.ArgumentParser) -> None:
+    """What is done by several processes, on this machine or on a cluster."""
+    group = parser.add_argument_group("many processes or machines")
+    group.add_argument("--ray", action="store_true", help="let several processes on Ray do the work")
+    group.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a Ray cluster: `auto`, or HOST:PORT of its head; without it a Ray of its own is started on this machine, and "
+        "ended afterwards",
+    )
+    group.add_argument(
+        "--replicas",
+        type=int,
+        metavar="N",
+        help="processes with the whole model each, and a GPU where there is one (default 2)",
+    )
+
+
+def given_replicas(arguments: argparse.Namespace) -> int:
+    """How many processes share the work; 0 without Ray.
+
+    Raises:
+        InvalidInputError: an option of Ray without Ray, or a number that makes no sense.
+    """
+    if not arguments.ray:
+        if arguments.ray_address is not None or arguments.replicas is not None:
+            flag = "--replicas" if arguments.ray_address is None else "--ray-address"
+            raise InvalidInputError(f"{flag} only works with --ray.")
+        return 0
+    replicas = 2 if arguments.replicas is None else int(arguments.replicas)
+    if not 1 <= replicas <= 1024:
+        raise InvalidInputError("The number of --replicas must be from 1 to 1024.")
+    return replicas
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""The commands that set things up around the package: `install` for MCP clients, `completion` for shells."""
+"""The commands that set things up around the package: `install` and `uninstall` for MCP clients, `completion` for shells."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from blip2tools.cli import jsonfile, tomlfile, yamlfile
 from blip2tools.cli.clients import (
     CLIENTS,
     SERVER_NAME,
@@ -18,13 +21,16 @@ from blip2tools.cli.clients import (
     Machine,
     Scope,
     config_path,
+    launcher,
     scope_of,
     server_entry,
+    skill_path,
 )
-from blip2tools.cli.jsonfile import CommentsError, Edit, nested, plan_member, write
 from blip2tools.cli.options import AddCommand
-from blip2tools.errors import InvalidInputError
+from blip2tools.cli.textfile import Edit, read, write
+from blip2tools.errors import InvalidInputError, ModelUnavailableError
 
+SKILL_FILE = Path(__file__).with_name("SKILL.md")
 SHELLS = ("bash", "zsh", "fish")
 
 INSTALL = """\
@@ -32,6 +38,12 @@ Put an entry for this server into the configuration file of an MCP client.
 
 The change is shown as a diff and made only after a yes; the old file is kept next to the new one, and everything else
 in it stays as it is. Without --allow-dir the entry of a project opens that project's folder."""
+
+UNINSTALL = """\
+Take the entry for this server out of the configuration file of an MCP client, and the skill that `install --skill` put there.
+
+The change is shown as a diff and made only after a yes; the old file is kept next to the new one, and everything else
+in it stays as it is."""
 
 COMPLETION = """\
 Print a completion script. To switch it on:
@@ -49,19 +61,24 @@ def add_setup_commands(command: AddCommand, parser: argparse.ArgumentParser) -> 
         parser: the whole command line, which completion describes.
     """
     install = command("install", _install, "add the server to an MCP client", INSTALL)
-    install.add_argument("client", choices=tuple(CLIENTS), metavar="CLIENT", help=", ".join(CLIENTS))
+    _add_client(install)
     install.add_argument(
         "--allow-dir", action="append", default=[], metavar="DIR", help="folder that the tools may read; repeatable"
     )
     install.add_argument("--model", metavar="MODEL", help="captioner to start with (default: auto)")
     install.add_argument(
-        "--user", action="store_true", help="for all projects, where the client also has a project file"
+        "--skill", action="store_true", help="also the skill that teaches a model when to use which tool"
     )
     install.add_argument("--uvx", action="store_true", help="start it with uvx, without a checkout (once published)")
     install.add_argument("--yes", action="store_true", help="do not ask")
     only = install.add_mutually_exclusive_group()
     only.add_argument("--dry-run", action="store_true", help="show the diff and change nothing")
     only.add_argument("--print", action="store_true", dest="snippet", help="print the entry alone, to paste it")
+
+    uninstall = command("uninstall", _uninstall, "take the server out of an MCP client", UNINSTALL)
+    _add_client(uninstall)
+    uninstall.add_argument("--yes", action="store_true", help="do not ask")
+    uninstall.add_argument("--dry-run", action="store_true", help="show the diff and change nothing")
 
     completion = command(
         "completion",
@@ -72,28 +89,65 @@ def add_setup_commands(command: AddCommand, parser: argparse.ArgumentParser) -> 
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
 
 
+def _add_client(command: argparse.ArgumentParser) -> None:
+    command.add_argument("client", choices=tuple(CLIENTS), metavar="CLIENT", help=", ".join(CLIENTS))
+    command.add_argument(
+        "--user", action="store_true", help="for all projects, where the client also has a project file"
+    )
+
+
 def _install(arguments: argparse.Namespace) -> int:
     client = CLIENTS[arguments.client]
-    if arguments.user and client.user is None and arguments.snippet:
+    if arguments.model is not None:
+        _check_model(arguments.model)
+    if arguments.user and client.user is None and arguments.snippet and client.elsewhere:
         return _print_command(client, arguments)
     scope = scope_of(client, user=arguments.user)
     machine = Machine.here()
     entry = server_entry(client, scope, arguments.allow_dir, model=arguments.model, uvx=arguments.uvx)
-    keys = (*client.keys, SERVER_NAME)
-    snippet = json.dumps(nested(keys, entry), indent=2, ensure_ascii=False)
     path = config_path(client, scope, machine)
-    _advise(entry["command"], arguments.model)
+    _advise(launcher(uvx=arguments.uvx)[0], arguments.model)
     if arguments.snippet:
         _say(f"For {client.title}, in {path}:")
-        _print(snippet)
+        _print(_snippet(client, entry))
         return 0
-    try:
-        edit = plan_member(path, keys, entry)
-    except CommentsError as error:
-        _say(f"{error.message} Paste this into it:")
-        _print(snippet)
-        return 1
-    return _apply(edit, client, scope, dry_run=arguments.dry_run, yes=arguments.yes)
+    edits = [_planned(client, path, entry)]
+    if arguments.skill:
+        place = skill_path(client, scope, machine)
+        edits.append(Edit(place, read(place), SKILL_FILE.read_text(encoding="utf-8")))
+    return _apply(edits, client, scope, there=True, dry_run=arguments.dry_run, yes=arguments.yes)
+
+
+def _uninstall(arguments: argparse.Namespace) -> int:
+    client, machine = CLIENTS[arguments.client], Machine.here()
+    if arguments.user and client.user is None and client.elsewhere:
+        raise InvalidInputError(f"{client.title} takes it out itself: claude mcp remove --scope user {SERVER_NAME}")
+    scope = scope_of(client, user=arguments.user)
+    edits = [_planned(client, config_path(client, scope, machine), None)]
+    place = skill_path(client, scope, machine)
+    # One that was changed by hand is somebody's own by now.
+    if (there := read(place)) == SKILL_FILE.read_text(encoding="utf-8"):
+        edits.append(Edit(place, there, None))
+    return _apply(edits, client, scope, there=False, dry_run=arguments.dry_run, yes=arguments.yes)
+
+
+def _planned(client: Client, path: Path, entry: dict[str, Any] | None) -> Edit:
+    """The change of the client's file; without an entry, ours is taken out."""
+    keys = (*client.keys, SERVER_NAME)
+    if client.form == "toml":
+        return tomlfile.plan_table(path, keys, entry)
+    if client.form == "yaml":
+        return yamlfile.plan_entry(path, (keys[0], keys[1]), entry)
+    return jsonfile.plan_removal(path, keys) if entry is None else jsonfile.plan_member(path, keys, entry)
+
+
+def _snippet(client: Client, entry: dict[str, Any]) -> str:
+    keys = (*client.keys, SERVER_NAME)
+    if client.form == "toml":
+        return tomlfile.table(keys, entry)
+    if client.form == "yaml":
+        return yamlfile.entry((keys[0], keys[1]), entry)
+    return json.dumps(jsonfile.nested(keys, entry), indent=2, ensure_ascii=False)
 
 
 def _print_command(client: Client, arguments: argparse.Namespace) -> int:
@@ -103,27 +157,49 @@ def _print_command(client: Client, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _apply(edit: Edit, client: Client, scope: Scope, *, dry_run: bool, yes: bool) -> int:
-    if not edit.changes:
-        _say(f"{edit.path} already has this entry; nothing was changed.")
+def _apply(edits: Sequence[Edit], client: Client, scope: Scope, *, there: bool, dry_run: bool, yes: bool) -> int:
+    for edit in [edit for edit in edits if not edit.changes]:
+        _say(f"{edit.path} {'already has' if there else 'does not have'} this entry; nothing was changed.")
+    edits = [edit for edit in edits if edit.changes]
+    for edit in edits:
+        if edit.drops_mark:
+            _say(
+                f"{edit.path} begins with a byte order mark, with which {client.title} may not parse it; "
+                "it is written without."
+            )
+        if diff := edit.diff():
+            _print(diff)
+    if edits and scope == "user" and not edits[0].path.parent.is_dir():
+        _say(f"There is no folder {edits[0].path.parent} yet; is {client.title} installed? It would be made.")
+    if dry_run or not edits:
         return 0
-    if edit.drops_mark:
-        _say(
-            f"{edit.path} begins with a byte order mark, with which {client.title} may not parse it; it is written without."
-        )
-    if diff := edit.diff():
-        _print(diff)
-    if scope == "user" and not edit.path.parent.is_dir():
-        _say(f"There is no folder {edit.path.parent} yet; is {client.title} installed? It would be made.")
-    if dry_run:
-        return 0
-    if not yes and not _confirmed(edit.path):
+    if not yes and not _confirmed(edits[0].path):
         _say("Nothing was changed.")
         return 1
-    backup = write(edit)
-    _say(f"Written: {edit.path}" + (f" (before: {backup})" if backup else ""))
+    for edit in edits:
+        backup = write(edit)
+        done = "Removed" if edit.after is None else "Written"
+        _say(f"{done}: {edit.path}" + (f" (before: {backup})" if backup else ""))
     _say(client.then)
     return 0
+
+
+def _check_model(name: str) -> None:
+    """Refuse a model's name that can never work.
+
+    Raises:
+        InvalidInputError: there is no such model; with the name that may be meant.
+    """
+    from blip2tools import checkpoints
+    from blip2tools.checkpoints.family import FAMILY
+    from blip2tools.settings import Settings
+
+    try:
+        checkpoints.locate(Settings.check({"model": name}))
+    except ModelUnavailableError as error:
+        names = [member.name for member in FAMILY if member.kind == "captioner"]
+        near = difflib.get_close_matches(name.lower(), names, n=1)
+        raise InvalidInputError(f"{error.message}{f' Did you mean {near[0]}?' if near else ''}") from error
 
 
 def _confirmed(path: Path) -> bool:
@@ -151,9 +227,30 @@ def _advise(command: str, model: str | None) -> None:
 def _completion(parser: argparse.ArgumentParser, shell: str) -> int:
     import shtab
 
-    _mark_paths(parser, {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "IMAGE": shtab.FILE})
-    _print(shtab.complete(parser, shell))
+    kinds = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "IMAGE": shtab.FILE, "MODEL": _model_names()}
+    _mark_paths(parser, kinds)
+    preamble = _BASH_MODELS.format(names=" ".join(_names())) if shell == "bash" else ""
+    _print(shtab.complete(parser, shell, preamble=preamble))
     return 0
+
+
+_BASH_MODELS = """
+_blip2tools_models() {{
+  compgen -W "{names}" -- "$1"
+}}
+"""
+
+
+def _names() -> list[str]:
+    from blip2tools.checkpoints.family import FAMILY
+
+    return sorted({member.name for member in FAMILY})
+
+
+def _model_names() -> dict[str, str]:
+    """How each shell offers the names of models."""
+    names = " ".join(_names())
+    return {"bash": "_blip2tools_models", "zsh": f"({names})", "fish": f"(printf '%s\\n' {names})"}
 
 
 def _mark_paths(parser: argparse.ArgumentParser, kinds: Mapping[str, object]) -> None:

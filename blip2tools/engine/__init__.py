@@ -7,6 +7,7 @@ stages.py    see, query, speak and match for batches
 cache.py     vision features, by picture
 metrics.py   how busy it was
 local.py     the engine of this process, on one device
+replicas/    one engine made of many processes, on Ray
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""How well statements fit pictures, by ITM alone: the measure for premises of questions."""
+"""How well statements fit pictures, by ITM alone: what the premises of questions are judged by; and what is kept for the next."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
+from blip2tools.engine.cache import Kept
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import AnswerRequest, CaptionRequest, ChoiceRequest, Fit, FitRequest, Sight
 from blip2tools.errors import ModelUnavailableError
@@ -16,13 +17,54 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip2tools.checkpoints import Loaded
-    from blip2tools.checkpoints.prompts import Prompt
     from blip2tools.model import Matcher, Pixels, Trunk
 
 MATCH_TOKENS = 4096  # query and text tokens in one pass of the matcher
-KeptFits: TypeAlias = dict[tuple[str, str], Fit]  # by the key of a picture's pixels and a statement
-
 KEPT = 4096  # fits of a picture and a statement, 200 bytes each
+
+
+class Matching:
+    """ITM of pictures and texts. Used by the engine's worker thread alone.
+
+    Args:
+        loaded: the model.
+        kept: the keys and values of the latest pictures; added to.
+    """
+
+    def __init__(self, loaded: Loaded, kept: Kept) -> None:
+        self._loaded = loaded
+        self._kept = kept
+
+    def logits(self, sights: Sequence[str], states: Sequence[Tensor], texts: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (N, 2) of N pairs.
+
+        Args:
+            sights: the key of each pair's picture.
+            states: trunk states (1, 1 + P, Dv) of each pair's picture.
+            texts: ids of each pair's text.
+        """
+        matcher = self._loaded.matcher
+        if matcher is None:
+            raise ValueError("there is no matcher")
+        seen = dict(zip(sights, states, strict=True))
+        place = {key: number for number, key in enumerate(seen)}
+        found = []
+        for first, last in chunks([matcher.num_queries + len(ids) for ids in texts], MATCH_TOKENS):
+            if len(seen) == 1:
+                found.append(matcher.match_kept(self._keys(matcher, sights[0], states[0]), texts[first:last]))
+            else:
+                # Keys and values of many pictures for all layers at once would take the memory of a large batch.
+                those = [place[key] for key in sights[first:last]]
+                found.append(matcher.match(torch.cat(list(seen.values())), texts[first:last], those))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _keys(self, matcher: Matcher, sight: str, states: Tensor) -> Tensor:
+        name = (sight, matcher.trunk.fingerprint, matcher.fingerprint)
+        keys = self._kept.keys.get(name)
+        if keys is None:
+            keys = matcher.keys(states)
+            self._kept.keys.put(name, keys)
+        return keys
 
 
 class Fits:
@@ -40,12 +82,14 @@ class Fits:
         loaded: Loaded,
         metrics: Metrics,
         states: Callable[[Trunk, Pixels, Sequence[Sight]], list[Tensor]],
-        kept: KeptFits,
+        matching: Matching,
+        kept: Kept,
     ) -> None:
         self._loaded = loaded
         self._metrics = metrics
         self._states = states
-        self._kept = kept
+        self._matching = matching
+        self._kept = kept.fits
 
     def of(
         self, requests: Sequence[CaptionRequest | AnswerRequest | ChoiceRequest | FitRequest]
@@ -72,7 +116,10 @@ class Fits:
         keys = list(dict.fromkeys(key for key, _ in pairs))
         states = dict(zip(keys, self._states(matcher.trunk, pixels, [sights[key] for key in keys]), strict=True))
         with self._metrics.timed("match"):
-            odds = _odds(matcher, [states[key] for key, _ in pairs], [words(text) for _, text in pairs])
+            logits = self._matching.logits(
+                [key for key, _ in pairs], [states[key] for key, _ in pairs], [words(text).ids for _, text in pairs]
+            )
+            odds = (logits[:, 1] - logits[:, 0]).tolist()
         if not all(math.isfinite(one) for one in odds):
             raise overflow(self._loaded.matcher_name, self._loaded.dtype)
         fresh = {pair: Fit(one, words.spells(pair[1])) for pair, one in zip(pairs, odds, strict=True)}
@@ -88,19 +135,6 @@ def overflow(name: str | None, dtype: str) -> ModelUnavailableError:
         f"The model {name} computes values that are NaN or infinite: its weights are damaged, or overflow in {dtype}. "
         "`blip2tools doctor` says what to do."
     )
-
-
-def _odds(matcher: Matcher, states: Sequence[Tensor], prompts: Sequence[Prompt]) -> list[float]:
-    """ITM's log-odds of a match for pairs of a picture and a text."""
-    found: list[float] = []
-    sizes = [matcher.num_queries + len(prompt.ids) for prompt in prompts]
-    for first, last in chunks(sizes, MATCH_TOKENS):
-        own = states[first:last]
-        # One picture: its keys and values are computed once for all texts.
-        seen = own[0] if all(one is own[0] for one in own) else torch.cat(list(own))
-        logits = matcher.match(seen, [prompt.ids for prompt in prompts[first:last]])
-        found += (logits[:, 1] - logits[:, 0]).tolist()
-    return found
 
 
 def chunks(sizes: Sequence[int], budget: int) -> list[tuple[int, int]]:

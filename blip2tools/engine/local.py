@@ -25,10 +25,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from blip2tools.checkpoints.confidence import Premises
-from blip2tools.engine.cache import FeatureCache, Spill
+from blip2tools.engine.cache import KEYS_SHARE, FeatureCache, Kept, Spill
 from blip2tools.engine.line import Job, Line, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.protocol import EngineStatus
@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip2tools.checkpoints import Loaded, Progress
-    from blip2tools.engine.fits import KeptFits
     from blip2tools.engine.stages import Stages
     from blip2tools.pictures.images import Target
+    from blip2tools.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ class LocalEngine:
         self._max_batch = max_batch
         self._kept_answers = kept_answers
         self._idle_unload_s = idle_unload_s
-        self._cache: FeatureCache[Tensor] = FeatureCache(cache_bytes)
+        for_keys = int(cache_bytes * KEYS_SHARE)
+        self._cache: FeatureCache[Tensor] = FeatureCache(cache_bytes - for_keys)
         self._spill_bytes = spill_bytes
         self._metrics = Metrics()
         self._wake = threading.Condition()
@@ -106,12 +107,36 @@ class LocalEngine:
         self._expected = 0
         self._under_way: dict[Request, Work] = {}
         self._answers: OrderedDict[Request, object] = OrderedDict()
-        self._fits: KeptFits = {}
+        self._kept = Kept(FeatureCache(for_keys))
         self._loaded: Loaded | None = None
         self._loading = False
         self._state = "not loaded"
         self._closed = False
         self._worker: threading.Thread | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, *, download: bool) -> Self:
+        """The engine that settings ask for; the model is loaded, and tested, at the first request.
+
+        Args:
+            settings: of the model, the queue and the caches.
+            download: whether a named model that is not here may be downloaded.
+        """
+
+        def load(progress: Progress) -> Loaded:
+            from blip2tools.checkpoints import selftest
+
+            return selftest.load(settings, progress, download=download)
+
+        return cls(
+            load,
+            max_queue=settings.max_queue,
+            max_batch=settings.max_batch,
+            kept_answers=settings.keep_answers,
+            idle_unload_s=settings.idle_unload_s,
+            cache_bytes=settings.cache_mb * 2**20,
+            spill_bytes=settings.spill_mb * 2**20,
+        )
 
     # ---- the callers' side ----
 
@@ -188,7 +213,7 @@ class LocalEngine:
                 failed=metrics.failed,
                 cancelled=metrics.cancelled,
                 joined=metrics.joined,
-                cache=self._cache.use(),
+                cache=self._cache.use() + self._kept.keys.use(),
                 batches=dict(sorted(metrics.batches.items())),
                 tokens=metrics.tokens,
                 steps=dict(metrics.steps),
@@ -276,7 +301,7 @@ class LocalEngine:
             return
         from blip2tools.engine.stages import Stages
 
-        stages = Stages(loaded, self._cache, self._metrics, self._fits)
+        stages = Stages(loaded, self._cache, self._metrics, self._kept)
         for work in [work for work in batch if work.stopped()]:  # cancelled while the model was being loaded
             self._deliver(work, None)
         live = [work for work in batch if not work.answered]
@@ -302,6 +327,7 @@ class LocalEngine:
                 self._cache.clear()  # main memory: there is nowhere to move anything to
             else:
                 self._cache.vacate()
+            self._kept.keys.clear()
             _free_device_memory()
         if len(batch) > 1:
             # Half the batch needs half the memory, and a request that never fits must not make others fail.
@@ -390,7 +416,8 @@ class LocalEngine:
         had = self._loaded is not None
         self._loaded = None
         self._answers.clear()
-        self._fits.clear()
+        self._kept.fits.clear()
+        self._kept.keys.clear()
         self._cache.clear()
         if had:
             gc.collect()

@@ -19,8 +19,8 @@ import torch
 
 from blip2tools.checkpoints.confidence import confidence
 from blip2tools.checkpoints.prompts import RETRIEVAL_TOKENS
-from blip2tools.engine.cache import FeatureCache
-from blip2tools.engine.fits import MATCH_TOKENS, Fits, KeptFits, chunks, overflow
+from blip2tools.engine.cache import FeatureCache, Kept
+from blip2tools.engine.fits import MATCH_TOKENS, Fits, Matching, chunks, overflow
 from blip2tools.engine.line import ANSWER_TOKENS, CAPTION_TOKENS, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
@@ -68,13 +68,13 @@ Join = Callable[[Callable[[Work], bool]], Sequence[Work]]
 class Stages:
     """A loaded model behind its cache."""
 
-    def __init__(
-        self, loaded: Loaded, cache: FeatureCache[Tensor], metrics: Metrics, fits: KeptFits | None = None
-    ) -> None:
+    def __init__(self, loaded: Loaded, cache: FeatureCache[Tensor], metrics: Metrics, kept: Kept | None = None) -> None:
         self._loaded = loaded
         self._cache = cache
         self._metrics = metrics
-        self._fits = Fits(loaded, metrics, self._states, {} if fits is None else fits)
+        kept = Kept(FeatureCache(0)) if kept is None else kept
+        self._matching = Matching(loaded, kept)
+        self._fits = Fits(loaded, metrics, self._states, self._matching, kept)
 
     def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
         """The answer to each work item of one group, in order; a `VisionError` in the place of one that is refused.
@@ -246,7 +246,8 @@ class Stages:
         ]
         texts = [_read(words, cast(MatchRequest, requests[place])) for place in pairs]
         with self._metrics.timed("match"):
-            scores = _scores(matcher, [states[p] for p in pairs], [features[p] for p in pairs], texts)
+            seen = [(requests[place].sight.key, states[place]) for place in pairs]
+            scores = _scores(matcher, self._matching, seen, [features[place] for place in pairs], texts)
         for place, score in zip(pairs, scores, strict=True):
             sound = all(math.isfinite(one.logit) and math.isfinite(one.probability + one.cosine) for one in score)
             answers[place] = score if sound else self._overflow(self._loaded.matcher_name)
@@ -397,27 +398,20 @@ def _longest(request: CaptionRequest | AnswerRequest) -> int:
 
 def _scores(
     matcher: Matcher,
-    states: Sequence[Tensor],
+    matching: Matching,
+    seen: Sequence[tuple[str, Tensor]],
     features: Sequence[Tensor],
     prompts: Sequence[Sequence[Prompt]],
 ) -> list[list[TextScore]]:
-    """ITM and ITC of each picture's texts; the texts of all pictures go through together."""
+    """ITM and ITC of each picture's texts, from its key and trunk states; the texts of all pictures go through together."""
     flat = [prompt.ids for group in prompts for prompt in group]
     if not flat:
         return [[] for _ in prompts]
     owners = [place for place, group in enumerate(prompts) for _ in group]
-    queries = features[0].shape[1]
-    logits: list[Tensor] = []
-    vectors: list[Tensor] = []
-    for first, last in chunks([queries + len(ids) for ids in flat], MATCH_TOKENS):
-        ids, own = flat[first:last], owners[first:last]
-        # One picture: its keys and values are computed once for all texts.
-        seen = states[own[0]] if len(set(own)) == 1 else torch.cat([states[place] for place in own])
-        logits.append(matcher.match(seen, ids))
-        vectors.append(matcher.text_features(ids))
+    itm = matching.logits([seen[place][0] for place in owners], [seen[place][1] for place in owners], flat)
+    vectors = [matcher.text_features(flat[first:last]) for first, last in chunks([*map(len, flat)], MATCH_TOKENS)]
     text_features = torch.cat(vectors)
-    itm = torch.cat(logits)
-    probabilities, matching = itm.softmax(-1)[:, 1].tolist(), itm[:, 1].tolist()
+    probabilities, logits = itm.softmax(-1)[:, 1].tolist(), itm[:, 1].tolist()
     scores: list[list[TextScore]] = []
     start = 0
     for feature, group in zip(features, prompts, strict=True):
@@ -427,7 +421,7 @@ def _scores(
             [
                 TextScore(probability, similarity, prompt.truncated, logit)
                 for probability, similarity, prompt, logit in zip(
-                    probabilities[start:end], cosines, group, matching[start:end], strict=True
+                    probabilities[start:end], cosines, group, logits[start:end], strict=True
                 )
             ]
         )

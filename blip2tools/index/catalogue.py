@@ -259,7 +259,7 @@ class WriterLock:
         return True
 
     def leave(self) -> None:
-        """Let another write."""
+        """Close it, so that another process can write."""
         if self._base is not None:
             with suppress(sqlite3.Error):
                 self._base.execute("ROLLBACK")

@@ -261,11 +261,11 @@ def _among(names: Sequence[str]) -> str:
 
 def _module(name: str) -> Any:
     try:
-        match name:
-            case "lancedb":
-                import lancedb as module
-            case _:
-                import qdrant_client as module
+        if name == "lancedb":
+            import lancedb
+
+            return lancedb
+        import qdrant_client
     except ImportError as error:
         raise ModelUnavailableError("This store needs an extra: pip install 'blip2tools[search]'") from error
-    return module
+    return qdrant_client

@@ -11,8 +11,8 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from blip2tools.errors import InvalidInputError
-from blip2tools.langchain_tools.ingest import placeholder
 from blip2tools.langchain_tools.retrieval import Blip2Embeddings
+from blip2tools.pictures.inline import placeholder
 
 if TYPE_CHECKING:
     from blip2tools.index.stores import RowStore, Stored

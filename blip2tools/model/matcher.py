@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from blip2tools.model.qformer import Reader
+from blip2tools.model.qformer import Look, Reader
 from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.trunk import Trunk, right_padded
 from blip2tools.model.weights import fingerprint, freeze, named
@@ -65,7 +65,7 @@ class Matcher:
         return self._fingerprint
 
     @torch.inference_mode()
-    def match(self, states: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    def match(self, states: Tensor, texts: Sequence[Sequence[int]], pictures: Sequence[int] | None = None) -> Tensor:
         """ITM logits (N, 2), float32, columns [no match, match], of N texts.
 
         The Q-Former reads text and picture together; the head's logits are averaged over the queries (LAVIS,
@@ -73,16 +73,35 @@ class Matcher:
         which ties every score to 27-73 %).
 
         Args:
-            states: trunk states, (N, 1 + P, Dv) for pairs or (1, 1 + P, Dv) for one picture, whose keys and values are
-                then computed once and broadcast.
+            states: trunk states (U, 1 + P, Dv) of U pictures, whose keys and values are computed once.
             texts: N rows of ids, [CLS] ... [SEP].
+            pictures: which of them each text is about; None: each about its own, or all about the only one.
 
         Raises:
             ValueError: shapes or ids that do not fit.
         """
-        if states.shape[0] not in (1, len(texts)):
-            raise ValueError("one picture, or one for each text, is needed")
-        return cast(Tensor, self._itm_head(self._read_together(states, texts)).mean(1))
+        self._check(len(states), texts, pictures)
+        look = self._reader.fresh(self._normed(states).float())
+        return self._itm(texts, look, pictures)
+
+    @torch.inference_mode()
+    def keys(self, states: Tensor) -> Tensor:
+        """What of pictures the texts attend to, (U, C, 2, heads, 1 + P, size), from trunk states (U, 1 + P, Dv).
+
+        Worth keeping for a picture that is asked about again, but several times as large as its states.
+        """
+        return self._reader.keys(self._normed(states).float())
+
+    @torch.inference_mode()
+    def match_kept(self, keys: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        """As `match`, for one picture whose `keys` (1, C, 2, heads, 1 + P, size) are at hand.
+
+        Raises:
+            ValueError: as of `match`.
+        """
+        if len(keys) != 1:
+            raise ValueError("the keys of one picture are needed")
+        return self._itm(texts, self._reader.kept(keys), None)
 
     @torch.inference_mode()
     def image_features(self, states: Tensor) -> Tensor:
@@ -126,17 +145,29 @@ class Matcher:
     @torch.inference_mode()
     def multimodal_embeddings(self, states: Tensor, text: Sequence[int]) -> Tensor:
         """Hidden states (Q, H) of the queries that read a text and a picture (1, 1 + P, Dv) together."""
-        return self._read_together(states, [text])[0]
+        return self._read_together([text], self._reader.fresh(self._normed(states).float()))[0]
 
     def _read(self, texts: Sequence[Sequence[int]], *, first_only: bool = False) -> Tensor:
         """Hidden states (N, L, H) of texts without a picture, or (N, 1, H) of [CLS]."""
         words, filled = self._words(texts)
         return self._reader.read(words, filled, first_only=first_only)
 
-    def _read_together(self, states: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    def _itm(self, texts: Sequence[Sequence[int]], look: Look, pictures: Sequence[int] | None) -> Tensor:
+        return cast(Tensor, self._itm_head(self._read_together(texts, look, pictures)).mean(1))
+
+    def _check(self, held: int, texts: Sequence[Sequence[int]], pictures: Sequence[int] | None) -> None:
+        if pictures is None:
+            if held not in (1, len(texts)):
+                raise ValueError("one picture, or one for each text, is needed")
+        elif len(pictures) != len(texts) or not all(0 <= one < held for one in pictures):
+            raise ValueError("the number of a picture is needed for each text")
+
+    def _read_together(
+        self, texts: Sequence[Sequence[int]], look: Look, pictures: Sequence[int] | None = None
+    ) -> Tensor:
         """Hidden states (N, Q, H) of the queries, each row with a text and a picture."""
         words, filled = self._words(texts)
-        return self._reader.read_together(self._query_tokens, words, filled, self._normed(states).float())
+        return self._reader.read_together(self._query_tokens, words, filled, look, pictures)
 
     def _normed(self, states: Tensor) -> Tensor:
         return cast(Tensor, self._post_layernorm(states.to(self.device, self.trunk.dtype)))

@@ -61,9 +61,11 @@ _START = (
     "here = [n for n, path in enumerate(sys.path) if path.endswith(('site-packages', 'dist-packages'))]\n"
     "place = here[0] if here else len(sys.path)\n"
     "sys.path[place:place] = sys.argv[2:]\n"
-    "from blip2tools.pictures.decoder_process import main\n"
+    "from {module} import main\n"
     "main(sys.argv[1])\n"
 )
+MODULE = "blip2tools.pictures.decoder_process"
+PACKAGES = ("PIL", "pillow_heif")
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +118,9 @@ class Decoder:
         self._seconds = seconds
         self._decodes = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
-        self._idle: list[_Process] = []
-        self._all: set[_Process] = set()
-        self._inherited: set[_Process] = set()
+        self._idle: list[Child] = []
+        self._all: set[Child] = set()
+        self._inherited: set[Child] = set()
         self._owner = os.getpid()
         self._closed = False
 
@@ -139,7 +141,7 @@ class Decoder:
         """
         wanted = len(regions) * max(1, len(targets))
 
-        def receive(process: _Process) -> Decoded:
+        def receive(process: Child) -> Decoded:
             facts = process.receive()
             parts = tuple(process.receive_image() for _ in range(wanted))
             said = tuple(str(warning) for warning in facts.get("warnings", ()))
@@ -155,7 +157,7 @@ class Decoder:
             VisionError: as `decode`.
         """
 
-        def receive(process: _Process) -> tuple[int, int]:
+        def receive(process: Child) -> tuple[int, int]:
             facts = process.receive()
             return int(facts["width"]), int(facts["height"])
 
@@ -182,7 +184,7 @@ class Decoder:
             process.wait()
 
     def _ask(
-        self, request: dict[str, Any], data: bytes | memoryview, receive: Callable[[_Process], T], seconds: float
+        self, request: dict[str, Any], data: bytes | memoryview, receive: Callable[[Child], T], seconds: float
     ) -> T:
         limit = self._settings.max_image_bytes
         if len(data) > limit:
@@ -206,7 +208,7 @@ class Decoder:
         self._give_back(process)
         return answer
 
-    def _take(self) -> _Process:
+    def _take(self) -> Child:
         """A process that is alive: an idle one, or a new one."""
         with self._lock:
             if os.getpid() != self._owner:  # after a fork: two processes must not share one, nor this one end it
@@ -220,23 +222,23 @@ class Decoder:
                 process.end()
             if self._closed:
                 raise CancelledError("The decoder is closed.")
-            process = _Process(self._settings, self._seconds)
+            process = Child(_limits(self._settings, self._seconds), self._settings.max_side)
             self._all.add(process)
             return process
 
-    def _give_back(self, process: _Process) -> None:
+    def _give_back(self, process: Child) -> None:
         with self._lock:
             if not self._closed:
                 self._idle.append(process)
                 return
         process.end()
 
-    def _drop(self, process: _Process) -> None:
+    def _drop(self, process: Child) -> None:
         with self._lock:
             self._all.discard(process)
         process.end()
 
-    def _unready(self, process: _Process) -> VisionError:
+    def _unready(self, process: Child) -> VisionError:
         """Why a process ended before it was ready."""
         if self._closed:
             return CancelledError("The decoder was closed.")
@@ -244,7 +246,7 @@ class Decoder:
             RuntimeError(f"a decoder process ended with status {process.status} before it was ready")
         )
 
-    def _failure(self, process: _Process, seconds: float) -> VisionError:
+    def _failure(self, process: Child, seconds: float) -> VisionError:
         """Why a process ended in the middle of a picture."""
         self._drop(process)
         if self._closed:
@@ -258,34 +260,36 @@ class Decoder:
         return CorruptImageError("The picture could not be decoded; save it again as PNG or JPEG.")
 
 
-class _Process:
-    """One decoder process and its protocol; used by one thread at a time, except `kill` and `wait`."""
+class Child:
+    """A process that may be killed, and how to speak to it; used by one thread at a time, but for `kill` and `wait`.
 
-    def __init__(self, settings: Settings, seconds: float) -> None:
-        self._settings = settings
-        limits = {
-            "formats": settings.formats,
-            "max_image_bytes": settings.max_image_bytes,
-            "max_pixels": settings.max_pixels,
-            "max_side": settings.max_side,
-            "max_damage_mb": settings.max_damage_mb,
-            "seconds": seconds,
-        }
+    Args:
+        limits: what it is told to keep to.
+        max_side: of an image that it may send.
+        module: whose `main` it runs.
+        packages: that it needs besides this one.
+    """
+
+    def __init__(
+        self, limits: dict[str, Any], max_side: int, module: str = MODULE, packages: Sequence[str] = PACKAGES
+    ) -> None:
+        self._max_side = max_side
+        start = _START.format(module=module)
         try:
             self._process = subprocess.Popen(  # noqa: S603  this interpreter, and nothing from outside
-                [sys.executable, "-I", "-c", _START, json.dumps(limits), *_places()],
+                [sys.executable, "-I", "-c", start, json.dumps(limits), *_places(packages)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment_without_settings(),
                 **_group(),
             )
         except OSError as error:
-            logger.warning("no decoder process can be started", exc_info=error)
+            logger.warning("no process can be started", exc_info=error)
             raise BusyError("The system cannot start another process to decode pictures; try again later.") from error
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._replies = cast("IO[bytes]", self._process.stdout)
         self._lock = threading.Lock()
-        self._ready = False
+        self._first: dict[str, Any] | None = None
         self._watch: object = None
         self._overdue = False
 
@@ -304,12 +308,18 @@ class _Process:
 
     def start(self) -> bool:
         """Wait until it is ready; false if it ended before that."""
-        if not self._ready:
-            with self.watched(START_SECONDS):
-                self._ready = self._replies.readline(MAX_REPLY).endswith(b"\n")
-            if not self._ready:
+        return self.first_reply() is not None
+
+    def first_reply(self, seconds: float = START_SECONDS) -> dict[str, Any] | None:
+        """What it says once it can be spoken to, which is waited for; None if it ended before that."""
+        if self._first is None:
+            with self.watched(seconds):
+                line = self._replies.readline(MAX_REPLY)
+            if not line.endswith(b"\n"):
                 self.end()
-        return self._ready
+                return None
+            self._first = json.loads(line)
+        return self._first
 
     @contextmanager
     def watched(self, seconds: float) -> Iterator[Callable[[], None]]:
@@ -346,14 +356,14 @@ class _Process:
         self._requests.write(data)
         self._requests.flush()
 
-    def receive(self) -> dict[str, Any]:
-        """The next reply.
+    def receive(self, longest: int = MAX_REPLY) -> dict[str, Any]:
+        """The next reply, of so many bytes at most.
 
         Raises:
             VisionError: the reply is a refusal.
             ValueError, LookupError, TypeError: it has ended, or its reply makes no sense.
         """
-        reply: dict[str, Any] = json.loads(self._replies.readline(MAX_REPLY))
+        reply: dict[str, Any] = json.loads(self._replies.readline(longest))
         if "error" in reply:
             raise _ERRORS[reply["error"]](reply["message"])
         return reply
@@ -364,7 +374,7 @@ class _Process:
 
         reply = self.receive()
         (width, height), rows = reply["size"], reply["rows"]
-        if width > self._settings.max_side or height > self._settings.max_side:
+        if width > self._max_side or height > self._max_side:
             raise ValueError("an image above the limits")
         image = Image.new("RGB", (width, height))
         for top in range(0, height, rows):
@@ -402,10 +412,21 @@ def _group() -> dict[str, Any]:
     return {"process_group": 0}
 
 
-def _places() -> list[str]:
-    """Folders in which this package, Pillow and its plugin are found."""
+def _limits(settings: Settings, seconds: float) -> dict[str, Any]:
+    return {
+        "formats": settings.formats,
+        "max_image_bytes": settings.max_image_bytes,
+        "max_pixels": settings.max_pixels,
+        "max_side": settings.max_side,
+        "max_damage_mb": settings.max_damage_mb,
+        "seconds": seconds,
+    }
+
+
+def _places(packages: Sequence[str]) -> list[str]:
+    """Folders in which this package and others are found."""
     places = [Path(__file__).parents[2]]
-    for name in ("PIL", "pillow_heif"):
+    for name in packages:
         found = importlib.util.find_spec(name)
         places += [Path(place).parent for place in (found and found.submodule_search_locations) or ()]
     return list(dict.fromkeys(str(place.resolve()) for place in places))

@@ -156,8 +156,9 @@ class Pools:
         self.folders = Pool("list", 2)
         self.addresses = Pool("fetch", 4)
         self.pictures = Pool("decode", decoder.AT_ONCE)
+        self.words = Pool("words", 1)  # one process reads text
 
     def close(self) -> None:
         """See `Pool.close`."""
-        for pool in (self.files, self.folders, self.addresses, self.pictures):
+        for pool in (self.files, self.folders, self.addresses, self.pictures, self.words):
             pool.close()

@@ -12,6 +12,7 @@ from blip2tools.schemas.arguments import (
     FeatureArguments,
     ListArguments,
     MatchArguments,
+    ReadArguments,
     StatusArguments,
     SurveyArguments,
     Turn,
@@ -28,6 +29,7 @@ from blip2tools.schemas.features import (
     RetrievalResult,
     TextEmbeddings,
 )
+from blip2tools.schemas.reading import ReadResult, TextLine
 from blip2tools.schemas.results import (
     MAX_OUTPUT,
     Alternative,
@@ -93,6 +95,8 @@ __all__ = [
     "PictureFailure",
     "Premise",
     "QueueStatus",
+    "ReadArguments",
+    "ReadResult",
     "Result",
     "RetrievalResult",
     "SearchArguments",
@@ -104,6 +108,7 @@ __all__ = [
     "SurveyArguments",
     "SurveyResult",
     "TextEmbeddings",
+    "TextLine",
     "TextMatch",
     "Tile",
     "Turn",

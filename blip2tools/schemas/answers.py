@@ -53,7 +53,11 @@ class AnswerResult(ImageResult):
     abstained: bool = Field(False, description="Whether the model is too unsure for this to count as an answer.")
 
     def text_block(self) -> str:
-        lines = [f"answer: {told(self.answer, self.abstained)}", f"confidence: {self.confidence:.2f}"]
+        # Of nothing at all there is no best guess: the answer says why it is none.
+        lines = [
+            f"answer: {told(self.answer, self.abstained and self.confidence > 0)}",
+            f"confidence: {self.confidence:.2f}",
+        ]
         if self.premise is not None and not self.premise.holds:
             lines.append(f"taken for granted: {self.premise.line()}")
         if self.choices is not None:

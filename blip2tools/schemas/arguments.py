@@ -202,6 +202,13 @@ class ListArguments(Arguments):
     )
 
 
+class ReadArguments(Arguments):
+    """Arguments of `read_text`."""
+
+    image: ImageReference
+    region: Region = None
+
+
 class FeatureArguments(Arguments):
     """Arguments of the verb `features`, which is not a tool."""
 

@@ -29,6 +29,8 @@ from pydantic import ValidationError
 from blip2tools.__version__ import __version__
 from blip2tools.call import CALLER, Listener, heard_by
 from blip2tools.errors import VisionError, to_vision_error
+from blip2tools.launcher.catalogue import places_of
+from blip2tools.launcher.wire import longest_line
 from blip2tools.server import prompts
 from blip2tools.server.resources import Resources
 from blip2tools.settings import Settings
@@ -56,8 +58,7 @@ def build_server(vision: Vision, *, shared: bool = False, listed: Callable[[], o
         listed: called when a client asks for the tools.
     """
     eyes = vision.for_tools(reveal_folders=not shared, reveal_handles=not shared)
-    folders = ", ".join(eyes.status().limits.allowed_folders)
-    places = f"Pictures may come from these folders: {folders}." if folders else "No folder is open for pictures."
+    places = places_of(eyes.status().limits.allowed_folders)
 
     resources = Resources(eyes, private=not shared)
     told = Told()
@@ -158,9 +159,6 @@ def _describe(spec: ToolSpec, *, urls: bool) -> Tool:
     )
 
 
-MARGIN = 2**20  # bytes of a message besides its picture
-
-
 def largest_message(settings: Settings) -> int:
     """Bytes of the longest message that is read: one with a picture of `max_data_bytes` in its arguments."""
-    return (min(settings.max_data_bytes, settings.max_image_bytes) + 2) // 3 * 4 + MARGIN
+    return longest_line(min(settings.max_data_bytes, settings.max_image_bytes))

@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -35,6 +33,8 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from blip2tools.errors import VisionError
+from blip2tools.launcher.front import Front, Unanswered
+from blip2tools.launcher.wire import TAIL, claim_stdin, claim_stdout, id_of, too_large, written
 from blip2tools.schemas import has_too_many_parts
 from blip2tools.server.mcp import build_server, largest_message
 from blip2tools.vision import Vision
@@ -42,14 +42,6 @@ from blip2tools.vision import Vision
 FLUSH_S = 0.2  # for the last answers, after the end of the input
 LEAVE_S = 0.5  # for the decoders to end, which without it they do a little later
 PAUSE_S = 0.05  # between the list of tools and the loading, which slows every thread
-
-_PIECE = 2**16
-_TAIL = 512
-_MAX_TOKENS = 20_000
-# JSON's tokens; a quotation mark alone is a string without an end.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]:,"]|[^\s{}\[\]:,"]++', re.DOTALL)
-_ID = rb'-?[0-9]{1,18}|"[^"\\]{0,200}"'
-_LAST_ID = re.compile(rb',\s*"id"\s*:\s*(' + _ID + rb")\s*\}\s*\Z")
 
 logger = logging.getLogger(__name__)
 
@@ -59,20 +51,30 @@ Writing = MemoryObjectSendStream[SessionMessage]
 
 @asynccontextmanager
 async def lines(
-    source: BinaryIO, sink: BinaryIO, limit: int, at_end: Callable[[], object]
+    front: Front | Unanswered, sink: BinaryIO, limit: int, at_end: Callable[[], object]
 ) -> AsyncIterator[tuple[Reading, Writing]]:
-    """The streams of an MCP server over two pipes, until `source` ends; `at_end` is called then.
+    """The streams of an MCP server over two pipes, until the input ends; `at_end` is called then.
 
-    A line that is longer than `limit` bytes, or not a message, is answered with an error under its own id, if that can be
-    told; then the next line is read.
+    What `front` has answered already is said once more, and the answers to that are dropped. A line that is longer than `limit`
+    bytes, or no message, is answered with an error under its own id, as far as that can be told; whatever it was, the next line
+    is read.
     """
+    heard: dict[str | int, anyio.Event] = {}  # answers to what is said once more
     incoming, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
     answers = write.clone()
 
     async def receive() -> None:
         async with incoming, answers:
-            while line := await anyio.to_thread.run_sync(_next, source, limit):
+            while replays := await anyio.to_thread.run_sync(front.replays):
+                for replay in replays:
+                    told = jsonrpc_message_adapter.validate_python({"jsonrpc": "2.0"} | replay)
+                    if "id" in replay:
+                        heard[replay["id"]] = anyio.Event()
+                    await incoming.send(SessionMessage(told))
+                    if "id" in replay:
+                        await heard[replay["id"]].wait()
+            while line := await anyio.to_thread.run_sync(front.next_line):
                 message = _message(line, limit)
                 del line  # it may be megabytes, and the next one may be hours away
                 if isinstance(message, JSONRPCError):
@@ -86,9 +88,12 @@ async def lines(
         async with outgoing:
             gone = False
             async for message in outgoing:
+                if event := heard.get(getattr(message.message, "id", None) or ""):
+                    event.set()
+                    continue
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                 # A client that no longer reads will soon close the other pipe too, and that ends the server.
-                gone = gone or not await anyio.to_thread.run_sync(_written, sink, text.encode() + b"\n")
+                gone = gone or not await anyio.to_thread.run_sync(written, sink, text.encode() + b"\n")
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(receive)
@@ -96,62 +101,26 @@ async def lines(
         yield read, write
 
 
-def claim_stdin() -> BinaryIO:
-    """Keep standard input for the protocol: whatever else reads descriptor 0, here or in a child, sees the end of the file."""
-    source = os.fdopen(os.dup(0), "rb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    return source
-
-
-def _next(source: BinaryIO, limit: int) -> bytes | tuple[bytes, bytes]:
-    """The next line; of one above the limit its beginning and its end; empty at the end of the input."""
-    line = source.readline(limit + 1)
-    if len(line) <= limit or line.endswith(b"\n"):
-        return line
-    tail = b""
-    while piece := source.readline(_PIECE):
-        tail = (tail + piece)[-_TAIL:]
-        if piece.endswith(b"\n"):
-            break
-    return line[:_PIECE], tail
-
-
-def _written(sink: BinaryIO, line: bytes) -> bool:
-    """Write a line; returns whether all of it could be written."""
-    rest = memoryview(line)
-    try:
-        while rest:
-            rest = rest[sink.write(rest) :]
-    except OSError:
-        return False
-    return True
-
-
 def _message(line: bytes | tuple[bytes, bytes], limit: int) -> SessionMessage | JSONRPCError | None:
     """The message in a line, or the error to answer instead; None for an empty line."""
     if isinstance(line, tuple):
         head, tail = line
-        said = (
-            f"too_large: The message is above the limit of {limit:,} bytes; pass the path of a picture, not its data."
-        )
-        return _error(INVALID_REQUEST, said, _id(head, tail))
+        return _error(INVALID_REQUEST, too_large(limit), id_of(head, tail))
     if not line or line.isspace():
         return None
     if has_too_many_parts(line):
-        return _error(INVALID_REQUEST, "invalid_input: The message holds too many values.", _id(line, line[-_TAIL:]))
+        return _error(INVALID_REQUEST, "invalid_input: The message holds too many values.", id_of(line, line[-TAIL:]))
     try:
         # Not by the one who judges it: that reader keeps a second copy of a picture's megabytes.
         values = from_json(line)
     except ValueError:
         said = "invalid_input: The message is not JSON that can be read: broken, too deep, or not valid Unicode."
-        return _error(PARSE_ERROR, said, _id(line, line[-_TAIL:]))
+        return _error(PARSE_ERROR, said, id_of(line, line[-TAIL:]))
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_python(values, by_name=False))
     except ValidationError:
         said = "invalid_input: The message is not valid JSON-RPC 2.0."
-        return _error(INVALID_REQUEST, said, _id(line, line[-_TAIL:]))
+        return _error(INVALID_REQUEST, said, id_of(line, line[-TAIL:]))
 
 
 def _error(code: int, said: str, number: str | int | None) -> JSONRPCError:
@@ -159,61 +128,22 @@ def _error(code: int, said: str, number: str | int | None) -> JSONRPCError:
     return JSONRPCError(jsonrpc="2.0", id=number, error=ErrorData(code=code, message=said))
 
 
-def _id(head: bytes, tail: bytes) -> str | int | None:
-    """The id of a message that cannot be parsed, if it is certain: of the outermost object, and never of one inside.
-
-    An answer under another id would be taken for that of another request.
-    """
-    found = _id_of_object(head) or (last[1] if (last := _LAST_ID.search(tail)) else None)
-    if found is None:
-        return None
-    return found[1:-1].decode(errors="replace") if found.startswith(b'"') else int(found)
-
-
-def _id_of_object(text: bytes) -> bytes | None:
-    depth = 0
-    before: tuple[bytes, bytes] = (b"", b"")
-    for number, match in enumerate(_TOKEN.finditer(text)):
-        token = match[0]
-        if number > _MAX_TOKENS or token == b'"' or (number == 0 and token != b"{"):
-            return None
-        if token in (b"{", b"["):
-            depth += 1
-        elif token in (b"}", b"]"):
-            depth -= 1
-        elif depth == 1 and before == (b'"id"', b":"):
-            return token if re.fullmatch(_ID, token) else None
-        before = (before[1], token)
-    return None
-
-
-def serve_stdio(vision: Vision, *, wire: BinaryIO | None = None) -> NoReturn:
+def serve_stdio(vision: Vision, *, front: Front | Unanswered | None = None, wire: BinaryIO | None = None) -> NoReturn:
     """Serve one client over standard input and output until the input ends, and the process with it.
 
     The end of the input, SIGINT and SIGTERM end it at once, also in the middle of a call or while the model loads, with
     status 0, or 128 + the signal's number.
 
     Args:
+        front: has answered the first lines, and goes on with it until the server is there; by default there is none.
         wire: the output of the protocol, from `claim_stdout()`; with it, nothing else can write there.
     """
-    asyncio.run(_serve(vision, wire if wire is not None else claim_stdout()))
+    wire = wire if wire is not None else claim_stdout()
+    asyncio.run(_serve(vision, front or Unanswered(claim_stdin(), largest_message(vision.settings)), wire))
     raise AssertionError  # `_serve` ends the process
 
 
-def claim_stdout() -> BinaryIO:
-    """Keep standard output for the protocol: from here on, whatever writes to descriptor 1 lands on standard error.
-
-    Called before heavy imports: a library that prints when it is imported, or a C extension, would break the
-    framing. It stays so until the process ends, since prints at exit are as harmful.
-    """
-    sys.stdout.flush()
-    wire = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return wire
-
-
-async def _serve(vision: Vision, wire: BinaryIO) -> None:
+async def _serve(vision: Vision, front: Front | Unanswered, wire: BinaryIO) -> None:
     loop = asyncio.get_running_loop()
 
     def end(status: int) -> None:
@@ -233,12 +163,11 @@ async def _serve(vision: Vision, wire: BinaryIO) -> None:
     # A client that has closed one pipe may no longer read the other: the last answers get a moment.
     at_end = partial(loop.call_later, FLUSH_S, end, 0)
     try:
-        with claim_stdin() as source:
-            async with (
-                lines(source, wire, largest_message(vision.settings), at_end) as (read, write),
-                undecided(server, read, write) as decided,
-            ):
-                await server.run(decided, write, server.create_initialization_options())
+        async with (
+            lines(front, wire, largest_message(vision.settings), at_end) as (read, write),
+            undecided(server, read, write) as decided,
+        ):
+            await server.run(decided, write, server.create_initialization_options())
     except Exception:
         logger.exception("the server failed")
         end(1)

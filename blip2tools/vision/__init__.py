@@ -12,7 +12,8 @@ together.py   verbs made of several looks
 keywords.py   arguments of the verbs
 styles.py     prompts with the options that belong to them
 results.py    what an engine answered as typed results, with warnings
-status.py     what `vision_status` reports
+status.py     what `vision_status` tells
+bulk/         one verb over as many pictures as there are, into one file
 loop.py       an event loop for synchronous callers
 """
 

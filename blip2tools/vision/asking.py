@@ -10,7 +10,7 @@ from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import AnswerRequest, ChoiceRequest, Question, Ranking, Request, Sight, Utterance
 from blip2tools.model.options import Generation
 from blip2tools.schemas import AnswerResult
-from blip2tools.vision import results
+from blip2tools.vision import results, written
 from blip2tools.vision.doubts import Asked, Doubt, Doubts
 from blip2tools.vision.looking import Seen
 
@@ -56,8 +56,10 @@ class Asking:
     async def answer(self, seen: Seen, query: Query, deadline: float) -> AnswerResult:
         """The answer to a question about what was seen."""
         asked = Asked.of(query.question.text)
-        if query.choices:
-            return await self._choose(seen, query, asked, deadline)
+        found = await (self._choose if query.choices else self._say)(seen, query, asked, deadline)
+        return written.told(found) if written.is_asked(query.question.text) else found
+
+    async def _say(self, seen: Seen, query: Query, asked: Asked, deadline: float) -> AnswerResult:
         request = AnswerRequest(seen.sight, query.question, query.generation, asked.statements)
         spoken: Utterance = await self._ask(request, deadline)
         doubt = await self._doubts.about(seen.sight, asked, spoken.fits, deadline)

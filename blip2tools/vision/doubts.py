@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from blip2tools.checkpoints.confidence import Premises
@@ -25,6 +26,7 @@ class Asked:
     elsewhere: bool  # whether the question does not seem to be about the picture
 
     @classmethod
+    @lru_cache(maxsize=256)  # the same is often asked about many pictures
     def of(cls, question: str) -> Asked:
         """The reading of a question."""
         return cls(read(question), is_about_no_picture(question))

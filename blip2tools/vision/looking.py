@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
@@ -26,6 +26,11 @@ from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
 from blip2tools.vision.keywords import ImageInput
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+
 WHOLE_PIXELS = 2**22  # that may come back at full resolution while the model's input size is unknown: 16 MB
 HELD_BYTES = 2**25  # of files that were read and wait for a decoder; further ones are read again when it is their turn
 KEPT = 32  # sights that are ready for the model, about 0.6 MB each at 224 pixels
@@ -38,6 +43,15 @@ class Seen:
     sight: Sight
     info: ImageInfo
     region: list[float] | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A picture, or a part of one, with all its pixels."""
+
+    pixels: Image
+    info: ImageInfo
     warnings: tuple[str, ...]
 
 
@@ -148,6 +162,35 @@ class Looking:
                 return info.model_copy(update={"source": read.label})
 
             return await self._pools.pictures.run(look)
+
+    async def with_pixels(
+        self, sources: Sources, image: ImageInput, region: Sequence[float] | None, does: Callable[[Part], T], pool: Pool
+    ) -> T:
+        """Do something with all pixels of a part of an image, which is decoded when it is the turn of the call in `pool`.
+
+        Raises:
+            VisionError: as `see`.
+        """
+        given = await self._pinned(sources, image)
+        limit = self._settings.max_image_bytes
+        with self._room.place() as held:
+
+            def read() -> Read | None:
+                found = _read(sources, given, limit)
+                return found if found.fetched or found.encoded or held(len(found.data)) else None
+
+            again = self._again(sources, given, await self._pool_for(given).run(read))
+            return await pool.run(lambda: does(self._pools.pictures.wait(lambda: self._whole(again(), region))))
+
+    def _whole(self, read: Read, region: Sequence[float] | None) -> Part:
+        with self._judging(read):
+            if read.ours:
+                decoded = decode_here(bytes(read.data), self._settings, [region], [])
+            else:
+                decoded = self._decoder.decode(read.data, [region])
+        self._store_away(read)
+        info = ImageInfo(handle=handle_of(read.digest), width=decoded.width, height=decoded.height, source=read.label)
+        return Part(decoded.parts[0], info, (*decoded.warnings, *(read.newest.warnings if read.newest else ())))
 
     async def glance(self, read: Callable[[], bytes]) -> tuple[bytes, Callable[[], Awaitable[Sight]]]:
         """The SHA-256 of a file, and what decodes it. Nothing of it is kept: many are looked at, few are asked about.

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from blip2tools.checkpoints.memory import process_bytes
 from blip2tools.engine.protocol import EngineStatus
+from blip2tools.pictures.reading.reader import INSTALL, is_installed
 from blip2tools.schemas import BatchStatus, CacheStatus, QueueStatus, StageStatus
 
-CANNOT = [
-    "read text (no OCR)",
+_COMMON: Final = (
     "count reliably above three or four",
     "identify people",
     "understand languages other than English",
     "see more detail than a square of a few hundred pixels: pass a region to zoom in",
-]
+)
+
+
+def cannot() -> list[str]:
+    """What the model is no good at."""
+    words = "read text in captions and answers: use read_text" if is_installed() else f"read text (for that: {INSTALL})"
+    return [words, *_COMMON]
 
 
 def queue(status: EngineStatus) -> QueueStatus:

@@ -46,6 +46,7 @@ from blip2tools.errors import (
 from blip2tools.model.options import Generation
 from blip2tools.pictures.decoder import Decoder
 from blip2tools.pictures.pools import Pool, Pools
+from blip2tools.pictures.reading.reader import Reader, check_installed
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Remembered, Store
 from blip2tools.schemas import (
@@ -63,16 +64,18 @@ from blip2tools.schemas import (
     MatchArguments,
     MatchResult,
     MultimodalEmbeddings,
+    ReadArguments,
+    ReadResult,
     SurveyArguments,
     SurveyResult,
     TextEmbeddings,
     parse,
 )
 from blip2tools.settings import Settings
-from blip2tools.vision import results, surveying, together
+from blip2tools.vision import reading, results, surveying, together
 from blip2tools.vision.asking import Asking, Query
 from blip2tools.vision.keywords import ImageInput
-from blip2tools.vision.looking import Looking, Seen
+from blip2tools.vision.looking import Looking, Part, Seen
 from blip2tools.vision.loop import FORKED
 from blip2tools.vision.styles import STYLES, CaptionStyle, Score
 
@@ -99,6 +102,7 @@ class Verbs:
         pools: threads that wait for files, addresses and decoders.
         decoder: decodes pictures in processes that can be killed.
         remembered: records which files the handles stand for.
+        reader: reads text in a process that can be killed.
         closed: whether the owner has been closed.
     """
 
@@ -111,6 +115,7 @@ class Verbs:
         pools: Pools,
         decoder: Decoder,
         remembered: Remembered,
+        reader: Reader,
         *,
         closed: Callable[[], bool],
     ) -> None:
@@ -123,6 +128,8 @@ class Verbs:
         self._owner = os.getpid()
         self._looking = Looking(settings, engine, store, decoder, pools, remembered)
         self._admission = Admission(settings.max_queue)
+        self._reader = reader
+        self._pools = pools
         self._asking = Asking(engine, self._ask_engine, self._doubting)
 
     def reading(self, sources: Sources) -> Self:
@@ -347,6 +354,17 @@ class Verbs:
         strange = [self._is_strange(one) for one in told]
         found = await surveying.checked(self._ask_engine, rule, sights, [one.text for one in told], strange, deadline)
         return results.survey(context, overall, boxes, parts, found)
+
+    async def read(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ReadResult:
+        arguments = parse(ReadArguments, _plain_options(options))
+        check_installed()  # before a picture is fetched or decoded
+        region = arguments.region
+
+        def read(part: Part) -> ReadResult:
+            return reading.result(part, region, self._reader.read(part.pixels))
+
+        work = self._looking.with_pixels(self.sources, image, region, read, self._pools.words)
+        return await self._within(deadline, work)
 
     async def compare(self, images: Any, options: dict[str, Any], deadline: float) -> CompareResult:
         generation = Generation.of(self._settings(options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
 from collections.abc import Sequence
@@ -13,12 +14,12 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 from blip2tools import checkpoints
 from blip2tools.__version__ import __version__
-from blip2tools.checkpoints import selftest
 from blip2tools.engine.local import LocalEngine
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import WarmRequest
 from blip2tools.pictures import decoder
 from blip2tools.pictures.pools import Pools
+from blip2tools.pictures.reading.reader import Reader
 from blip2tools.pictures.records import Facts
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Remembered, Store
@@ -32,11 +33,12 @@ from blip2tools.schemas import (
     ListArguments,
     ListResult,
     MatchResult,
+    ReadResult,
     StatusResult,
     SurveyResult,
     parse,
 )
-from blip2tools.settings import Settings
+from blip2tools.settings import Settings, told_strays
 from blip2tools.vision import results, status
 from blip2tools.vision.collections import FolderVerbs, Shelves
 from blip2tools.vision.keywords import (
@@ -45,6 +47,7 @@ from blip2tools.vision.keywords import (
     GenerationKeywords,
     ImageInput,
     ImageList,
+    LookOptions,
     MatchOptions,
     SurveyOptions,
 )
@@ -53,6 +56,8 @@ from blip2tools.vision.search import FeatureVerbs
 from blip2tools.vision.verbs import Verbs
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Vision(FeatureVerbs, FolderVerbs):
@@ -66,15 +71,23 @@ class Vision(FeatureVerbs, FolderVerbs):
     Use `Vision.load(...)`, and close it or use it in a `with` block.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, *, trusted: bool) -> None:
-        """`trusted`: the caller's own paths may be read anywhere. `load` decides that."""
+    def __init__(self, settings: Settings, engine: Engine, *, trusted: bool, store: Store | None = None) -> None:
+        """Eyes over any engine; `load` makes those over this process's own.
+
+        Args:
+            settings: every one.
+            engine: answers, and is closed with these eyes.
+            trusted: the caller's own paths may be read anywhere.
+            store: keeps the pictures behind the handles; one of this process by default.
+        """
         super().__init__()
         self.settings = settings
         self._engine = engine
-        self._store = Store(settings.store_mb * 2**20)
+        self._store = Store(settings.store_mb * 2**20) if store is None else store
         self._owner: Self | None = None
         self._reveal_handles = True
         self._decoder = decoder.Decoder(settings)
+        self._reader = Reader(settings)
         self._remembered = Remembered(settings.cache_folder)
         sources = Sources(
             settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
@@ -82,7 +95,9 @@ class Vision(FeatureVerbs, FolderVerbs):
         self._pools = Pools()
         self._shelves = Shelves()
         # A daemon thread inside torch can crash the process while the interpreter shuts down: end it before.
-        self._finalizer = weakref.finalize(self, _shut, engine, self._pools, self._decoder, self._shelves, self._loop)
+        self._finalizer = weakref.finalize(
+            self, _shut, engine, self._pools, self._decoder, self._reader, self._shelves, self._loop
+        )
         finalizer = self._finalizer
         self._verbs = Verbs(
             settings,
@@ -92,6 +107,7 @@ class Vision(FeatureVerbs, FolderVerbs):
             self._pools,
             self._decoder,
             self._remembered,
+            self._reader,
             closed=lambda: not finalizer.alive,
         )
 
@@ -109,16 +125,10 @@ class Vision(FeatureVerbs, FolderVerbs):
             ModelUnavailableError: with `preload`, the checkpoint is missing or cannot be loaded.
         """
         chosen = Settings.load(**settings)
+        for sentence in told_strays():
+            logger.warning("%s", sentence)
         checkpoints.locate(chosen)  # a name that can never work is refused before anything starts
-        engine = LocalEngine(
-            lambda progress: selftest.load(chosen, progress, download=download),
-            max_queue=chosen.max_queue,
-            max_batch=chosen.max_batch,
-            kept_answers=chosen.keep_answers,
-            idle_unload_s=chosen.idle_unload_s,
-            cache_bytes=chosen.cache_mb * 2**20,
-            spill_bytes=chosen.spill_mb * 2**20,
-        )
+        engine = LocalEngine.of(chosen, download=download)
         vision = cls(chosen, engine, trusted=chosen.allowed_dirs is None)
         if preload:
             try:
@@ -191,6 +201,7 @@ class Vision(FeatureVerbs, FolderVerbs):
     def abandon(self) -> None:
         """End the child processes before this process exits: no call is answered any more, and nothing is freed."""
         self._decoder.close()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -334,6 +345,32 @@ class Vision(FeatureVerbs, FolderVerbs):
         """
         return self.run(self.asurvey(image, **options))
 
+    @overload
+    async def aread(self, image: ImageInput, **options: Unpack[LookOptions]) -> ReadResult: ...
+    @overload
+    async def aread(self, image: ImageList, **options: Unpack[LookOptions]) -> list[ReadResult]: ...
+    async def aread(self, image: Any, **options: Any) -> Any:
+        """See `read`."""
+        return await self._verbs.each(self._verbs.read, image, options)
+
+    @overload
+    def read(self, image: ImageInput, **options: Unpack[LookOptions]) -> ReadResult: ...
+    @overload
+    def read(self, image: ImageList, **options: Unpack[LookOptions]) -> list[ReadResult]: ...
+    def read(self, image: Any, **options: Any) -> Any:
+        """Read what is written in the picture: its lines in reading order, whichever way up the page lies.
+
+        The model is not needed for that, and not waited for; the extra `[read]` is.
+
+        Args:
+            image: one image or a list of them.
+            region, return_errors: as in `caption`.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without the extra.
+        """
+        return self.run(self.aread(image, **options))
+
     async def acompare(self, images: ImageList, **options: Unpack[GenerationKeywords]) -> CompareResult:
         """See `compare`."""
         return await self._verbs.admitted(self._verbs.compare, images, dict(options))
@@ -460,7 +497,7 @@ class Vision(FeatureVerbs, FolderVerbs):
             queue=status.queue(engine),
             cache=status.cache(engine),
             handles=self._store.known(10) if self._reveal_handles else [],
-            cannot=status.CANNOT,
+            cannot=status.cannot(),
             warnings=list(
                 dict.fromkeys(
                     (*plan.warnings, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled]))
@@ -469,9 +506,12 @@ class Vision(FeatureVerbs, FolderVerbs):
         )
 
 
-def _shut(engine: Engine, pools: Pools, decoding: decoder.Decoder, shelves: Shelves, loop: LoopThread) -> None:
+def _shut(
+    engine: Engine, pools: Pools, decoding: decoder.Decoder, reader: Reader, shelves: Shelves, loop: LoopThread
+) -> None:
     engine.close()
     pools.close()
     decoding.close()
+    reader.close()
     shelves.close()
     loop.close()

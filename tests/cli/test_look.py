@@ -165,7 +165,7 @@ def test_help_and_version():
 
 
 def test_every_setting_is_an_option_of_serve():
-    text = run_cli("serve", "--help").stdout
+    text = run_cli("serve", "--help-all").stdout
     for name in Settings.model_fields:
         assert f"BLIP2TOOLS_{name.upper()}" in text.replace("\n", "").replace(" ", ""), name
 

@@ -1,6 +1,8 @@
 """Imports of commands: commands without a model run without torch, and the demo without transformers."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +31,6 @@ WITHOUT_TORCH = [
     (["match", "no-file.png", "-t", "a dog"], 1),
     (["survey", SHAPES, "--rows", "9"], 2),
     (["search", "--model", "demo"], 2),
-    (["index", "no-folder"], 2),
     (["serve", "--token", "tokentokentokentoken"], 2),
     (["models"], 0),
     (["models", "--json"], 0),
@@ -72,3 +73,23 @@ def test_the_demo_needs_no_transformers():
     [[_, status, loaded]], done = run([["caption", SHAPES]])
     assert (status, loaded) == (0, ["numpy", "torch"]), done.stderr
     assert "red" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals and signals of POSIX")
+def test_a_terminal_shows_the_loading_and_an_interrupt_ends_it():
+    """While torch is being imported: until then nothing has been said, and an orderly end would wait for the import."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "blip2tools", "caption", SHAPES]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while b"loading" not in shown:
+        shown += os.read(ours, 1000)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    output, _ = process.communicate()
+    os.close(ours)
+    assert output == b""

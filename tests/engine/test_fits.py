@@ -54,14 +54,41 @@ def test_statements_are_judged_beside_the_answer(engine, sight, picture):
 
 def test_a_statement_is_judged_once_for_each_picture(engine, loaded, sight, picture, monkeypatch):
     read_together = []
-    match = type(loaded.matcher).match
-    monkeypatch.setattr(type(loaded.matcher), "match", lambda *given: read_together.append(given[2]) or match(*given))
+    match = type(loaded.matcher).match_kept
+    monkeypatch.setattr(
+        type(loaded.matcher), "match_kept", lambda *given: read_together.append(given[2]) or match(*given)
+    )
     for number in range(3):
         question = Question(f"where is the star, {number}?", (), None)
         answer(engine, AnswerRequest(sight, question, Generation(num_beams=1), ("a star", "a ring")))
     assert [len(texts) for texts in read_together] == [2]
     answer(engine, FitRequest(Sight("b", sight.image), ("a star",)))
     assert [len(texts) for texts in read_together] == [2, 1]
+
+
+def test_what_texts_attend_to_is_computed_once_for_a_picture_and_counted(engine, loaded, sight, monkeypatch):
+    computed = []
+    keys = type(loaded.matcher).keys
+    monkeypatch.setattr(type(loaded.matcher), "keys", lambda *given: computed.append(keys(*given)) or computed[-1])
+    answer(engine, FitRequest(sight, ("a star",)))
+    before = engine.status().cache
+    assert before.bytes_limit == 2**24
+    assert before.bytes_used > computed[0].nbytes > 0
+    answer(engine, FitRequest(sight, ("a ring",)))
+    answer(engine, MatchRequest(sight, ("a red ring",)))
+    assert len(computed) == 1
+    assert engine.status().cache.hits > before.hits
+    engine._unload()
+    assert engine.status().cache.entries == 0
+
+
+def test_without_room_for_what_texts_attend_to_fits_are_the_same(loaded, engine, sight):
+    small = LocalEngine(lambda progress: loaded, max_queue=8, cache_bytes=2**17)
+    try:
+        assert answer(small, FitRequest(sight, ("a star",))) == answer(engine, FitRequest(sight, ("a star",)))
+        assert small.status().cache.bytes_used <= 2**17
+    finally:
+        small.close()
 
 
 def test_without_a_matcher_there_are_none(picture, sight):

@@ -92,6 +92,14 @@ def test_choices_and_history(tools, picture):
     assert message.artifact["answer"] == choices[0]["text"]
 
 
+def test_one_question_about_several_pictures(tools, pictures):
+    names = [drawn.path.name for drawn in pictures[:2]]
+    message = tools["ask_image"].invoke(tool_call("ask_image", images=names, question="how many objects are there?"))
+    assert message.status == "success"
+    assert [one["image"]["source"] for one in message.artifact["answers"]] == names
+    assert all(f"picture {number}: " in message.content for number in (1, 2))
+
+
 CASES = [
     (spec.name, case) for spec in TOOLS for case in REFUSED if case[0] is spec.arguments and isinstance(case[1], dict)
 ]

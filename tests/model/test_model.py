@@ -635,6 +635,45 @@ class TestMatcher:
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
         assert logits.std(0).min() > 1e-3  # texts are told apart
 
+    def test_kept_keys_give_the_stock_score(self, matcher):
+        pixels, ids = rm.pixels(2), texts()
+        keys = matcher.keys(matcher.trunk.see(pixels))
+        for number in range(2):
+            expected = self.stock(rm.matcher(), pixels[number].expand(len(ids), -1, -1, -1), ids, itm=True)
+            kept = matcher.match_kept(keys[number : number + 1], ids)
+            torch.testing.assert_close(kept, expected, atol=1e-5, rtol=0)
+        with pytest.raises(ValueError, match="one picture"):
+            matcher.match_kept(keys, ids)
+
+    def test_texts_may_be_about_any_of_several_pictures(self, matcher):
+        pixels, ids, pictures = rm.pixels(3), texts(), [2, 0, 0, 2, 1]
+        expected = self.stock(rm.matcher(), pixels[pictures], ids, itm=True)
+        states = matcher.trunk.see(pixels)
+        torch.testing.assert_close(matcher.match(states, ids, pictures), expected, atol=1e-5, rtol=0)
+        for wrong in ([0, 1], [0, 0, 0, 0, 3], [0, 0, 0, 0, -1]):
+            with pytest.raises(ValueError, match="number of a picture"):
+                matcher.match(states, ids, wrong)
+
+    def test_a_spread_matcher_has_its_modules_called_and_the_same_scores(self, matcher):
+        """A module with a hook brings its weights when it is called, and only then."""
+        model, called = rm.make_matcher(), []
+        for module in model.qformer.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm):
+                module._hf_hook = object()
+                module.register_forward_pre_hook(lambda module, given: called.append(module))
+        spread, states, ids = Matcher(model), matcher.trunk.see(rm.pixels(1)), texts()
+        torch.testing.assert_close(spread.match(states, ids), matcher.match(states, ids), atol=1e-6, rtol=0)
+        torch.testing.assert_close(spread.text_features(ids), matcher.text_features(ids), atol=1e-6, rtol=0)
+        every = {one for one in model.qformer.modules() if isinstance(one, torch.nn.Linear | torch.nn.LayerNorm)}
+        assert set(called) == every
+
+    def test_joined_projections_are_held_once(self):
+        matcher = Matcher(rm.make_matcher())
+        for layer in matcher._qformer.encoder.layer:
+            own = layer.attention.attention
+            held = {part.weight.untyped_storage().data_ptr() for part in (own.query, own.key, own.value)}
+            assert len(held) == 1
+
     def test_itc_is_the_stock_score(self, matcher):
         pixels, ids = rm.pixels(3), texts()
         images = matcher.image_features(matcher.trunk.see(pixels))

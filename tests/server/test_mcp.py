@@ -51,6 +51,18 @@ def test_caption(server, picture):
     assert said["image"]["handle"] in text
 
 
+def test_one_question_about_several_pictures(server, pictures):
+    names = [drawn.path.name for drawn in pictures[:2]]
+    question = f"what color is the {pictures[0].scene.things[0].shape}?"
+    result = server.call("ask_image", images=[*names, "none.png"], question=question)
+    first, _, lost = result["structuredContent"]["answers"]
+    alone = server.call("ask_image", image=names[0], question=question)["structuredContent"]
+    assert (first["answer"], first["premise"]) == (alone["answer"], alone["premise"])
+    assert first["premise"]["holds"] is True
+    assert lost["error"]["code"] == "not_found"
+    assert "picture 3: not_found: " in text_of(result)
+
+
 def test_every_result_fits_its_output_schema(server, picture):
     import jsonschema
 

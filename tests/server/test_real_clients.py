@@ -125,15 +125,30 @@ def http_url(folder):
 @pytest.mark.slow
 @pytest.mark.clients
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("transport", ["stdio", "http"])
+@pytest.mark.parametrize("transport", ["stdio", "http", "plugin"])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_real_client(client, transport, environments, picture, folder, request):
     program = environments(client)
     job = {"picture": picture.path.name}
     if transport == "http":
         job["url"] = request.getfixturevalue("http_url")
-    else:
+    elif transport == "stdio":
         job["command"] = [*SERVE, "--allow-dir", str(folder)]
+    else:  # as a host starts it, but for what it would install; most clients hand no variables on
+        words = json.loads((REPOSITORY / "plugin" / "mcp.json").read_text(encoding="utf-8"))["mcpServers"]["blip2tools"]
+        launch = [word.replace("${PLUGIN_ROOT}", str(REPOSITORY / "plugin")) for word in words["args"]]
+        there = f"BLIP2TOOLS_PYTHON={sys.executable}"
+        job["command"] = [
+            "/usr/bin/env",
+            there,
+            sys.executable,
+            "-I",
+            "-S",
+            *launch,
+            *SERVE[4:],
+            "--allow-dir",
+            str(folder),
+        ]
     done = subprocess.run(
         [*program, json.dumps(job)],
         cwd=program[1].parent if client in JAVASCRIPT else REPOSITORY,

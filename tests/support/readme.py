@@ -52,7 +52,7 @@ def models_table() -> str:
 
 def install_table() -> str:
     rows = ["| client | `install` | file in the project | file for the user |", "|---|---|---|---|"]
-    folders = {"home": "~", "config": "~/.config", "lmstudio": "~/.lmstudio"}
+    folders = {"home": "~", "config": "~/.config", "lmstudio": "~/.lmstudio", "codex": "~/.codex"}
     for client in CLIENTS.values():
         user = f"`{client.user['linux'].format(**folders)}`" if client.user else ""
         project = f"`{client.project}`" if client.project else ""

@@ -30,4 +30,8 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    from tests.support import catalogue_snapshot
+
     SNAPSHOT.write_text(text(), encoding="utf-8")
+    catalogue_snapshot.CATALOGUE.write_text(catalogue_snapshot.text(), encoding="utf-8")
+    catalogue_snapshot.plugin().main(catalogue_snapshot.ROOT / "plugin")

@@ -58,6 +58,32 @@ def test_a_denied_predicate_and_a_question_of_existence_are_no_alarm(vision, sce
         assert vision.ask(image, question).premise is None
 
 
+def test_of_a_part_what_the_part_shows_counts(vision):
+    """Seen as a whole the picture shows both things; a half of it shows only one."""
+    scene = next(scene for number in range(999) if _apart(scene := _two(number)))
+    picture = draw(scene)
+    left, right = sorted(scene.things, key=lambda thing: thing.x)
+    for edge, thing, other in ((0.0, left, right), (0.5, right, left)):
+        region = [edge, 0, edge + 0.5, 1]
+        assert vision.ask(picture, f"what color is the {other.shape}?").premise.holds is True
+        inside = vision.ask(picture, f"what color is the {thing.shape}?", region=region)
+        assert (inside.premise.holds, inside.region) == (True, region)
+        outside = vision.ask(picture, f"what color is the {other.shape}?", region=region)
+        assert outside.premise.holds is False
+        assert outside.warnings[0].startswith(f"the picture does not seem to show a {other.shape}")
+
+
+def _two(number):
+    return sample_scene(random.Random(number), things=2, world=STUDY)
+
+
+def _apart(scene):
+    """Whether two things of different shapes lie well inside the left and the right half, and at about the same height."""
+    first, second = sorted(scene.things, key=lambda thing: thing.x)
+    sides = first.x + first.radius < 0.45 and second.x - second.radius > 0.55
+    return sides and first.shape != second.shape and abs(first.y - 0.5) < 0.2 and abs(second.y - 0.5) < 0.2
+
+
 def test_about_no_picture(vision, image):
     result = vision.ask(image, "What is the capital of France?")
     assert result.premise.text == "the question is about the picture"

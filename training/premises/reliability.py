@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
+
+from PIL import Image
 
 from blip2tools.cli.evaluate.mixture import FOR_ANSWERS, mixture
 from blip2tools.cli.evaluate.reliability import auroc, bins, calibration_error
@@ -27,6 +29,16 @@ _SIDE: Final = 180
 
 
 @dataclass(frozen=True, slots=True)
+class Put:
+    """A question about a picture or a part of it, and its only right answer; None where no answer is right."""
+
+    image: Image.Image
+    question: str
+    truth: str | None
+    region: list[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """One answer's confidence, and whether it is right."""
 
@@ -35,42 +47,56 @@ class Told:
 
 
 def of(vision: Vision, kind: Kind, seed: int, number: int) -> list[Told]:
-    """Answers of one kind.
+    """Answers of one kind; see `questions`."""
+    told = []
+    for one in questions(kind, seed, number):
+        result = vision.ask(one.image, one.question, region=one.region)
+        told.append(Told(result.confidence, result.answer == one.truth))
+    return told
+
+
+def questions(kind: Kind, seed: int, number: int) -> Iterator[Put]:
+    """Questions of one kind.
 
     Args:
-        vision: what is asked.
-        kind: harder pictures are turned or noisy; crops are cut to one thing with some room around it; of pictures of something
-            else (see `examination.strange`) no answer is right, and none to a question with a false premise.
+        kind: harder pictures are turned or noisy; crops are cut to one thing with some room around it, in which others may
+            lie; of pictures of something else (see `examination.strange`) no answer is right, and none to a question with a
+            false premise.
         seed: of all that is drawn.
-        number: of pictures.
+        number: of pictures; of harder ones there are twice as many.
     """
-    told = []
     for place, sample in enumerate(mixture(seed, 2 * number if kind == "harder pictures" else number, FOR_ANSWERS)):
         chance = random.Random(f"reliability/{kind}/{seed}/{place}")
         match kind:
             case "harder pictures":
-                result = vision.ask(sample.image, sample.question.text)
-                told.append(Told(result.confidence, result.answer == sample.question.answer))
+                yield Put(sample.image, sample.question.text, sample.question.answer)
             case "false premises":
                 while (asked := ask(sample.scene, ("thing", "color", "pair")[place % 3], chance, true=False)) is None:
                     pass
-                told.append(Told(vision.ask(sample.image, asked.text).confidence, False))
+                yield Put(sample.image, asked.text, None)
             case "crops":
-                told.append(_crop(vision, chance))
+                yield _crop(chance)
             case "pictures of something else":
-                image = tuple(STRANGE.values())[place % len(STRANGE)](chance)
-                told.append(Told(vision.ask(image, sample.question.text).confidence, False))
-    return told
+                yield Put(tuple(STRANGE.values())[place % len(STRANGE)](chance), sample.question.text, None)
 
 
-def _crop(vision: Vision, chance: random.Random) -> Told:
-    scene = sample_scene(chance, world=WIDE)
-    thing = chance.choice(scene.things)
-    name, truth = chance.choice(
-        ((f"what color is the {thing.shape}?", thing.color), ("what shape is it?", thing.shape))
-    )
-    result = vision.ask(draw(scene), name, region=_around(thing, chance))
-    return Told(result.confidence, result.answer == truth)
+def _crop(chance: random.Random) -> Put:
+    """A crop around one thing, and a question that has one answer there: other things may be in it, or parts of them."""
+    while True:
+        scene = sample_scene(chance, world=WIDE)
+        thing = chance.choice(scene.things)
+        region = _around(thing, chance)
+        others = [one for one in scene.things if one is not thing and _reaches(one, region)]
+        asked = [(f"what color is the {thing.shape}?", thing.color), ("what shape is it?", thing.shape)]
+        if not any(one.shape == thing.shape for one in others):
+            name, truth = chance.choice(asked[:1] if others else asked)
+            return Put(draw(scene), name, truth, region)
+
+
+def _reaches(thing: Thing, region: Sequence[float]) -> bool:
+    left, top, right, bottom = region
+    across = left < thing.x + thing.radius and thing.x - thing.radius < right
+    return across and top < thing.y + thing.radius and thing.y - thing.radius < bottom
 
 
 def _around(thing: Thing, chance: random.Random) -> list[float]:

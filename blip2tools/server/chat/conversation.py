@@ -29,6 +29,7 @@ NO_TOOLS_KEPT: Final = 256  # models that are known to take no tools
 # What servers answer to a request with tools if their model has no way to call one.
 REFUSALS: Final = (400, 404, 422, 500, 501)
 
+_SHUT: Final = "cancelled: The server is shutting down."
 _HANDLE: Final = re.compile(rb"img_[0-9a-f]{16}")
 _ENOUGH: Final = BusyError("This turn has reached its limit of looks. Answer now, with what is known.")
 
@@ -182,7 +183,7 @@ class Eyes:
             await _spoil(answer, reply, str(error))
         except asyncio.CancelledError:
             # When the server shuts down, connected clients are told why.
-            await _spoil(answer, reply, "cancelled: The server is shutting down.")
+            await _spoil(answer, reply, _SHUT)
             raise
 
     async def _until_said(self, dialect: Dialect, asked: Asked, plan: _Plan, reply: Reply, answer: Answer) -> None:
@@ -337,6 +338,9 @@ async def relay(response: httpx2.Response, answer: Answer, dialect: Dialect) -> 
         async for piece in response.aiter_bytes():
             await answer.piece(b"".join(splitter.feed(piece)))
         await answer.piece(splitter.rest(), more=False)
+    except asyncio.CancelledError:
+        await answer.piece(dialect.reply((), ()).spoils(_SHUT), more=False)
+        raise
     except (httpx2.HTTPError, TooLongError) as error:
         why = failure_of(error) if isinstance(error, httpx2.HTTPError) else FetchFailedError("An event does not end.")
         await answer.piece(dialect.reply((), ()).spoils(str(why)), more=False)

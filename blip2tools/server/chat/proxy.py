@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from starlette.types import Message, Receive, Scope, Send
 
-from blip2tools.errors import VisionError, to_vision_error
+from blip2tools.errors import NotFoundError, VisionError, to_vision_error
 from blip2tools.pictures.inline import may_hold_pictures
 from blip2tools.server.chat.bodies import MAX_BODY, parsed, unpacked, written
 from blip2tools.server.chat.conversation import Answer, Asked, Eyes, relay
@@ -82,6 +82,9 @@ class Proxy:
             await answer.whole(status, headers, json.dumps(said).encode())
 
     async def _serve(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        if {".", ".."} & set(scope["path"].replace("\\", "/").split("/")):
+            # The upstream would take such a path for another one, that is not served here.
+            raise NotFoundError("There is nothing at this path.")
         own: dict[str, Callable[[Answer], Awaitable[None]]] = {
             HEALTH: _health,
             "/readyz": self._ready,

@@ -38,7 +38,7 @@ def build_proxy_server(vision: Vision, listener: Listener, *, silence_s: float =
     """The server, to be run with the listener's socket; it does not close `vision`.
 
     Args:
-        silence_s: how long the upstream may say nothing.
+        silence_s: how long the upstream may be silent.
 
     Raises:
         InvalidInputError: the settings name no upstream, or no address of one.

@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from blip2tools.call import CALLER
 from blip2tools.errors import CancelledError, VisionError, to_vision_error
+from blip2tools.launcher.wire import MARGIN
 from blip2tools.server.chat.endpoint import COMPLETIONS, MODELS, Endpoint
 from blip2tools.server.chat.errors import openai_error
 from blip2tools.server.http import metrics
@@ -32,7 +33,7 @@ from blip2tools.server.http.guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Depa
 from blip2tools.server.http.metrics import Metric
 from blip2tools.server.http.page import load_page
 from blip2tools.server.http.sessions import PlainErrors, Sessions
-from blip2tools.server.mcp import MARGIN, build_server, largest_message
+from blip2tools.server.mcp import build_server, largest_message
 from blip2tools.settings import Settings
 from blip2tools.toolset import Told, call
 from blip2tools.vision import Vision
@@ -44,6 +45,7 @@ VERBS = {
     "caption": "caption_image",
     "ask": "ask_image",
     "match": "match_image_text",
+    "read": "read_text",
     "search": "search_images",
     "status": "vision_status",
 }
@@ -85,6 +87,7 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
             rate_limit=settings.rate_limit,
             body_limits=limits,
             json_paths=[path for path in limits if path != "/images"],
+            origins=frozenset(settings.allowed_origins),
             sign_in=shown,
             forms=dict.fromkeys((COMPLETIONS, MODELS, f"{MODELS}/"), openai_error),
         ),

@@ -55,6 +55,19 @@ _EVERYWHERE = (
 )
 
 
+# For pages of other sites that the operator lets in (Fetch standard, 3.2: CORS protocol).
+_CROSS = (
+    (b"vary", b"Origin"),
+    (b"access-control-expose-headers", b"Mcp-Session-Id, MCP-Protocol-Version, Retry-After, WWW-Authenticate"),
+)
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, POST, DELETE"),
+    (
+        b"access-control-allow-headers",
+        b"Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name",
+    ),
+    (b"access-control-max-age", b"600"),
+)
 ErrorForm: TypeAlias = Callable[[int, ErrorCode, str], dict[str, Any]]
 """From a status, a code and a sentence to the JSON of an answer."""
 
@@ -121,6 +134,7 @@ class Rules:
         rate_limit: requests a minute for each token and address; 0 is no limit.
         body_limits: largest body by path; other paths take none.
         json_paths: where the body is JSON.
+        origins: of pages of other sites that may call this server.
         sign_in: what a browser gets with the 401 at `/`, so that its user can enter the token.
         forms: how errors are said, by path; elsewhere as `{"code": ..., "message": ...}`.
     """
@@ -131,6 +145,7 @@ class Rules:
     rate_limit: int = 0
     body_limits: Mapping[str, int] = field(default_factory=dict)
     json_paths: Collection[str] = ()
+    origins: Collection[str] = ()
     sign_in: Page | None = None
     forms: Mapping[str, ErrorForm] = field(default_factory=dict)
 
@@ -184,6 +199,9 @@ class Guard:
     async def _serve(self, exchange: _Exchange, receive: Receive) -> None:
         try:
             refusal = None if exchange.path == HEALTH else self._judge(exchange)
+            if refusal is None and exchange.is_preflight:
+                await exchange.allow()
+                return
             if refusal is None and exchange.route not in self._routes:
                 await let_finish(receive, MAX_UNREAD)
                 refusal = Refusal(
@@ -225,10 +243,13 @@ class Guard:
                 "not_allowed",
                 "This server is not called by that name; the operator can add one with --server-names.",
             )
-        for origin in exchange.headers(b"origin"):
-            if not self._is_same(origin, host):
+        for origin in (origins := exchange.headers(b"origin")):
+            if not self._is_same(origin, host) and origin not in self._rules.origins:
                 return Refusal(403, "not_allowed", "Requests from pages of other sites are refused.")
-        known = self._has_token(exchange)
+        if len(origins) == 1 and origins[0] in self._rules.origins:
+            exchange.origin = origins[0]
+        # A browser asks without the token whether it may send it.
+        known = self._has_token(exchange) or exchange.is_preflight
         # Counted before a wrong token is reported: guessing is limited too, separately from callers with the token.
         if wait := self._rate.wait((known, _caller(exchange))):
             seconds = max(1, round(wait + 0.5))
@@ -380,6 +401,7 @@ class _Exchange:
         self._form = (forms or {}).get(self.route)
         self.status = 0
         self.complete = self.gone = False
+        self.origin: str | None = None  # of a page of another site that may read the answer
         self._send = send
         self._bytes = 0
         self._started = time.monotonic()
@@ -387,6 +409,20 @@ class _Exchange:
     def headers(self, name: bytes) -> list[str]:
         """The values of every header of a name."""
         return [value.decode("latin-1").strip() for key, value in self.scope["headers"] if key == name]
+
+    @property
+    def is_preflight(self) -> bool:
+        """Whether a browser asks for a page of another site what it may send."""
+        asked = self.headers(b"access-control-request-method")
+        return self.origin is not None and self.method == "OPTIONS" and bool(asked)
+
+    async def allow(self) -> None:
+        """Answer a preflight: all that a client of the protocol sends. Cookies are never asked for."""
+        headers = list(_PREFLIGHT)
+        if self.headers(b"access-control-request-private-network"):
+            headers.append((b"access-control-allow-private-network", b"true"))
+        await self.send({"type": "http.response.start", "status": 204, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b""})
 
     @property
     def is_stream(self) -> bool:
@@ -405,6 +441,7 @@ class _Exchange:
                 "headers": [
                     *message.get("headers", []),
                     *(header for header in _EVERYWHERE if header[0] not in present),
+                    *([] if self.origin is None else [(b"access-control-allow-origin", self.origin.encode()), *_CROSS]),
                 ],
             }
         elif message["type"] == "http.response.body":

@@ -104,13 +104,28 @@ class Asked(Sentence):
         if isinstance(before, Token) and before.tag == "be":
             # "the star is a ring", "which one is the star": the first is said of something, the second is what is asked about
             subject = self._units[back - 1] if back else None
-            return self._wh is None and subject is not None and not isinstance(subject, Token)
+            if subject is None or isinstance(subject, Token):
+                return False
+            return self._wh is None or self._is_which(place, subject)
         if not (isinstance(before, Phrase) or (isinstance(before, Token) and before.tag in ("this", "pronoun"))):
             return False
         if isinstance(before, Phrase) and self._wh is not None and self._belongs_to_wh(back):
             return False
         return self._has(lambda token: token.tag == "be", 0, back) and not self._has(
             lambda token: token.tag in ("ing", "participle", "verb", "there"), 0, back
+        )
+
+    def _is_which(self, place: int, subject: Phrase) -> bool:
+        """Whether it is what one of several is asked to be: "which of the shapes is a star?", "which animal is a zebra?"."""
+        phrase, first = self._phrase(place), None if self._wh is None else self._phrase(self._wh + 1)
+        asked = first or subject
+        ends = place == len(self._units) - 1
+        return (
+            ends
+            and phrase is not None
+            and not phrase.definite
+            and self._is_wh("which")
+            and asked.head not in words.ASKED_BEFORE
         )
 
     def _is_all_there_is(self, place: int, phrase: Phrase) -> bool:

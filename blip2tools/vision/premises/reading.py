@@ -8,6 +8,7 @@ two things and how they lie: the first false one is the explanation (Mahendru et
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,12 +16,21 @@ from blip2tools.vision.premises import statements, words
 from blip2tools.vision.premises.asked import Asked
 from blip2tools.vision.premises.phrases import Phrase, Unit, units
 from blip2tools.vision.premises.sentence import THERE, bare
-from blip2tools.vision.premises.statements import Statement
+from blip2tools.vision.premises.statements import Kind, Statement
 from blip2tools.vision.premises.tokens import Token
 
 _RELATIONS: Final = words.listed(
     "above under below beneath underneath over beside near behind on in inside atop against between with without holding "
     "wearing by at across onto within along around carrying riding"
+)
+
+
+_SENTENCES: Final = re.compile(r"(?<=[^\W\d_][^\W\d_][^\W\d_][.!?])\s+")
+# A sentence before the question that says what is there.
+_CLAIM: Final = re.compile(
+    r"(?:(?:i|we|you) (?:can )?(?:see|notice|spot|found)|there(?: is|'s| are)|"
+    r"(?:this|the) (?:picture|image|photo|photograph|scene) (?:shows|has|contains)) (?P<what>[^?]+)$",
+    re.IGNORECASE,
 )
 
 
@@ -39,8 +49,26 @@ class Reading:
 
 
 def read(question: str) -> Reading:
-    """Read what `question` takes for granted."""
-    return _Question(units(bare(question))).reading()
+    """What `question` takes for granted; it may be of several sentences."""
+    readings = [_read_one(sentence) for sentence in _SENTENCES.split(question.strip())]
+    if len(readings) == 1:
+        return readings[0]
+    found = {one.text: one for reading in readings for one in reading.statements}
+    order: tuple[Kind, ...] = ("thing", "attribute", "relation")
+    judged = sorted(found.values(), key=lambda one: order.index(one.kind))
+    return Reading(tuple(judged), "" if judged else readings[-1].pronoun)
+
+
+def _read_one(sentence: str) -> Reading:
+    claim = _CLAIM.match(sentence)
+    if claim is None:
+        return _Question(units(bare(sentence))).reading()
+    found: list[Statement] = []
+    for unit in units(claim["what"]):
+        if isinstance(unit, Phrase) and _is_thing(unit) and unit.start != "vague":
+            found.append(statements.thing(unit))
+            found += [statements.attribute(unit, seen)] if (seen := statements.visible(unit)) else []
+    return Reading(tuple(dict.fromkeys(found)))
 
 
 def named(caption: str, *, sized: bool = True) -> tuple[Statement, ...]:
@@ -222,6 +250,8 @@ class _Question(Asked):
         if self._is_wh("where", "why", "when"):
             return True
         before = self._before(place)
+        if place == 0 and self._wh > 2:
+            return goes_on  # "the star above the ring is what color?"
         if before is None or before.tag in ("ing", "verb", "participle"):
             return False
         if before.tag in ("be", "do") and self._is_wh("what") and place == self._wh + 2:

@@ -20,9 +20,11 @@ _OPENING: Final = re.compile(
     r"|(?:do|would|could|can) you (?:happen to )?(?:know|say|think|believe|agree|guess|confirm|determine|figure out)\b"
     r"|i (?:wonder|want to know|would like to know|need to know)\b|i'd like to know\b|any idea\b"
     r"|(?:is|was) it (?:really )?(?:true|correct|right|the case|so|possible|likely|certain|fair to say)\b"
+    r"|would it be (?:true|correct|right|fair|accurate) to (?:say|call|describe)\b"
+    r"|(?:check|find out|verify|determine|make sure)(?= (?:if|whether|that)\b)"
     r"|am i right(?: in thinking)?\b"
     r"|does it (?:look like|look as if|look as though|seem like|seem as if|seem|appear as if|appear)"
-    r"(?= (?:that|the|this|there|a)\b)"
+    r"(?= (?:that|the|this|there|a)\b.* (?:is|are|was|were|has|have|can|will|would|do|does|\w+ing)\b)"
     r"|(?:in|from|on|based on|according to|looking at|judging by|given) (?:your opinion|(?:the|this|that) "
     r"(?:picture|image|photo|photograph|scene|shot))\b"
     r"|that(?= (?:the|there|a|an|this|these)\b)"
@@ -46,9 +48,23 @@ THERE: Final = words.listed(
 )
 
 
+# Other spellings of a question word.
+_SPELT: Final = (
+    (re.compile(r"\bwhere ?abouts\b", re.IGNORECASE), "where"),
+    (re.compile(r"\bhow come\b", re.IGNORECASE), "why"),
+)
+# How a thing is where it is: "the star that lies above the ring".
+_LYING: Final = words.listed(
+    "is are was were lies lie sits sit stands stand hangs hang rests rest appears located placed situated positioned drawn shown "
+    "found seen"
+)
+
+
 def bare(question: str) -> str:
     """The question without politeness before and after."""
     text = question.strip()
+    for spelling, word in _SPELT:
+        text = spelling.sub(word, text)
     for _ in range(4):
         shorter = _OPENING.sub("", text, count=1) if _OPENING.match(text) else text
         shorter = _CLOSING.sub("", shorter, count=1)
@@ -67,6 +83,7 @@ class Sentence:
 
     def __init__(self, found: list[Unit]) -> None:
         self._units = found
+        self._shorten_clauses()
         self._wh = self._find_wh()
         first = self._token(0)
         self._yes_no = self._wh is None and first is not None and first.tag in ("be", "do", "have", "modal")
@@ -82,6 +99,21 @@ class Sentence:
             if isinstance(unit, Token) and unit.tag == "wh":
                 return place
         return None
+
+    def _shorten_clauses(self) -> None:
+        """ "the star that is above the ring" is the star above the ring, and "the star which is red" the red star."""
+        for place in range(len(self._units) - 1, -1, -1):
+            named, joint, after = self._phrase(place), self._token(place + 1), place + 2
+            if named is None or not named.nouns or joint is None or joint.text not in ("that", "which", "who"):
+                continue
+            while (token := self._token(after)) is not None and (token.text in _LYING or token.tag == "adverb"):
+                after += 1
+            if after == place + 2 or token is None:
+                continue
+            if token.tag == "prep":
+                self._units[place + 1 : after] = []
+            elif token.tag == "adjective" and token.text not in words.COMPARATIVES:
+                self._units[place : after + 1] = [replace(named, modifiers=(*named.modifiers, token.text))]
 
     def _part_predicate(self) -> None:
         """Take what is said of the subject off its name, where it looks like one more noun: "is the grass lush or dry?"."""

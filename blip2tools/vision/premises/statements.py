@@ -153,7 +153,7 @@ def _plain(how: str) -> str:
 
 def visible(phrase: Phrase) -> tuple[str, ...]:
     """The visible attributes that a phrase gives its thing: not those that say which of several it is."""
-    return tuple(word for word in phrase.modifiers if word not in _NOT_SEEN)
+    return tuple(word for word in phrase.modifiers if word not in _NOT_SEEN and not word.endswith("most"))
 
 
 _NOT_SEEN: Final = (

@@ -156,7 +156,9 @@ def _by_form(word: str) -> Tag:
         return "participle"
     if word.endswith("ly") and word not in words.NOT_ADVERBS:
         return "adverb"
-    ending = word.endswith(("ful", "less", "ous", "able", "ible", "ish", "ive"))
+    ending = word.endswith(("ful", "less", "ous", "able", "ible", "ish", "ive")) or (
+        word.endswith("most") and len(word) > 5
+    )
     if ending and word not in words.NOT_ADJECTIVES:
         return "adjective"
     return "noun"

@@ -16,7 +16,7 @@ from blip2tools.vision.premises.sentence import bare
 
 NO_PICTURE: Final = "the question is about the picture"
 # Among as many photograph questions as quiz questions, the share of photograph questions in those called "about no picture":
-# 0.0064 of 121,512 questions were called so, and 0.857 of 9,961 (see `training/premises/real_questions.py`).
+# 0.0065 of 121,512 questions were called so, and 0.857 of 9,961 (see `training/premises/real_questions.py`).
 SHARE_ABOUT_PICTURES: Final = 0.01
 ENOUGH: Final = 3  # points of general knowledge, those of a view taken off
 
@@ -91,10 +91,12 @@ _VIEW: Final = _weighed(
     ),
 )
 _START: Final = (
-    "what|who|whom|whose|which|where|when|why|how|is|are|was|were|do|does|did|has|have|had|can|could|will|would|if"
+    "what|who|whom|whose|which|where|when|why|how|is|are|was|were|do|does|did|has|have|had|can|could|will|would|if|"
+    "whether"
 )
 _OPEN: Final = (
-    "should|may|any|isn't|aren't|and|please|to|at|on|in|from|of|for|by|with|whats|the|describe|name|tell|count|list"
+    "should|may|any|isn't|aren't|and|please|to|at|on|in|from|of|for|by|with|whats|the|describe|name|tell|count|list|state|give|"
+    "find|look|looking|compare|check|say|show|point"
 )
 _PHRASES: Final = tuple(
     (re.compile(pattern), weight)
@@ -174,6 +176,7 @@ _PHRASES: Final = tuple(
         (r"^what (?:time|brand|sport|game|room|year|street|number|team)\b", -2),
         (r"^why (?:is|are) (?:the|there|this)\b", -2),
         (r"\b(?:is|are) (?:on|in|under|next to|above) the\b", -2),
+        (r"\bthe \w+(?: \w+)? (?:and|or) the \w+\b", -5),  # two things to compare
         (r"\bwhat (?:color|colour|kind|type|did|does|is|are) (?:the|this|that|his|her)\b", -1),
         (r"^what(?: is|'s| are) (?:the|on|in|under|above|behind|next|near)\b", -1),
         (r"^where (?:is|are) the\b", -1),

@@ -185,14 +185,14 @@ PARTICIPLES: Final = listed(
     "kept left lit lost put read ridden set shot shut slept spread stood stuck sunk told torn understood won "
     "wound bitten broken chosen done driven fallen flown forgotten frozen hidden caught led meant met paid sent "
     "spilt split spoken stolen sung swept swum strung flung sewn woven knit shorn born spun taught thought woken "
-    "bent bound brought burnt dug dug fed felt gone blown"
+    "bent bound brought burnt dug fed felt gone blown found laid lain sat struck shaken heard spent"
 )
 # Forms that no noun has: they end a noun phrase wherever they stand.
 FINITE: Final = listed(
     "makes wears holds says shows looks sits stands eats carries rides contains appears seems surrounds takes "
     "gives gets goes comes keeps brings becomes happened happens lies hangs belongs connects took gave got went "
     "came became wrote caused threw ate drew grows flies means has have had looks let lets want wants need needs "
-    "tells know think say wear eat sit go come get make take see bring become happen belong contain seem appear "
+    "tells tell know think say wear eat sit go come get make take see bring become happen belong contain seem appear "
     "seems enjoy been"
 )
 NOT_PARTICIPLES: Final = listed(
@@ -246,7 +246,7 @@ PICTURE: Final = listed(
 )
 PLACES: Final = listed(
     "left right top bottom middle center centre front back side sides rear foreground background corner distance "
-    "upper lower edge end right-hand left-hand top-left top-right bottom-left bottom-right far near inside "
+    "upper lower edge edges end right-hand left-hand top-left top-right bottom-left bottom-right far near inside "
     "outside way direction air"
 )
 PROPERTIES: Final = listed(
@@ -258,7 +258,8 @@ PROPERTIES: Final = listed(
     "majority rest part parts kind occasion event meaning reason relationship relation difference activity "
     "action job profession occupation role function use title topic speed score price cost value distance "
     "direction angle order total count quantity percentage half shape setting environment atmosphere area region "
-    "situation problem matter deal idea chance difference content contents genre manufacturer company origin "
+    "situation neighbor neighbour neighbors neighbours outline outlines contour problem matter deal idea "
+    "chance difference content contents genre manufacturer company origin "
     "country state city town continent language era century decade flavor taste smell sound capital population "
     "currency outcome result results word words letter letters digit digits text message caption slogan phrase "
     "logo answer question truth fact case way ratio likelihood orientation consistency finish dominant primary "

@@ -4,7 +4,9 @@ import functools
 import gzip
 import json
 import re
+import socket
 import zlib
+from urllib.parse import urlsplit
 
 import anthropic
 import httpx2
@@ -446,6 +448,11 @@ def test_guarded_like_the_rest(http, upstream):
     refused = http.post(PATHS["messages"], json={}, headers={"origin": "https://evil.example"})
     assert (refused.status_code, refused.json()["error"]["type"]) == (403, "permission_error")
     assert http.post("/api/chat", json={}).status_code == 404
+    address = urlsplit(str(http.base_url))
+    for path in ("/v1/models/../../api/tags", "/v1/models/%2e%2e/%2e%2e/api/tags", "/v1/responses/..%5c..%5capi"):
+        with socket.create_connection((address.hostname, address.port)) as line:
+            line.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+            assert line.recv(64).startswith(b"HTTP/1.1 404 "), path
     assert (
         http.post(PATHS["completions"], content=b"[" * 9, headers={"content-type": "application/json"}).status_code
         == 200

@@ -217,6 +217,55 @@ def test_own_names(server):
         assert client.get("/metrics", headers=headers).status_code == 200
 
 
+PAGE = "http://localhost:8080"
+MEANT = {"Origin": PAGE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "mcp-session-id"}
+
+
+def test_a_page_of_another_site_that_the_operator_lets_in(start):
+    running = start(token=TOKEN, allowed_origins=(PAGE, "https://chat.example/"))
+    with running.client() as client:
+        asked = client.request("OPTIONS", "/mcp", headers=MEANT)
+        assert asked.status_code == 204
+        assert asked.headers["access-control-allow-origin"] == PAGE
+        assert asked.headers["vary"] == "Origin"
+        wanted = {"authorization", "content-type", "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"}
+        assert wanted <= set(asked.headers["access-control-allow-headers"].lower().split(", "))
+        assert {"POST", "GET", "DELETE"} <= set(asked.headers["access-control-allow-methods"].split(", "))
+        assert "access-control-allow-credentials" not in asked.headers
+        assert "access-control-allow-private-network" not in asked.headers
+        private = client.request("OPTIONS", "/mcp", headers={**MEANT, "Access-Control-Request-Private-Network": "true"})
+        assert private.headers["access-control-allow-private-network"] == "true"
+        refused = client.post("/mcp", headers={"Origin": PAGE, "Authorization": "Bearer no"}, json={})
+        assert refused.status_code == 401, "a preflight needs no token, what follows it does"
+        assert refused.headers["access-control-allow-origin"] == PAGE, "or the page could not read why"
+        begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "page", "version": "0"}}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": begin}
+        headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "application/json, text/event-stream"}
+        answer = client.post("/mcp", headers={**headers, "Origin": "https://chat.example"}, json=body)
+        assert answer.status_code == 200
+        assert answer.headers["mcp-session-id"]
+        assert answer.headers["access-control-allow-origin"] == "https://chat.example"
+        assert "Mcp-Session-Id" in answer.headers["access-control-expose-headers"]
+        for origin in ("http://localhost:8081", "https://localhost:8080", "http://evil.example", "null", "*"):
+            assert client.request("OPTIONS", "/mcp", headers={**MEANT, "Origin": origin}).status_code == 403
+            assert client.post("/mcp", headers={**headers, "Origin": origin}, json=body).status_code == 403
+        assert client.request("OPTIONS", "/mcp", headers={**MEANT, "Host": "evil.example"}).status_code == 421
+        assert "access-control-allow-origin" not in client.post("/mcp", headers=headers, json=body).headers
+
+
+def test_by_default_no_other_site_is_let_in(server):
+    with server.client() as client:
+        assert client.request("OPTIONS", "/mcp", headers=MEANT).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "http://*.example", "localhost:8080", "http://a/b", "file://", "http://u@a"]
+)
+def test_an_origin_is_exact(origin):
+    with pytest.raises(InvalidInputError, match="allowed_origins"):
+        Settings.check({"allowed_origins": [origin]})
+
+
 def test_two_host_lines_are_refused(server):
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     with socket.create_connection(address) as raw:
@@ -440,7 +489,12 @@ def test_plain_json(server, picture):
         said = client.post("/api/caption", json={"image": picture.path.name}).json()
         assert said["text"] == picture.caption
         asked = {"image": said["image"]["handle"], "question": f"what color is the {thing.shape}?"}
-        assert client.post("/api/ask", json=asked).json()["answer"] == thing.color
+        alone = client.post("/api/ask", json=asked).json()
+        assert (alone["answer"], alone["premise"]["holds"]) == (thing.color, True)
+        several = {"images": [picture.path.name, "none.png"], "question": asked["question"]}
+        first, lost = client.post("/api/ask", json=several).json()["answers"]
+        assert (first["answer"], first["premise"]) == (thing.color, alone["premise"])
+        assert lost["error"]["code"] == "not_found"
         texts = [picture.caption, "a purple star"]
         matched = client.post("/api/match", json={"image": picture.path.name, "texts": texts}).json()
         assert matched["matches"][0]["text"] == picture.caption

@@ -1,7 +1,12 @@
-"""One frozen `Settings`, read once from arguments and `BLIP2TOOLS_*` variables. Nothing else reads the environment."""
+"""One frozen `Settings`, read once from arguments, `BLIP2TOOLS_*` variables and the user's file. Nothing else reads the
+environment.
+
+file.py  the file
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -13,6 +18,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validat
 
 from blip2tools.errors import InvalidInputError
 from blip2tools.model.options import Generation
+from blip2tools.settings import file
 
 PREFIX = "BLIP2TOOLS_"
 
@@ -29,10 +35,13 @@ _REVISION = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # no part may b
 _LIMIT = re.compile(r"(cpu|cuda:\d{1,2})=(\d{1,7}(?:\.\d{1,3})?)(KiB|MiB|GiB)")
 
 # Only `serve --http` uses these; the other commands have no options for them.
-HTTP_SETTINGS = ("token", "rate_limit", "server_names")
+HTTP_SETTINGS = ("token", "rate_limit", "server_names", "allowed_origins")
 PROXY_SETTINGS = ("upstream", "upstream_key", "tool_rounds", "offer_always")  # of `proxy` alone
 PULL_SETTINGS = ("revision", "allow_pickle", "device", "dtype", "quantize", "max_memory", "offload_dir", "offline")
-LISTS = ("formats", "url_hosts", "server_names", "max_memory")  # given as text, separated by commas
+LISTS = ("formats", "url_hosts", "server_names", "allowed_origins", "max_memory")  # given as text, separated by commas
+
+# RFC 6454, 6.2, of pages: `null`, which any sandboxed page sends, is none, and neither is a pattern.
+_ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 
 # RFC 6750, `b64token`: what may follow `Bearer `. A token below 16 characters could be guessed.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
@@ -177,6 +186,13 @@ class _Running(BaseModel):
         "are always allowed",
     )
 
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="pages of other sites that may call this server from a browser (CORS), such as `http://localhost:8080`; each "
+        "may do what its user may",
+    )
+
     # Proxy
     upstream: str | None = Field(
         None,
@@ -240,6 +256,16 @@ class _Running(BaseModel):
     def _hosts_are_normal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(host.strip().rstrip(".").lower() for host in value)
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins_are_exact(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(origin.strip().rstrip("/").lower() for origin in value)
+        if wrong := [origin for origin in origins if not _ORIGIN.fullmatch(origin)]:
+            raise ValueError(
+                f"{wrong[0]!r} is not an origin such as http://localhost:8080 (scheme, host and port, no pattern)"
+            )
+        return origins
+
     @field_validator("vqa_template")
     @classmethod
     def _template_has_its_slot(cls, value: str | None) -> str | None:
@@ -290,34 +316,85 @@ class Settings(Generation, _Running):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise InvalidInputError(_explain(error, from_environment=set())) from error
+            raise InvalidInputError(_explain(error, {})) from error
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, /, **arguments: Any) -> Settings:
-        """Settings from `arguments`, then from `BLIP2TOOLS_*` variables, then the defaults.
+        """Settings from `arguments`, then from `BLIP2TOOLS_*` variables, then from the user's `config.toml`, then the defaults.
 
         Args:
-            environ: the environment; the process's own by default.
+            environ: the environment; the process's own by default. One that is given names its file itself
+                (`BLIP2TOOLS_CONFIG`), or has none.
             **arguments: settings by their names; these win over variables. `None` leaves a setting at its default.
 
         Raises:
-            InvalidInputError: an unknown name or a value out of bounds, named in the message.
+            InvalidInputError: an unknown name or a value out of bounds, named in the message, or a file that cannot be read.
         """
-        values = {
-            name: value
-            for name, value in _from_environment(os.environ if environ is None else environ).items()
-            if name not in arguments
-        }
+        origins, values = given(environ)
+        values = {name: value for name, value in values.items() if name not in arguments}
         try:
             return cls(**values, **{name: value for name, value in arguments.items() if value is not None})
         except ValidationError as error:
-            raise InvalidInputError(_explain(error, from_environment=set(values))) from error
+            named = {name: origins[name] for name in values}
+            raise InvalidInputError(_explain(error, named)) from error
+
+
+def given(environ: Mapping[str, str] | None = None) -> tuple[dict[str, str], dict[str, Any]]:
+    """What variables and the user's file say: of each setting where it is from, for a message, and its value.
+
+    Args:
+        environ: as for `Settings.load`.
+
+    Raises:
+        InvalidInputError: the file cannot be read, or names a setting that there is none.
+    """
+    own = os.environ if environ is None else environ
+    origins, values = {}, {}
+    if environ is None or environ.get(file.VARIABLE):
+        for name, value in file.read(own).items():
+            if name not in Settings.model_fields:
+                where = f"in the settings file {str(file.place(own))!r}"
+                said = f"There is no setting named '{name}' {where}{suggestion(name)}"
+                raise InvalidInputError(said if said.endswith("?") else f"{said}.")
+            if isinstance(value, bool) and Settings.model_fields[name].annotation is not bool:
+                raise InvalidInputError(f"'{name}' of the settings file {str(file.place(own))!r} is no truth value.")
+            # As tuples lists are hashable, and an empty text counts as absent, as of a variable.
+            listed = tuple(value) if isinstance(value, list) else value
+            if listed != "":
+                if isinstance(listed, str) and name in LISTS:
+                    listed = _parts(listed)
+                values[name] = (listed,) if _is_folder_list(name, listed) else listed
+                origins[name] = f"'{name}' of the settings file {str(file.place(own))!r}"
+    for name, value in _from_environment(own).items():
+        values[name], origins[name] = value, variable(name)
+    return origins, values
+
+
+def _is_folder_list(name: str, value: object) -> bool:
+    return name == "allowed_dirs" and isinstance(value, str)
+
+
+def config_place() -> Path:
+    """Where the user's settings file is, or would be."""
+    return file.place(os.environ)
+
+
+def suggestion(name: str, known: Collection[str] = ()) -> str:
+    """What somebody may have meant by a name that there is not, as the end of a sentence; empty if nothing is near.
+
+    Args:
+        name: what was given.
+        known: what there is; settings by default.
+    """
+    near = difflib.get_close_matches(name, known or tuple(Settings.model_fields), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def environment_without_settings(keep: Collection[str] = ()) -> dict[str, str]:
     """The environment for a child process that must not inherit this one's settings, but for those named in `keep`."""
     kept = {variable(name) for name in keep}
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name in kept}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name in kept}
+    return {**clean, file.VARIABLE: os.devnull}  # nor the user's file
 
 
 def wants_colors(stream: TextIO) -> bool:
@@ -328,6 +405,12 @@ def wants_colors(stream: TextIO) -> bool:
 def foreign_variable(name: str) -> str | None:
     """A variable that belongs to the system or to another program, such as `APPDATA`; `None` where unset or empty."""
     return os.environ.get(name) or None
+
+
+def set_foreign_variables(values: Mapping[str, str]) -> None:
+    """Variables of another program for this process and its children; those that its user has set stay."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
 
 
 _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)\}|\$env:(\w+)|\$(\w+)|%(\w+)%", re.ASCII)
@@ -359,8 +442,17 @@ def unexpanded(path: Path) -> list[str]:
 
 def strays() -> list[str]:
     """Variables with this package's prefix that no setting reads, most likely misspelt."""
-    known = {variable(name) for name in Settings.model_fields}
+    known = {variable(name) for name in Settings.model_fields} | {file.VARIABLE}
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def told_strays() -> list[str]:
+    """A sentence about each of them."""
+    known = [variable(name) for name in Settings.model_fields] + [file.VARIABLE]
+    return [
+        f"no setting reads the variable {name}{suggestion(name, known) or '; see `blip2tools config show`'}"
+        for name in strays()
+    ]
 
 
 def variable(name: str) -> str:
@@ -377,20 +469,23 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         if name == "allowed_dirs":
             values[name] = tuple(part for part in text.split(os.pathsep) if part)
-        elif name in LISTS:
-            values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         else:
-            values[name] = text
+            values[name] = _parts(text) if name in LISTS else text
     return values
 
 
-def _explain(error: ValidationError, from_environment: set[str]) -> str:
-    """The first problem as one sentence that names the argument or the variable."""
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """The first problem as one sentence that names the argument, the variable or the file."""
     problem = error.errors(include_url=False)[0]
     location = str(problem["loc"][0]) if problem["loc"] else ""
-    name = variable(location) if location in from_environment else f"'{location}'"
+    name = origins.get(location, f"'{location}'")
     if problem["type"] == "extra_forbidden":
-        return f"There is no setting named {name}."
+        said = f"There is no setting named {name}{suggestion(location)}"
+        return said if said.endswith("?") else f"{said}."
     text = _why(problem["type"], problem.get("ctx", {}), location, problem["input"], problem["msg"])
     return f"The setting {name} is refused: {text}." if location else f"The settings are refused: {text}."
 

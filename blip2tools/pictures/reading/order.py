@@ -1,0 +1,250 @@
+"""Reading order of lines: columns one after the other, tables row by row.
+
+Between the two only the lines themselves tell. Columns of prose are filled from edge to edge, or their lines lie at heights of
+their own; the cells of a table are short and stand side by side.
+"""
+
+from __future__ import annotations
+
+import statistics
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Final
+
+SECTION: Final = 2.0  # heights of a line that nothing is written in, from edge to edge: what is above is read first
+GUTTER: Final = 0.6  # heights of a line between two columns, at least
+LEAST_LINES: Final = 3  # of each column
+LEAST_WIDTH: Final = 8.0  # heights of a line: numbers of lines, bullets and amounts are narrower
+FILLED: Final = 0.75  # share of its column that a line of prose takes, but for the last of a paragraph
+MOSTLY: Final = 0.6  # share of lines
+BESIDE: Final = (
+    0.75  # share of the lines of one column that have one of the other beside them, from which it is a table
+)
+NEAR: Final = 0.5  # heights of a line by which the two sides of a row may differ: a photograph's perspective
+IN_STEP: Final = 0.12  # the same from one row to the next
+CORE: Final = 0.25  # of its height: lines whose middles overlap stand side by side; their edges always may
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Where a line is, in any unit; upright, with the height of its letters."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def middle(self) -> float:
+        """Half-way from top to bottom."""
+        return (self.top + self.bottom) / 2
+
+    @property
+    def height(self) -> float:
+        """From top to bottom."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> float:
+        """From left to right."""
+        return self.right - self.left
+
+
+def arranged(boxes: Sequence[Box]) -> list[list[int]]:
+    """Numbers of the boxes in reading order, in rows: what stands side by side and belongs together is one row."""
+    if not boxes:
+        return []
+    return _Order(boxes).of(list(range(len(boxes))))
+
+
+class _Order:
+    def __init__(self, boxes: Sequence[Box]) -> None:
+        self.boxes = boxes
+        self.unit = statistics.median(box.height for box in boxes)
+
+    def of(self, numbers: list[int]) -> list[list[int]]:
+        bands = self.bands(numbers)
+        sections = self.sections(bands)
+        if len(sections) > 1:
+            return [row for section in sections for row in self.of([number for band in section for number in band])]
+        run = self.columns(bands)
+        if run is None:
+            return self.rows(bands)
+        first, last, edge = run
+        inside = [number for band in bands[first:last] for number in band]
+        left = [number for number in inside if self.boxes[number].right <= edge]
+        right = [number for number in inside if self.boxes[number].right > edge]
+        before = [number for band in bands[:first] for number in band]
+        after = [number for band in bands[last:] for number in band]
+        return [row for part in (before, left, right, after) if part for row in self.of(part)]
+
+    def bands(self, numbers: list[int]) -> list[list[int]]:
+        """Lines side by side, from the top; those of a band from the left."""
+        found: list[list[int]] = []
+        end = float("-inf")
+        for number in sorted(numbers, key=lambda one: self.boxes[one].middle):
+            box = self.boxes[number]
+            # A large letter beside two small lines stands in the row of the first: only what is about as high joins lines.
+            core = CORE * min(box.height, 1.5 * self.unit)
+            if found and box.middle - core < end:
+                found[-1].append(number)
+                end = max(end, min(box.middle + core, end + core))
+            else:
+                found.append([number])
+                end = box.middle + core
+        return [sorted(band, key=lambda one: self.boxes[one].left) for band in found]
+
+    def sections(self, bands: list[list[int]]) -> list[list[list[int]]]:
+        """Bands that no wide empty strip separates."""
+        found: list[list[list[int]]] = []
+        end = float("-inf")
+        for band in bands:
+            if found and min(self.boxes[one].top for one in band) - end < SECTION * self.unit:
+                found[-1].append(band)
+            else:
+                found.append([band])
+            end = max(end, *(self.boxes[one].bottom for one in band))
+        return found
+
+    def columns(self, bands: list[list[int]]) -> tuple[int, int, float] | None:
+        """The most bands in a row that are two columns: the first of them, the one after the last, and where to part them."""
+        best: tuple[int, int, float] | None = None
+        most = 0
+        counts = [0, *accumulate(map(len, bands))]
+        for first in range(len(bands)):
+            if counts[-1] - counts[first] <= most:
+                break
+            for last, edge in self.run(bands, first):
+                if counts[last] - counts[first] <= most:
+                    continue
+                # The end of a table is less regular than the table: only a gutter's whole length tells.
+                whole = first == 0 or any(
+                    self.boxes[one].left < edge < self.boxes[one].right for one in bands[first - 1]
+                )
+                inside = [number for band in bands[first:last] for number in band]
+                if self.are_columns(inside, edge, whole=whole):
+                    best, most = (first, last, edge), counts[last] - counts[first]
+        return best
+
+    def run(self, bands: list[list[int]], first: int) -> list[tuple[int, float]]:
+        """Gutters that go down from a band as far as they can, each with where it ends; the longest first, then the widest."""
+        whole = [number for band in bands for number in band]
+        free = [(min(self.boxes[one].left for one in whole), max(self.boxes[one].right for one in whole))]
+        ends: list[tuple[int, float, float]] = []
+        for last, band in enumerate(bands[first:], start=first):
+            left = free
+            for number in band:
+                box = self.boxes[number]
+                left = [
+                    part
+                    for start, end in left
+                    for part in ((start, min(end, box.left)), (max(start, box.right), end))
+                    if part[1] - part[0] >= GUTTER * self.unit
+                ]
+            for start, end in free:
+                if not any(start <= other[0] and other[1] <= end for other in left):
+                    ends.append((last, (start + end) / 2, end - start))
+            free = left
+            if not free:
+                break
+        ends += [(len(bands), (start + end) / 2, end - start) for start, end in free]
+        return [(last, edge) for last, edge, _ in sorted(ends, key=lambda one: (-one[0], -one[2]))]
+
+    def are_columns(self, numbers: list[int], edge: float, *, whole: bool) -> bool:
+        """Whether what lies on both sides of a gutter is read one after the other; `whole`: the gutter goes up no further."""
+        sides = [
+            [self.boxes[one] for one in numbers if self.boxes[one].right <= edge],
+            [self.boxes[one] for one in numbers if self.boxes[one].right > edge],
+        ]
+        if min(map(len, sides)) < LEAST_LINES:
+            return False
+        if all(_is_prose(column, LEAST_WIDTH * self.unit) for side in sides for column in _side_by_side(side)):
+            return True
+        if not whole:
+            return False
+        # What stands beside nothing, above or below the other side, tells nothing.
+        top = max(min(box.top for box in side) for side in sides)
+        bottom = min(max(box.bottom for box in side) for side in sides)
+        few, many = sorted(([box for box in side if top <= box.middle <= bottom] for side in sides), key=len)
+        return len(few) >= LEAST_LINES and self.share_beside(few, many) < BESIDE
+
+    def share_beside(self, few: Sequence[Box], many: Sequence[Box]) -> float:
+        """The share of lines that have one of the others beside them: all at the same height, or by the same bit higher.
+
+        Two columns of about the same pitch are side by side here and there by chance, but never in step.
+        """
+        middles = [float("-inf"), *sorted(box.middle for box in many), float("inf")]
+        offsets = []
+        for box in few:
+            place = bisect_left(middles, box.middle)
+            offsets.append(min(box.middle - middles[place - 1], box.middle - middles[place], key=abs))
+        near = [offset for offset in offsets if abs(offset) < NEAR * self.unit]
+        if not near:
+            return 0.0
+        usual = statistics.median(near)
+        return sum(abs(offset - usual) <= IN_STEP * self.unit for offset in near) / len(few)
+
+    def rows(self, bands: list[list[int]]) -> list[list[int]]:
+        """Bands as rows; of a table with cells of several lines each cell is read to its end."""
+        found: list[list[int]] = []
+        for row in self.joined(bands):
+            if len(row) == 1:
+                found.append(row[0])
+                continue
+            cells: list[list[int]] = [[one] for one in row[0]]
+            for number in (number for band in row[1:] for number in band):
+                min(cells, key=lambda cell: abs(self.boxes[cell[0]].left - self.boxes[number].left)).append(number)
+            found += [[number] for cell in cells for number in cell]
+        return found
+
+    def joined(self, bands: list[list[int]]) -> list[list[list[int]]]:
+        """Bands that are one row of a table: below the first, lines of some of its cells, and nearer than rows are."""
+        gaps = [
+            min(self.boxes[one].middle for one in below) - max(self.boxes[one].middle for one in above)
+            for above, below in pairwise(bands)
+        ]
+        widest = max(gaps, default=0.0)
+        found: list[list[list[int]]] = []
+        for number, band in enumerate(bands):
+            close = number > 0 and gaps[number - 1] < 0.75 * widest
+            if found and close and self.goes_on(found[-1], band) and self.is_table(found[-1][0], bands):
+                found[-1].append(band)
+            else:
+                found.append([band])
+        return found
+
+    def is_table(self, row: list[int], bands: list[list[int]]) -> bool:
+        """Whether another band has cells where a row has them."""
+        starts = [self.boxes[one].left for one in row]
+        return any(
+            sum(min(abs(self.boxes[one].left - start) for start in starts) < self.unit for one in band) > 1
+            for band in bands
+            if band is not row
+        )
+
+    def goes_on(self, row: list[list[int]], band: list[int]) -> bool:
+        """Whether a band has lines of some cells of a row and of nothing else."""
+        if len(row[0]) < 2 or len(band) >= len(row[0]):
+            return False
+        starts = [self.boxes[one].left for one in row[0]]
+        return all(min(abs(self.boxes[one].left - start) for start in starts) < self.unit for one in band)
+
+
+def _side_by_side(lines: Sequence[Box]) -> list[list[Box]]:
+    """Lines that lie below each other, apart from those beside them."""
+    found: list[list[Box]] = []
+    end = float("-inf")
+    for line in sorted(lines, key=lambda one: one.left):
+        if found and line.left < end:
+            found[-1].append(line)
+        else:
+            found.append([line])
+        end = max(end, line.right)
+    return found
+
+
+def _is_prose(lines: Sequence[Box], least: float) -> bool:
+    width = max(line.right for line in lines) - min(line.left for line in lines)
+    return width >= least and sum(line.width >= FILLED * width for line in lines) >= MOSTLY * len(lines)

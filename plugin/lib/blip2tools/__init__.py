@@ -1,0 +1,1 @@
+"""What of the package a plugin carries: its launcher."""
