@@ -6,6 +6,7 @@ player.py     a text-only player of the games
 over_mcp.py   the tools as the official MCP client receives them, for the agent of sight.py
 soak.py       many callers for a long time: what grows? `python -m benchmarks.soak`
 load.py       what those callers ask for
+reading/      how well text is read: `python -m benchmarks.reading`
 premises.py   what it costs to judge what a question takes for granted: `python -m benchmarks.premises`
 crossings.py  how many files and rooms one call passes: `python -m benchmarks.crossings`
 

@@ -8,7 +8,7 @@
 # much the replicas take.
 #
 # Seen on 2026-11-27 (2 busy cores; one replica with room for 100, max_queued_requests=10, 50 requests):
-#   at one moment: 10 answered, 40 BackPressureError
+#   at one moment: 11 answered, 39 BackPressureError
 #   20 ms apart: 50 answered
 set -euo pipefail
 folder=$(mktemp -d /tmp/finding-XXXX)

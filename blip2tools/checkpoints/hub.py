@@ -46,15 +46,20 @@ def cached(repository: str, revision: str | None = None, *, allow_pickle: bool =
     return folder if missing_from(folder, allow_pickle=allow_pickle) is None else None
 
 
+def cache_folder() -> Path:
+    """The local cache of the hub."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 def _snapshot(repository: str, revision: str) -> Path | None:
     """The folder of a revision in the local cache (huggingface_hub, "Understand caching").
 
     The library's own `try_to_load_from_cache` says the same, but comes with an HTTP client and a YAML reader: 0.1 s of every
     command.
     """
-    from huggingface_hub import constants
-
-    kept = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    kept = cache_folder() / f"models--{repository.replace('/', '--')}"
     reference = kept / "refs" / revision
     try:
         commit = reference.read_text(encoding="utf-8") if reference.is_file() else revision

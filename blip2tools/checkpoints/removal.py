@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from blip2tools.checkpoints import hub
 from blip2tools.checkpoints.family import FAMILY, find
 from blip2tools.checkpoints.plan import downloadable
 from blip2tools.errors import InvalidInputError, ModelUnavailableError
@@ -39,15 +40,13 @@ def kept(name: str) -> Kept:
         InvalidInputError: the name of what is never removed: the demo, or a folder of the user's own.
         ModelUnavailableError: there is no such model, or it is not here.
     """
-    from huggingface_hub import constants
-
     member = find(name)
     if member is not None and member.hub is None:
         raise InvalidInputError("The demo is a part of the package; `pip uninstall blip2tools` removes both.")
     if member is None and Path(name).expanduser().is_dir():
         raise InvalidInputError(f"{name!r} is a folder of your own, which is yours to delete.")
     repository = downloadable(name)
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    folder = hub.cache_folder() / f"models--{repository.replace('/', '--')}"
     if not folder.is_dir() or folder.is_symlink():
         raise ModelUnavailableError(f"The model {name} is not in the cache of this computer.")
     return Kept(member.name if member else name, repository, folder, sum(_sizes(folder)))

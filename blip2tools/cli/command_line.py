@@ -129,17 +129,17 @@ def _setup(command: AddCommand, parser: argparse.ArgumentParser) -> None:
 
 # The functions that add commands, in the order of the help. Each imports only what its command needs.
 GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentParser], None]], ...] = (
-    (("caption", "ask", "match", "survey"), _look),
+    (("caption", "ask", "match", "read", "survey"), _look),
     (("index", "search"), _collections),
     (("view",), _view),
     (("run",), _run),
-    (("serve",), _serve),
+    (("serve", "proxy"), _serve),
     (("models", "pull", "remove", "demo"), _models),
     (("config",), _config),
     (("bench",), _bench),
     (("doctor",), _doctor),
     (("evaluate",), _evaluate),
-    (("install", "completion"), _setup),
+    (("install", "uninstall", "completion"), _setup),
 )
 
 

@@ -103,10 +103,10 @@ def _value(name: str, words: list[str], before: dict[str, Any]) -> Any:
 def _path(arguments: argparse.Namespace) -> int:
     tell(str(config_place()))
     if arguments.all:
-        from huggingface_hub import constants
+        from blip2tools.checkpoints.hub import cache_folder
 
         tell(str(Settings.load().cache_folder))
-        tell(str(constants.HF_HUB_CACHE))
+        tell(str(cache_folder()))
     return OK
 
 

@@ -150,6 +150,7 @@ def _answer_at_once(settings: Settings, wire: BinaryIO) -> Front:
     from blip2tools.launcher.front import Front
     from blip2tools.launcher.wire import claim_stdin, longest_line
     from blip2tools.pictures.folders import Folders
+    from blip2tools.pictures.reading.reader import is_installed
 
     # The server sets its own when it is there; nothing is under way before that.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -159,7 +160,7 @@ def _answer_at_once(settings: Settings, wire: BinaryIO) -> Front:
     front = Front(
         claim_stdin(),
         wire,
-        Catalogue(places=places_of(folders), urls=settings.allow_urls),
+        Catalogue(places=places_of(folders), urls=settings.allow_urls, reads=is_installed()),
         limit=longest_line(min(settings.max_data_bytes, settings.max_image_bytes)),
         at_end=lambda waiting: None if waiting else os._exit(OK),
     )

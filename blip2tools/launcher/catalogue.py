@@ -18,6 +18,8 @@ CLIENT_KEY = "io.modelcontextprotocol/clientInfo"
 PLACES = "{places}"  # in the instructions: where pictures may come from
 UNKNOWN_PLACES = "The tool vision_status tells from which folders pictures may come."
 
+READER = "read_text"
+
 LEGACY, MODERN = "legacy", "modern"
 LISTS = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
 
@@ -35,9 +37,10 @@ class Catalogue:
     Args:
         places: the sentence of the instructions that says where pictures may come from.
         urls: whether tools may fetch pictures from addresses, which their annotations tell.
+        reads: whether there is the tool for text in pictures, which needs an extra.
     """
 
-    def __init__(self, *, places: str = UNKNOWN_PLACES, urls: bool = False) -> None:
+    def __init__(self, *, places: str = UNKNOWN_PLACES, urls: bool = False, reads: bool = False) -> None:
         data = json.loads(Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8"))
         self.version: str = data["version"]
         self.limit: int = data["limit"]
@@ -46,7 +49,9 @@ class Catalogue:
         for era, first in ((LEGACY, "initialize"), (MODERN, "server/discover")):
             answers = self._eras[era]["results"]
             answers[first]["instructions"] = answers[first]["instructions"].replace(PLACES, places)
-            for tool in answers["tools/list"]["tools"]:
+            tools = answers["tools/list"]["tools"]
+            tools[:] = [tool for tool in tools if reads or tool["name"] != READER]
+            for tool in tools:
                 tool["annotations"]["openWorldHint"] = urls and tool["name"] in data["takes_pictures"]
 
     def initialize(self, params: Any) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from blip2tools.checkpoints.confidence import UNFAMILIAR
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import AnswerRequest, ChoiceRequest, Question, Ranking, Request, Sight, Utterance
 from blip2tools.model.options import Generation
@@ -49,6 +50,7 @@ class Asking:
         ask: Callable[[Request, float], Awaitable[Any]],
         doubting: Callable[[Seen, None, float], Awaitable[results.Context]],
     ) -> None:
+        self._engine = engine
         self._ask = ask
         self._doubting = doubting
         self._doubts = Doubts(engine, ask)
@@ -57,7 +59,10 @@ class Asking:
         """The answer to a question about what was seen."""
         asked = Asked.of(query.question.text)
         found = await (self._choose if query.choices else self._say)(seen, query, asked, deadline)
-        return written.told(found) if written.is_asked(query.question.text) else found
+        if not written.is_asked(query.question.text):
+            return found
+        small_world = self._engine.status().familiar is not None and UNFAMILIAR not in found.warnings
+        return written.told(found, small_world=small_world)
 
     async def _say(self, seen: Seen, query: Query, asked: Asked, deadline: float) -> AnswerResult:
         request = AnswerRequest(seen.sight, query.question, query.generation, asked.statements)

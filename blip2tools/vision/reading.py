@@ -25,10 +25,9 @@ def result(part: Part, region: Sequence[float] | None, page: Page) -> ReadResult
     width, height = part.pixels.size
     lines: list[tuple[int, TextLine]] = []
     characters = 0
-    for line in page.lines:
-        text = plain(line.text)
-        if not text:
-            continue
+    # What holds nothing but invisible characters is no line.
+    readable = [(line, text) for line in page.lines if (text := plain(line.text))]
+    for line, text in readable:
         characters += len(text)
         if len(lines) == MAX_LINES or characters > MAX_CHARACTERS:
             break
@@ -46,7 +45,7 @@ def result(part: Part, region: Sequence[float] | None, page: Page) -> ReadResult
         image=part.info,
         region=None if region is None else [float(edge) for edge in region],
         model=page.model,
-        warnings=[*part.warnings, *_doubts(page, page.lines, len(lines))],
+        warnings=[*part.warnings, *_doubts(page, [line for line, _ in readable], len(lines))],
         lines=[line for _, line in lines],
         text="\n".join(rows),
     )

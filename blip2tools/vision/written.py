@@ -62,11 +62,20 @@ def is_asked(question: str) -> bool:
     return not _OF_ITS_LOOKS.search(words) and any(rule.search(words) for rule in _RULES)
 
 
-def told(result: AnswerResult) -> AnswerResult:
+def told(result: AnswerResult, *, small_world: bool) -> AnswerResult:
     """The answer to such a question: what reads the words, instead of words that the model made up.
 
     Offered answers keep their order, which is told to be a guess.
+
+    Args:
+        result: the model's own answer.
+        small_world: whether the model was made for a world of its own, and the picture is of it: the demo's has signs with one
+            letter or digit, which it does read.
     """
+    answers = [choice.text for choice in result.choices] if result.choices else [result.answer]
+    seen = result.premise is None or result.premise.holds is not False
+    if small_world and seen and all(len(answer) == 1 and answer.isalnum() for answer in answers):
+        return result
     advice = READ_ELSEWHERE if is_installed() else NOT_READ
     if result.choices is not None:
         return result.model_copy(update={"warnings": [*result.warnings, f"the choices are a guess: {advice}"]})

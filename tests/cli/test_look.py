@@ -17,7 +17,7 @@ from blip2tools.cli.command_line import build_parser
 from blip2tools.cli.look import MANY, look
 from blip2tools.cli.options import given_settings
 from blip2tools.errors import BusyError
-from blip2tools.settings import Settings
+from blip2tools.settings import PROXY_SETTINGS, Settings
 from tests.conftest import run_cli
 from tests.support import forked
 
@@ -165,9 +165,10 @@ def test_help_and_version():
 
 
 def test_every_setting_is_an_option_of_serve():
-    text = run_cli("serve", "--help-all").stdout
+    text, proxy = (run_cli(command, "--help-all").stdout for command in ("serve", "proxy"))
     for name in Settings.model_fields:
-        assert f"BLIP2TOOLS_{name.upper()}" in text.replace("\n", "").replace(" ", ""), name
+        told = proxy if name in PROXY_SETTINGS else text
+        assert f"BLIP2TOOLS_{name.upper()}" in told.replace("\n", "").replace(" ", ""), name
 
 
 def test_options_become_settings(tmp_path):

@@ -1,8 +1,10 @@
 """What people see of a parser: short help, the error first, and what was probably meant."""
 
+import argparse
+
 import pytest
 
-from blip2tools.cli.command_line import build_parser, main, named
+from blip2tools.cli.command_line import GROUPS, build_parser, main, named
 
 LOOKING = ("caption", "ask", "match", "survey", "serve")
 
@@ -73,6 +75,12 @@ def test_values_are_refused_in_a_sentence(words, says, capsys, monkeypatch, tmp_
     told = capsys.readouterr()
     assert says in told.err
     assert len(told.err.splitlines()) == 1
+
+
+def test_each_group_adds_its_commands():
+    for names, _ in GROUPS:
+        (commands,) = (one for one in build_parser(names[0])._actions if isinstance(one, argparse._SubParsersAction))
+        assert tuple(commands.choices) == names
 
 
 def test_only_the_named_command_is_built():

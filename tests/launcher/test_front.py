@@ -11,7 +11,7 @@ import pytest
 
 from blip2tools.__version__ import __version__
 from blip2tools.launcher import wire
-from blip2tools.launcher.catalogue import LISTS, UNKNOWN_PLACES, Catalogue, places_of
+from blip2tools.launcher.catalogue import LISTS, READER, UNKNOWN_PLACES, Catalogue, places_of
 from blip2tools.launcher.front import Front
 from blip2tools.server.mcp import largest_message
 from blip2tools.settings import Settings
@@ -58,7 +58,16 @@ def test_the_launcher_answers_byte_for_byte_like_the_server(name):
     real = said(forked.start, [sys.executable, "-c", SERVER], CONVERSATIONS[name])
     launch = [sys.executable, "-I", "-S", str(REPOSITORY / "plugin" / "launch.py")]
     ours = said(subprocess.Popen, launch, CONVERSATIONS[name], env={"BLIP2TOOLS_PYTHON": "/no/such/python"})
-    assert [line.replace(places_of(()).encode(), UNKNOWN_PLACES.encode()) for line in real] == ours
+    assert [without_reader(line).replace(places_of(()).encode(), UNKNOWN_PLACES.encode()) for line in real] == ours
+
+
+def without_reader(line):
+    """The plugin installs no extra for the tool that reads text, which may be here."""
+    message = json.loads(line)
+    assert wire.encoded(message) == line
+    if "tools" in message["result"]:
+        message["result"]["tools"] = [tool for tool in message["result"]["tools"] if tool["name"] != READER]
+    return wire.encoded(message)
 
 
 @pytest.fixture

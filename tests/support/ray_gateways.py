@@ -83,11 +83,14 @@ async def overload(crowded: Vision, pictures: list[Path]) -> Counter[str]:
 async def gone(gateway: Vision, picture: Path) -> list[int]:
     """A caller that leaves at once, and one that stays: calls under way afterwards, and how many were cancelled."""
     left = asyncio.ensure_future(gateway.acaption(picture, num_beams=16, min_new_tokens=64, max_new_tokens=64))
-    await asyncio.sleep(0.2)
+    while not gateway.status().queue.waiting:
+        await asyncio.sleep(0.01)
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)
     await gateway.aask(picture, "what is it?")
-    await asyncio.sleep(0.5)
+    until = time.monotonic() + 60
+    while gateway.status().queue.waiting and time.monotonic() < until:
+        await asyncio.sleep(0.05)
     queue = gateway.status().queue
     return [queue.waiting, queue.cancelled]
 

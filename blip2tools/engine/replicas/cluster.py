@@ -27,7 +27,7 @@ _ALONE: Final = {
     "RAY_AUTH_MODE": "token",
 }
 
-REMOVE_S: Final = 10.0
+REMOVE_S, GONE = 10.0, 3  # how long what is left is removed, and how often it must have been gone
 TRIES: Final = 3  # to start a Ray of our own
 
 logger = logging.getLogger(__name__)
@@ -107,11 +107,11 @@ def _begin(options: dict[str, Any], *, tries: int) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove what Ray has written; its processes, which end after it says so, may write a little more."""
-    until = time.monotonic() + REMOVE_S
-    shutil.rmtree(folder, ignore_errors=True)
-    while folder.exists() and time.monotonic() < until:
-        time.sleep(0.2)
+    until, gone = time.monotonic() + REMOVE_S, 0
+    while gone < GONE and time.monotonic() < until:
         shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.2)
+        gone = 0 if folder.exists() else gone + 1
 
 
 def has_gpus() -> bool:

@@ -14,11 +14,12 @@ from itertools import accumulate, pairwise
 from typing import Final
 
 SECTION: Final = 2.0  # heights of a line that nothing is written in, from edge to edge: what is above is read first
+WIDEST: Final = 3.5  # the same where both sides of it have columns in the same places
 GUTTER: Final = 0.6  # heights of a line between two columns, at least
 LEAST_LINES: Final = 3  # of each column
 LEAST_WIDTH: Final = 8.0  # heights of a line: numbers of lines, bullets and amounts are narrower
 FILLED: Final = 0.75  # share of its column that a line of prose takes, but for the last of a paragraph
-MOSTLY: Final = 0.6  # share of lines
+MOSTLY: Final = 0.5  # share of lines
 BESIDE: Final = (
     0.75  # share of the lines of one column that have one of the other beside them, from which it is a table
 )
@@ -101,12 +102,25 @@ class _Order:
         found: list[list[list[int]]] = []
         end = float("-inf")
         for band in bands:
-            if found and min(self.boxes[one].top for one in band) - end < SECTION * self.unit:
+            gap = min(self.boxes[one].top for one in band) - end
+            if found and (gap < SECTION * self.unit or (gap < WIDEST * self.unit and self.share(found[-1][-1], band))):
                 found[-1].append(band)
             else:
                 found.append([band])
             end = max(end, *(self.boxes[one].bottom for one in band))
         return found
+
+    def share(self, above: list[int], below: list[int]) -> bool:
+        """Whether two bands have a gutter in common: headings stand apart from the columns that they belong to."""
+        spaces = [
+            [(self.boxes[one].right, self.boxes[other].left) for one, other in pairwise(band)]
+            for band in (above, below)
+        ]
+        return any(
+            min(end, other_end) - max(start, other_start) >= GUTTER * self.unit
+            for start, end in spaces[0]
+            for other_start, other_end in spaces[1]
+        )
 
     def columns(self, bands: list[list[int]]) -> tuple[int, int, float] | None:
         """The most bands in a row that are two columns: the first of them, the one after the last, and where to part them."""
@@ -167,8 +181,19 @@ class _Order:
         # What stands beside nothing, above or below the other side, tells nothing.
         top = max(min(box.top for box in side) for side in sides)
         bottom = min(max(box.bottom for box in side) for side in sides)
-        few, many = sorted(([box for box in side if top <= box.middle <= bottom] for side in sides), key=len)
+        # Across a table the rows of a photograph drift apart: only the columns next to the gutter are compared.
+        nearest = [self.next_to(numbers, edge, left=left, top=top, bottom=bottom) for left in (True, False)]
+        few, many = nearest if len(sides[0]) <= len(sides[1]) else nearest[::-1]
         return len(few) >= LEAST_LINES and self.share_beside(few, many) < BESIDE
+
+    def next_to(self, numbers: list[int], edge: float, *, left: bool, top: float, bottom: float) -> list[Box]:
+        """Of each band on one side of a gutter the line that is nearest to it, between two heights."""
+        side = [
+            one
+            for one in numbers
+            if (self.boxes[one].right <= edge) == left and top <= self.boxes[one].middle <= bottom
+        ]
+        return [self.boxes[band[-1 if left else 0]] for band in self.bands(side)]
 
     def share_beside(self, few: Sequence[Box], many: Sequence[Box]) -> float:
         """The share of lines that have one of the others beside them: all at the same height, or by the same bit higher.

@@ -109,7 +109,7 @@ class Eyes:
         self._without_tools: dict[str, None] = {}
         folders = bool(vision.allowed_folders)
         # Without a folder there is nothing to list, and a handle is all that can be named.
-        self._specs = [spec for spec in TOOLS if folders or {"image", "images"} & set(spec.arguments.model_fields)]
+        self._specs = [spec for spec in TOOLS if folders or _is_about_pictures(spec)]
 
     def concerns(self, body: bytes, *, holds_pictures: bool) -> bool:
         """Whether a body must be looked into, judged without parsing it."""
@@ -380,6 +380,12 @@ def _object(whole: bytes) -> dict[str, Any]:
 def _is_answer(whole: bytes) -> bool:
     found = _object(whole)
     return bool(found) and not found.get("error")
+
+
+def _is_about_pictures(spec: ToolSpec) -> bool:
+    """Whether a tool looks at pictures that are named, and not for them in folders."""
+    fields = spec.arguments.model_fields
+    return bool({"image", "images"} & set(fields)) and "folder" not in fields
 
 
 def _model_of(body: Mapping[str, Any]) -> str:

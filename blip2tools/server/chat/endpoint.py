@@ -24,7 +24,7 @@ from blip2tools.server.chat.intent import Intent, intent_of
 from blip2tools.server.chat.models import NAME, model
 from blip2tools.server.http.bodies import _arguments_of
 from blip2tools.server.http.guard import DEPARTURE, Departure
-from blip2tools.toolset import BY_NAME, call
+from blip2tools.toolset import TOOLS, call
 from blip2tools.vision import Vision
 
 COMPLETIONS: Final = "/v1/chat/completions"
@@ -84,7 +84,7 @@ class Endpoint:
         return _problem(CancelledError("The client has disconnected."))
 
     async def _say(self, chat: Chat) -> str:
-        intent = intent_of(chat.text, BY_NAME)
+        intent = intent_of(chat.text, {spec.name for spec in TOOLS})
         if intent.tool == "ask_image":
             history = {"history": chat.history} if chat.history else {}
             if len(chat.pictures) > 1:

@@ -141,7 +141,7 @@ def test_it_reads_what_it_was_shown_and_may_look_again(url, upstream, pictures, 
     assert handle_of(pictures[0].path.read_bytes()) in told
     # No folder is open: there is nothing to list, and what is offered takes pictures.
     assert {"caption_image", "ask_image", "match_image_text", "survey_image", "compare_images"} <= set(first.tools)
-    assert not {"list_images", "vision_status"} & set(first.tools)
+    assert not {"list_images", "search_images", "vision_status"} & set(first.tools)
     assert second.talk[: len(first.talk)] == first.talk
     assert first.talk[0] == second.talk[0]
 
