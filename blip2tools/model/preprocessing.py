@@ -17,7 +17,7 @@ _NOT_OURS = ("do_center_crop", "do_pad")
 
 
 class Processor(Protocol):
-    """What an image processor says: the library's, or a `Recipe`."""
+    """The values of an image processor: the library's, or a `Recipe`."""
 
     @property
     def size(self) -> Any: ...
@@ -33,7 +33,7 @@ class Processor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a checkpoint wants its pictures, with the defaults of the library's `BlipImageProcessor`."""
+    """A checkpoint's preparation of pictures, with the defaults of the library's `BlipImageProcessor`."""
 
     size: Mapping[str, int]
     resample: int = int(Image.Resampling.BICUBIC)
@@ -43,7 +43,8 @@ class Recipe:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
-        """From `processor_config.json` where it holds one, as the library writes it today, else `preprocessor_config.json`.
+        """Read it from `processor_config.json` where that holds one, as the library writes it today, else
+        `preprocessor_config.json`.
 
         Raises:
             OSError, ValueError: there is none, or it asks for something else than to resize, rescale and normalize.
@@ -55,10 +56,10 @@ class Recipe:
 
     @classmethod
     def read(cls, written: Mapping[str, Any]) -> Self:
-        """From the content of such a file."""
+        """Read it from the content of such a file."""
         steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
         if not all(written.get(step, True) for step in steps) or any(written.get(step) for step in _NOT_OURS):
-            raise ValueError("the image processor does something else than to resize, rescale and normalize")
+            raise ValueError("the image processor does more than resize, rescale and normalize")
         size = written.get("size", 384)
         given = {name: written[name] for name in ("resample", "rescale_factor") if written.get(name) is not None}
         for name in ("image_mean", "image_std"):

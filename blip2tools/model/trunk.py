@@ -1,4 +1,4 @@
-"""What captioner and matcher share: pixels to the states of the vision trunk."""
+"""The vision trunk, which captioner and matcher share: pixels to states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blip2tools.model.weights import fingerprint, freeze
 
 
 class Pixels:
-    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect, CLIP mean and std.
+    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect ratio, CLIP mean and std.
 
     By Pillow: with torchvision installed transformers would choose another way, whose bicubic filter gives slightly different
     pixels. `key` names all of this, for use in cache keys.
@@ -127,7 +127,7 @@ class Trunk:
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:
-        """What `record` is about."""
+        """The work that `record` records."""
         return (self._see,)
 
     def _states(self, pixels: Tensor) -> tuple[Tensor]:
@@ -138,7 +138,7 @@ class Trunk:
         return (hidden,)
 
     def _plain(self) -> bool:
-        """Whether its layers are of the kind that `_quick_states` knows."""
+        """Whether its layers are of the kind that `_quick_states` supports."""
         layers = cast(Any, self.encoder).layers
         norms = [norm for layer in layers for norm in (layer.layer_norm1, layer.layer_norm2)]
         return all(type(norm) is nn.LayerNorm for norm in norms) and kernels.available(
@@ -146,7 +146,7 @@ class Trunk:
         )
 
     def _quick_states(self, pixels: Tensor) -> tuple[Tensor]:
-        """As `_states`, with each sum and the norm behind it as one kernel of our own."""
+        """As `_states`, with each sum and the norm after it as one kernel of our own."""
         layers, hidden = cast(Any, self.encoder).layers, self._embedded(pixels)
         shape = hidden.shape
         hidden, ready = kernels.normed(hidden.view(-1, shape[-1]), layers[0].layer_norm1)
@@ -182,7 +182,7 @@ def _fed(mlp: Any, states: Tensor) -> Tensor:
 
 
 def _attended(attention: Any, states: Tensor) -> Tensor:
-    """What the positions of states (B, T, D) see in each other."""
+    """Self-attention of states (B, T, D)."""
     rows, places, width = states.shape
     parts = attention.qkv(states).reshape(rows, places, 3, attention.num_heads, attention.head_dim)
     query, keys, values = parts.permute(2, 0, 3, 1, 4)

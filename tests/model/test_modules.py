@@ -1,4 +1,4 @@
-"""What is ours of the model instead of the library's: configurations, containers, pixels, penalties; each equals it."""
+"""Parts of the model that replace the library's: configurations, containers, pixels, penalties; each equals it."""
 
 import json
 from dataclasses import fields
