@@ -75,7 +75,9 @@ class SearchResult(Result):
         where = f"of {self.searched} searched"
         if fitting:
             one = len(fitting) == 1
-            found = ("duplicate" if one else "duplicates") if by_picture else ("picture fits" if one else "pictures fit")
+            found = (
+                ("duplicate" if one else "duplicates") if by_picture else ("picture fits" if one else "pictures fit")
+            )
             order = "likeness" if by_picture else "probability"
             lines = [f"{len(fitting)} {found}, {order} first ({where}):", *fitting]
         else:

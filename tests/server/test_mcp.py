@@ -74,6 +74,7 @@ def test_every_result_fits_its_output_schema(server, picture):
         "compare_images": {"images": [picture.path.name, "latest"]},
         "list_images": {"limit": 2},
         "search_images": {"query": picture.caption, "limit": 2},
+        "read_text": {"image": picture.path.name},
         "vision_status": {},
     }
     listed = {tool["name"]: tool for tool in server.request("tools/list")["result"]["tools"]}

@@ -12,7 +12,8 @@ from blip2tools.pictures.reading.reader import Reader
 from blip2tools.settings import Settings
 from tests.support.written import LINES, page
 
-pytest.importorskip("rapidocr", reason="these tests need: pip install 'blip2tools[read]'")
+# Nothing is imported to find out: OpenCV belongs into the reading process alone.
+pytestmark = pytest.mark.skipif(not room.is_installed(), reason="these tests need: pip install 'blip2tools[read]'")
 
 SETTINGS = Settings(threads=1, deadline_s=300)  # on a machine with much else to do
 
