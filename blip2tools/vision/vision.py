@@ -51,6 +51,7 @@ from blip2tools.vision.keywords import (
     MatchOptions,
     SurveyOptions,
 )
+from blip2tools.vision.lending import LendingVerbs
 from blip2tools.vision.loop import LoopThread
 from blip2tools.vision.search import FeatureVerbs
 from blip2tools.vision.verbs import Verbs
@@ -60,7 +61,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class Vision(FeatureVerbs, FolderVerbs):
+class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
     An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
