@@ -28,7 +28,7 @@ PACKAGE = Path(blip2tools.__file__).parent
 
 @dataclass(slots=True)
 class Way:
-    """What one call entered.
+    """The files and names that one call entered.
 
     Attributes:
         files: paths below the package, and how many frames each had.

@@ -1,4 +1,4 @@
-"""Games about drawn pictures whose answers a caption does not hold, or not all: what it takes to win is looking.
+"""Games about drawn pictures whose captions do not give the answer, or not all of it: winning takes looking.
 
     which         which of six pictures shows one thing above another; all six have the same caption
     difference    what is true of the first picture and not of the second; both have the same caption
@@ -9,8 +9,8 @@
 
 A demo caption of three things lists them from left to right, with size and colour, and says nothing of heights and places.
 
-Every game has options. Its answer is drawn from them before the pictures are, each as likely as the others, so that whoever
-looks at other pictures is right no more often than chance. A game's text is all that a player is told.
+Every game has options. Its answer is drawn from them before the pictures are, each as likely as the others, so that a player
+who sees other pictures is right no more often than by chance. A game's text is all that a player is told.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHEET_ROWS: Final = 2
 SIDE: Final = 224
 
 _CLEAR: Final = 0.12  # two things differ at least so much in height wherever a game is about heights
-_LIGHT: Final = 0.45  # three things whose radii sum up to no more have room to change places
+_LIGHT: Final = 0.45  # three things whose radii add up to no more have room to change places
 _ORDER: Final = 0.06  # and so much in their order from left to right, as in the captions
 _GAP: Final = 0.02
 _EDGE: Final = 0.01
@@ -104,7 +104,7 @@ def restacked(rng: random.Random, scene: Scene, fits: Callable[[Scene], bool]) -
     Args:
         rng: the source of chance.
         scene: three things.
-        fits: what the new scene must be like; it must be possible.
+        fits: whether a new scene is suitable; some scene must be.
     """
     while True:
         across = sorted(rng.uniform(0, 1) for _ in scene.things)

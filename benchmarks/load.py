@@ -1,4 +1,4 @@
-"""The load of the soak: callers that ask everything that can be asked, and do not always wait for the answer."""
+"""The load of the soak: callers that make every kind of call, and do not always wait for the answer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pictures:
         return self._chance.choice(self._seen) if self._seen and self._chance.random() < 0.4 else self.fresh()
 
     def fresh(self) -> bytes:
-        """One that never was."""
+        """A new one."""
         from blip2tools.demo.draw import draw
         from blip2tools.demo.world import sample_scene
 
@@ -72,7 +72,7 @@ class Load:
         return self._albums[-1]
 
     async def many(self, seeds: Sequence[int]) -> None:
-        """Callers on one event loop, until the time is over."""
+        """Run callers on one event loop until the time is over."""
         await asyncio.gather(*(self._caller(seed) for seed in seeds))
 
     async def _caller(self, seed: int) -> None:
@@ -98,7 +98,7 @@ class Load:
             await asyncio.sleep(chance.expovariate(20))
 
     def wait_for_answers(self, seed: int) -> None:
-        """A caller with a thread of its own, who uses the synchronous verbs."""
+        """A caller with a thread of its own, which uses the synchronous verbs."""
         from blip2tools.errors import VisionError
 
         chance, pictures = random.Random(seed), self._album(seed)

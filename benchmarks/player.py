@@ -1,7 +1,7 @@
 """A player of the games that cannot see: text in, tool calls and an answer out.
 
-It knows the games' rules and the tools' manners, and nothing else: whatever it says about a picture it has read in a tool's
-text, or, without tools, in the one caption that it was given. Where that tells nothing, it guesses among the options.
+It knows only the rules of the games and the format of the tools' texts: whatever it says about a picture it has read in a
+tool's text, or, without tools, in the one caption that it was given. Where that does not help, it guesses among the options.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Told:
     text: str
 
     def answer(self) -> str:
-        """What `ask_image` answered; nothing if it failed."""
+        """The answer of `ask_image`; empty if it failed."""
         found = re.match(r"answer: (.*)", self.text)
         return found[1] if found else ""
 
     def probability(self, statement: str) -> float:
-        """What `match_image_text` gave a statement; 0 if it failed."""
+        """The probability of a statement by `match_image_text`; 0 if it failed."""
         found = re.search(rf"^([01]\.\d\d) \(cosine \S+\) {re.escape(statement)}$", self.text, flags=re.M)
         return float(found[1]) if found else 0.0
 
@@ -60,7 +60,7 @@ class Task:
 
     @property
     def dice(self) -> random.Random:
-        """For guesses: the same for the same task."""
+        """The random numbers for guesses: the same for the same task."""
         return random.Random(self.question + " ".join(self.pictures + self.options))
 
     def find(self, pattern: str) -> tuple[str, ...]:
@@ -83,14 +83,14 @@ def read_task(text: str) -> Task:
 
 
 def play_with_tools(messages: list[BaseMessage]) -> AIMessage:
-    """The next step of a player who may ask."""
+    """The next step of a player with tools."""
     task = read_task(messages[0].text)
     step = _game(task, _WITH_TOOLS)(task, _told(messages))
     return says(step) if isinstance(step, str) else calls_all(step)
 
 
 def play_with_captions(messages: list[BaseMessage]) -> AIMessage:
-    """The answer of a player who has one caption of each picture and nothing else."""
+    """The answer of a player that has one caption of each picture and nothing else."""
     task = read_task(messages[0].text)
     return says(_game(task, _WITH_CAPTIONS)(task))
 

@@ -57,7 +57,7 @@ BAND: Final = 2.6  # standard errors: chance stays within them 99 times of 100
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What came of one kind of game, as shares of the points."""
+    """The results of one kind of game, as shares of the points."""
 
     game: str
     tools: float
@@ -68,7 +68,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class SightReport:
-    """What came of a run of the sight test."""
+    """The results of a run of the sight test."""
 
     seed: int
     games: int
@@ -85,7 +85,7 @@ class SightReport:
 
     @property
     def error(self) -> float:
-        """The standard error of the mean score of somebody who guesses."""
+        """The standard error of the mean score of a guesser."""
         parts = [
             score.chance * (1 - score.chance) / (self.games * (CLAIMS if score.game == "claims" else 1))
             for score in self.scores
@@ -99,7 +99,7 @@ class SightReport:
 
     @property
     def command(self) -> str:
-        """What repeats this run."""
+        """The command that repeats this run."""
         face = "" if self.face == "langchain" else f" --face {self.face}"
         return f"python -m benchmarks.sight --seed {self.seed} --games {self.games}{face}"
 

@@ -1,7 +1,7 @@
 """Hours of use in minutes: `python -m benchmarks.soak`.
 
 Many callers at once, on an event loop and in threads, ask everything that can be asked about ever new pictures and some seen
-before; some give up halfway, some have too little time, some send what is no picture. Meanwhile memory, threads and open
+before; some give up halfway, some have too little time, some send what is not a picture. Meanwhile memory, threads and open
 files are sampled. What grows with use, and not just with the first minutes, is a leak.
 """
 
@@ -33,7 +33,7 @@ SETTLED_S = 180.0
 GROWTH = 1.05
 LATE_THREADS = 2  # pools start their threads when they first need them
 HURRIED_S = 0.05
-# Ends that the load provokes; `not_found` is a handle whose picture had to make room.
+# Ends that the load provokes; `not_found` is a handle whose picture was evicted.
 EXPECTED = ("answered", "given up", "timeout", "unsupported_image", "corrupt_image", "not_found", "busy")
 
 
@@ -52,7 +52,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a run has shown."""
+    """The results of a run."""
 
     samples: list[Sample]  # one every ten seconds
     ends: Mapping[str, int]  # how calls ended -> how many
@@ -75,7 +75,7 @@ class Verdict:
 
     @property
     def problems(self) -> list[str]:
-        """What has gone wrong, in words; empty when nothing has."""
+        """The problems, in words; empty if there are none."""
         found = []
         if self.growth > GROWTH:
             found.append(f"memory grew by {self.growth - 1:.1%}")
@@ -164,7 +164,7 @@ def judge(record: Record) -> Verdict:
 
 
 def soak(seconds: float, callers: int, seed: int, tell: Callable[[str], None]) -> Record:
-    """Load and sample for so long; a quarter of the callers have threads of their own, the others share an event loop."""
+    """Load and sample for this long; a quarter of the callers have threads of their own, the others share an event loop."""
     from benchmarks.load import Load
     from blip2tools import checkpoints
     from blip2tools.engine.local import LocalEngine

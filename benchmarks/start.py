@@ -1,4 +1,4 @@
-"""What a command costs before it answers, as a multiple of `import torch`: processor time of processes started in turns.
+"""The cost of a command before it answers, as a multiple of `import torch`: processor time of processes started in turns.
 
     python -m benchmarks.start [--rounds N]
 

@@ -1,6 +1,6 @@
-"""The call that is being answered: whose it is, whether it is still wanted, and how far it is.
+"""The call being answered: its client, whether its result is still wanted, and its progress.
 
-All three belong to the call, not to the verb: tasks and threads that a call starts inherit them, other calls never see them.
+All three belong to the call, not to the verb: tasks and threads that a call starts inherit them; other calls never see them.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ CLOSED = "This Vision is closed."
 
 
 CALLER: ContextVar[str] = ContextVar("blip2tools_caller", default="")
-"""Whose calls these are: a face that serves several clients sets it, and the engine lets callers take turns."""
+"""The client that made this call. A server for several clients sets it, and the engine serves clients in turn."""
 
 
 Listener: TypeAlias = Callable[[str, float, float | None], Awaitable[None]]
-"""Hears what is being done, how much of it is done, and of how much in all, where that is known."""
+"""Receives a description of the work, the amount done, and the total where it is known."""
 
-PULSE_S = 0.5  # how often a call that waits for the model tells how far the loading is
+PULSE_S = 0.5  # between progress reports of a call that waits for the model to load
 
 _listener: ContextVar[Listener | None] = ContextVar("blip2tools_progress", default=None)
 
 
 @contextmanager
 def heard_by(listener: Listener | None) -> Iterator[None]:
-    """Let `listener` hear the calls that are made inside this block."""
+    """Report the progress of calls made inside this block to `listener`."""
     token = _listener.set(listener)
     try:
         yield
@@ -42,14 +42,14 @@ def heard_by(listener: Listener | None) -> Iterator[None]:
 
 
 async def tell(what: str, done: float, total: float | None = None) -> None:
-    """Say how far this call is. Free when nobody listens."""
+    """Report this call's progress. Costs nothing without a listener."""
     listener = _listener.get()
     if listener is not None:
         await listener(what, done, total)
 
 
 async def wait(work: asyncio.Future[Any], state: Callable[[], str], patience: float) -> None:
-    """Wait at most `patience` seconds for `work`, and tell `state()` meanwhile; the share told stays below 1."""
+    """Wait at most `patience` seconds for `work` and report `state()` meanwhile; the fraction reported stays below 1."""
     if _listener.get() is None:
         await asyncio.wait([work], timeout=patience)
         return
@@ -63,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stop:
-    """Whether a piece of work is still wanted. Work in steps asks; work that waits hangs on it what ends its wait."""
+    """Whether work is still wanted. Work in steps checks it; work that blocks registers a callback that unblocks it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,20 +71,20 @@ class Stop:
         self._set = False
 
     def is_set(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the work has been cancelled."""
         return self._set
 
     def check(self) -> None:
-        """A step's beginning.
+        """Check before a step that the work is still wanted.
 
         Raises:
-            CancelledError: nobody waits any more.
+            CancelledError: the work has been cancelled.
         """
         if self._set:
-            raise CancelledError("Nobody waits for this any more.")
+            raise CancelledError("No caller is waiting for this any more.")
 
     def set(self) -> None:
-        """Nobody waits any more: end every wait that hangs on this."""
+        """Cancel the work: call every registered callback."""
         with self._lock:
             self._set = True
             for end in self._ends:
@@ -95,8 +95,8 @@ class Stop:
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
-        """While the block runs, `end` is what ends its wait. It is called in another thread, must not block, and never
-        after the block."""
+        """Register `end` to unblock the code inside this block. It is called in another thread, must not block, and is
+        never called after the block."""
         with self._lock:
             if self._set:
                 end()
@@ -109,4 +109,4 @@ class Stop:
 
 
 STOP: ContextVar[Stop] = ContextVar("blip2tools_stop", default=Stop())  # noqa: B039  the default is never set
-"""Of the work that this thread does."""
+"""The `Stop` of this thread's work."""

@@ -8,13 +8,13 @@ the text of foreign exceptions can hold addresses and paths (CVE-2026-22778), so
     ├── NotAllowedError         not_allowed         the settings forbid this file, folder or address
     ├── NotFoundError           not_found           no such file, handle or folder
     ├── TooLargeError           too_large           bytes, pixels, sides or counts above a limit
-    ├── UnsupportedImageError   unsupported_image   not one of the picture formats that are read
-    ├── CorruptImageError       corrupt_image       a known format that does not decode
+    ├── UnsupportedImageError   unsupported_image   not in a supported picture format
+    ├── CorruptImageError       corrupt_image       a known format that cannot be decoded
     ├── FetchFailedError        fetch_failed        an http(s) picture could not be fetched
-    ├── DeadlineError           timeout             the time allowed for the call is over
+    ├── DeadlineError           timeout             the call ran out of time
     ├── BusyError               busy                the queue is full
-    ├── CancelledError          cancelled           the caller or the engine's end stopped the call
-    ├── OutOfMemoryError        out_of_memory       the device has not enough memory for this
+    ├── CancelledError          cancelled           the caller stopped the call, or the engine shut down
+    ├── OutOfMemoryError        out_of_memory       the device does not have enough memory for this
     ├── ModelUnavailableError   model_unavailable   no checkpoint, or it cannot be loaded
     └── InternalError           internal            a fault of ours; the id is in the log
 """
@@ -42,7 +42,7 @@ ErrorCode = Literal[
     "internal",
 ]
 ERROR_CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
-# What may go well the next time. All other failures are the picture's own.
+# Failures that may pass. All others are due to the picture.
 PASSING: Final[frozenset[ErrorCode]] = frozenset(
     ("busy", "timeout", "cancelled", "out_of_memory", "model_unavailable", "fetch_failed")
 )
@@ -88,13 +88,13 @@ class TooLargeError(VisionError):
 
 
 class UnsupportedImageError(VisionError):
-    """The bytes are not a picture in one of the formats that are read."""
+    """The bytes are not in a supported picture format."""
 
     code = "unsupported_image"
 
 
 class CorruptImageError(VisionError):
-    """The bytes claim to be a picture but do not decode."""
+    """The bytes claim to be a picture but cannot be decoded."""
 
     code = "corrupt_image"
 
@@ -106,7 +106,7 @@ class FetchFailedError(VisionError):
 
 
 class DeadlineError(VisionError):
-    """The call took longer than it may."""
+    """The call ran out of time."""
 
     code = "timeout"
 
@@ -124,13 +124,13 @@ class CancelledError(VisionError):
 
 
 class OutOfMemoryError(VisionError):
-    """The device has not enough free memory for this call."""
+    """The device does not have enough free memory for this call."""
 
     code = "out_of_memory"
 
 
 class ModelUnavailableError(VisionError):
-    """The checkpoint is missing, incomplete, unsafe, or still on its way."""
+    """The checkpoint is missing, incomplete, unsafe, or still being loaded."""
 
     code = "model_unavailable"
 
@@ -148,10 +148,10 @@ def error_of(code: str, message: str) -> VisionError:
 
 
 def forget_pictures(error: BaseException) -> None:
-    """Empty the frames that an error has left behind, which hold what their functions worked on.
+    """Clear the frames of an error's traceback, whose variables keep pictures alive.
 
-    An error that came through a future is in a circle with it, and would keep a picture of 20 MB until the next collection of
-    garbage that looks at old objects. Frames that still run are left alone, and so is what a caller was handling before.
+    An error raised through a future forms a reference cycle with it, and would keep a picture of 20 MB until the next full
+    garbage collection. Frames that still run are left alone, and so is any error that a caller was already handling.
     """
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -1,6 +1,6 @@
 """The pictures of the README, made from what the package does today: `python -m docs.pictures` (or `make pictures`).
 
-look.png     a drawing beside what the command line says about it
+look.png     a drawing next to the command line's output about it
 page.png     the page of `blip2tools serve --http`
 report.png   the report of `blip2tools demo`
 
@@ -63,7 +63,7 @@ b {{ color: #7fd0de; font-weight: 600; }}
 
 
 def session() -> str:
-    """What the command line prints about the drawing, with the commands, as in a terminal."""
+    """The commands about the drawing and their output, as in a terminal."""
     lines = []
     for words in COMMANDS:
         printed = io.StringIO()
@@ -109,7 +109,7 @@ def server() -> Iterator[str]:
 
 
 def look(browser: Browser, folder: Path) -> None:
-    """The drawing beside what is said about it."""
+    """The drawing next to the output about it."""
     told = session()
     colored = re.sub(r"^(\$ .*)$", r"\n<b>\1</b>", escape(told, quote=False), flags=re.M)
     picture = base64.b64encode((REPOSITORY / DRAWING).read_bytes()).decode()

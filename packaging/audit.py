@@ -2,7 +2,7 @@
 
     python packaging/audit.py [CONSTRAINTS]
 
-A finding fails. A service that cannot be asked does not, and is said: an audit that did not take place is no good news.
+A finding fails. An unreachable service does not, but is reported, since nothing was audited then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-# Findings that do not reach us, each with its reason: {"CVE-...": "why"}.
+# Findings that do not affect us, each with its reason: {"CVE-...": "why"}.
 ACCEPTED: dict[str, str] = {}
 
 
@@ -36,7 +36,7 @@ def main(constraints: Path) -> int:
 
 
 def report(packages: list[dict[str, Any]]) -> int:
-    """1 if there is a finding that nobody has accepted."""
+    """Report the findings; 1 if one of them is not accepted."""
     audited = [package for package in packages if "skip_reason" not in package]
     found = [
         (package["name"], package["version"], advisory)

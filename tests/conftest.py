@@ -112,7 +112,7 @@ def vision(folder):
 
 
 class StdioServer:
-    """A real server process, spoken to line by line; `fresh` where the start itself matters (see `tests.support.forked`)."""
+    """A real server process, driven line by line; `fresh` where the start itself matters (see `tests.support.forked`)."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class StdioServer:
 
 @pytest.fixture(scope="session")
 def jail(tmp_path_factory, picture) -> Path:
-    """An allowed folder with one good picture, and beside it things that must stay out of reach."""
+    """An allowed folder with one good picture, and next to it things that must stay out of reach."""
     from tests.support.face import build_jail
 
     return build_jail(tmp_path_factory.mktemp("world"), picture.path)

@@ -1,4 +1,4 @@
-"""The closed set of codes, and what of a foreign exception gets out."""
+"""The closed set of codes, and the parts of a foreign exception that get out."""
 
 import logging
 import sys

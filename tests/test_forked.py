@@ -23,7 +23,7 @@ def usual(**more):
 
 
 def test_what_tests_start_is_forked_and_what_is_read_by_an_import_is_not():
-    """Else the suite would only be slower, and nobody would know why."""
+    """Otherwise the suite would only be slower, for no visible reason."""
     with code("import sys; print('torch' in sys.modules)", env=usual(BLIP2TOOLS_MODEL="demo")) as child:
         assert isinstance(child, forked.ForkedProcess)
         assert child.communicate(timeout=200) == (b"True\n", b"")

@@ -1,4 +1,4 @@
-"""The walls: who may import whom, and what the package costs to import."""
+"""The import rules: which module may import which, and the cost of importing the package."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""What the package is published as: one name and one version everywhere, and files that do what they claim.
+"""The published package: one name and one version everywhere, and files that do what they claim.
 
 No container engine is needed: the Dockerfile is read, not built.
 """
@@ -150,7 +150,7 @@ def test_the_documented_container_commands_fit_the_image():
 
 
 def ignored(path):
-    """Whether the builder never sees a path: the last rule that fits decides."""
+    """Whether the builder never sees a path: the last rule that matches decides."""
     verdict = False
     for line in (REPOSITORY / ".dockerignore").read_text().splitlines():
         rule = line.strip().removeprefix("!")
@@ -242,7 +242,7 @@ def test_the_repositorys_address_is_the_same():
 
 
 def test_the_packages_description_is_the_readme_with_pictures_by_address():
-    """What the build backend itself makes of `pyproject.toml`."""
+    """The build backend's own reading of `pyproject.toml`."""
     metadata = pytest.importorskip("hatchling.metadata.core", reason="the build backend is not installed")
     from hatchling.plugin.manager import PluginManager
 
@@ -331,7 +331,7 @@ def test_the_bundle_is_whole_and_always_the_same(builder, bundle, tmp_path):
 
 @pytest.mark.slow
 def test_the_unpacked_bundle_serves(bundle, tmp_path, picture, folder):
-    """Started as a host would, but with this environment in place of the one that uv makes."""
+    """Started as a host would, but with this environment instead of the one that uv makes."""
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(tmp_path)
     chosen = {"allowed_directories": [str(folder), str(tmp_path)], "model": ["demo"]}

@@ -51,7 +51,7 @@ def sessions():
 
 @pytest.fixture(scope="module")
 def examples():
-    """Eyes over the folder that the pages name."""
+    """A `Vision` over the folder that the pages name."""
     with Vision.load(model="demo", allowed_dirs=[REPOSITORY / "examples"], threads=1) as eyes:
         yield eyes
 

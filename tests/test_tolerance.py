@@ -1,4 +1,4 @@
-"""What clients do to a model's arguments on their way is undone, on every face alike; the model's own mistakes are refused."""
+"""Changes that clients make to a model's arguments are undone, on every interface; the model's own mistakes are refused."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The words by which an agent chooses and uses a tool: complete, bounded, and the same on every face."""
+"""The words by which an agent chooses and uses a tool: complete, bounded, and the same on every interface."""
 
 import json
 import re

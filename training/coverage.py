@@ -1,4 +1,4 @@
-"""What a world covers, in plain words, for the card and for reports."""
+"""The contents of a world, in plain words, for the card and for reports."""
 
 from __future__ import annotations
 

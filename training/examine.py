@@ -1,6 +1,6 @@
 """`python -m training.examine`: every figure of the demo's weights, on fresh scenes, with pictures of the worst misses.
 
-The scenes come from a seed that was used neither to train nor to choose. Figures are told as they come, and saved as
+The scenes come from a seed that was used neither to train nor to choose. Figures are printed as they come, and saved as
 `figures.json` and, with pictures of what was wrong, as `misses.html`.
 """
 
@@ -34,15 +34,15 @@ _CAPTION_MS, _ANSWER_MS = 60.0, 30.0
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What is to be counted.
+    """The options of an examination.
 
     Attributes:
         weights: folder with `captioner` and `matcher`; None for the package's own.
-        worlds: which the weights are said to know.
+        worlds: those that the weights are meant to know.
         seed: of all scenes.
         scenes: for each number of things; questions and statements are half as many for each kind.
-        held_out: the weights were trained without `HELD_OUT`, and are a captioner alone: only how well it tells these pairs
-            is counted.
+        held_out: the weights were trained without `HELD_OUT`, and are a captioner alone: only its results on these pairs
+            are counted.
     """
 
     weights: Path | None = None
@@ -59,7 +59,7 @@ def examine(examination: Examination) -> Iterator[Figure]:
     """Every figure, as it comes."""
     judge = Judge(examination.weights, matcher=not examination.held_out)
     for name, part in _held_out(judge, examination) if examination.held_out else _parts(judge, examination):
-        # Each part has chance of its own: leaving one out changes no other.
+        # Each part has random numbers of its own: leaving one out changes no other.
         yield from part(random.Random(f"{examination.seed}/{name}"))
 
 
@@ -111,7 +111,10 @@ def main(words: Sequence[str] | None = None) -> int:
         "--weights", type=Path, metavar="FOLDER", help="with `captioner` and `matcher` (default: the package's)"
     )
     parser.add_argument(
-        "--world", choices=("study", "wide"), default="wide", help="what the weights are said to know (default wide)"
+        "--world",
+        choices=("study", "wide"),
+        default="wide",
+        help="the world that the weights are meant to know (default wide)",
     )
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"of all scenes (default {DEFAULT_SEED})")
     parser.add_argument("--scenes", type=int, default=DEFAULT_SCENES, help=f"for each count (default {DEFAULT_SCENES})")
@@ -121,7 +124,7 @@ def main(words: Sequence[str] | None = None) -> int:
         help="the weights were trained with --held-out: count how well they tell the pairs that they have not seen",
     )
     parser.add_argument(
-        "--fit", action="store_true", help="first fit the threshold of familiarity, and store it beside the weights"
+        "--fit", action="store_true", help="first fit the threshold of familiarity, and store it next to the weights"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="gets figures.json and misses.html")
     arguments = parser.parse_args(words)
@@ -143,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _refusal(asked: argparse.Namespace) -> str | None:
-    """What would count something else than it says."""
+    """The reason why the options do not fit together; `None` if they do."""
     if asked.scenes < 1:
         return "--scenes must be at least 1"
     if asked.held_out and (asked.fit or not asked.weights):

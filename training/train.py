@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
         type=int,
         default=2,
         choices=(0, 1, 2),
-        help="from scratch, 2: batches, and the matcher, beside; 0: only one",
+        help="from scratch, 2: batches and the matcher in parallel; 0: only one process",
     )
     arguments = parser.parse_args(words)
     if arguments.given and arguments.held_out:

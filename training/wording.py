@@ -1,7 +1,7 @@
-"""The same question as other people would put it: other words, British spelling, without a question mark.
+"""Rewording of questions as other people would ask them: other words, British spelling, without a question mark.
 
-What the maker of a question calls an object somebody else calls a thing, and what lies under the star for one is below it
-for another. None of it changes the answer.
+One person calls an object what another calls a thing, and one says under the star where another says below it. None of
+this changes the answer.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _SYNONYMS: Final = (
 
 
 def reword(question: str, rng: random.Random) -> str:
-    """The same question, put otherwise; now and then as it is.
+    """The same question in other words; now and then unchanged.
 
     Args:
         question: as `questions.py` makes it.

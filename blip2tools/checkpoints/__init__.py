@@ -1,6 +1,6 @@
 """From a model's name to a loaded model: its files, dtype and device, and whether it is what it claims to be.
 
-access.py         load and fetch, with failures in our words
+access.py         load and fetch, with our own error messages
 plan.py           what a name stands for, and what would be loaded
 family.py         the published checkpoints, with published.py and sizes.py
 hub.py            the local cache and downloads
@@ -11,7 +11,7 @@ prompts.py        words to token ids, as the model was trained to read them
 confidence.py     how probable it is that a text is right, and whether the model knows such pictures
 selftest/         whether a model is what it claims to be
 
-Loading never reaches for the network and never runs code from a checkpoint: safetensors only, explicit classes, local
+Loading never uses the network and never runs code from a checkpoint: safetensors only, explicit classes, local
 files. Every failure is a `ModelUnavailableError` whose sentence names the model and the remedy.
 """
 

@@ -1,4 +1,4 @@
-"""Loading and fetching: failures in our words, and nothing left behind."""
+"""Loading and fetching, with our own error messages, and nothing left behind by a failure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def load(settings: Settings, progress: Progress | None = None, *, download: bool
 
     Args:
         settings: model, matcher, device, dtype, threads, offline.
-        progress: told what is being done.
-        download: pull a *named* model that is not here. `auto` never downloads.
+        progress: receives what is being done.
+        download: pull a *named* model that is missing. `auto` never downloads.
 
     Raises:
         ModelUnavailableError: with the model's name and the remedy.
@@ -63,14 +63,14 @@ def fetch(name: str, settings: Settings, progress: Progress | None = None, *, an
     Args:
         name: short name or hub id.
         settings: revision, allow_pickle, device, dtype, quantize, offline.
-        progress: told how far it is.
-        anyway: do not look at the device: the model may be for another machine.
+        progress: receives the progress.
+        anyway: do not check the device: the model may be for another machine.
 
     Raises:
         ModelUnavailableError: with the model's name and the remedy.
     """
     if settings.offline:
-        raise ModelUnavailableError(f"Downloads are switched off (`offline`), and {shown_name(name)} was to be one.")
+        raise ModelUnavailableError(f"Downloads are switched off (`offline`), so {shown_name(name)} cannot be fetched.")
     downloadable(name)
     budget = None
     if not anyway:

@@ -1,4 +1,4 @@
-"""Changes to a checkpoint that were trained and saved apart from it (LoRA and its relatives, by peft), merged on loading."""
+"""Adapters (LoRA and its relatives, saved by peft), merged into a checkpoint when it is loaded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _merged(model: Any, adapter: Path, name: str) -> Any:
 
 
 def _unmergeable(changed: Any) -> str | None:
-    """A changed layer whose words would be others once the change is in its weights; None if there is none.
+    """A changed layer that would give other words once the change is merged; None if there is none.
 
     Tied weights are one tensor in two places (OPT's embeddings are its output layer), of which peft changes one. And OPT's
     table of positions is read with an offset that peft's change of it does not know.

@@ -1,4 +1,4 @@
-"""What a model may take, what it would take, and what to try where that is too much. Loads no torch."""
+"""Memory that a model may take, memory that it needs, and what to try if that is too much. Loads no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blip2tools.checkpoints.published import Weights
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.settings import Quantize, Settings
 
-_HEADROOM = 1.15  # weights, and what a few pictures need beside them
+_HEADROOM = 1.15  # weights, and the needs of a few pictures
 _SPARE_MEMORY = 2**28
 _REMEDIES = 3
 EVERYWHERE = "all devices together"
@@ -20,14 +20,14 @@ EVERYWHERE = "all devices together"
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a model may take on its device."""
+    """The memory that a model may take on its device."""
 
     memory: int | None  # free bytes; None if unknown, and then everything fits
     bytes_each: int  # of a weight
     t5_bytes_each: int | None = None  # where FLAN-T5 needs others: it must not run in float16
     quantize: Quantize = "none"
     place: str = "this computer"
-    main_memory: int | None = None  # free bytes beside the device's own, where it has its own
+    main_memory: int | None = None  # free bytes besides the device's own, where it has its own
 
     def needed(self, parts: Weights) -> int:
         """Bytes that weights take here."""
@@ -40,7 +40,7 @@ class Budget:
 
 
 def likely_budget(settings: Settings) -> Budget:
-    """A guess without torch, which may be on its way in in another thread: a GPU that is there has room enough."""
+    """A guess without torch, which another thread may be importing: any GPU is taken to have enough room."""
     gpu = settings.device.startswith("cuda") or (
         settings.device in ("auto", "spread") and Path("/proc/driver/nvidia/version").exists()
     )
@@ -50,14 +50,14 @@ def likely_budget(settings: Settings) -> Budget:
 
 
 def admit(name: str, parts: Weights, budget: Budget, *, kind: Kind = "captioner", beside: int = 0) -> None:
-    """Refuse a model that was named and cannot fit, with what would.
+    """Refuse a named model that cannot fit, and say what would.
 
     Args:
         name: what the user calls it.
         parts: its weights.
-        budget: where it is to go.
+        budget: of its device.
         kind: what it is.
-        beside: bytes that are taken there first, by the captioner that a matcher is loaded beside.
+        beside: bytes that the captioner of a matcher has already taken there.
 
     Raises:
         ModelUnavailableError: it is too large; what to try is in the message.
@@ -71,7 +71,7 @@ def admit(name: str, parts: Weights, budget: Budget, *, kind: Kind = "captioner"
         for text, _ in zip(_remedies(name, parts, kind, replace(budget, memory=free)), range(_REMEDIES), strict=False)
     ]
     advice = (
-        f"try {_or(remedies)}" if remedies else "nothing of the family fits there; free some, or use another machine"
+        f"try {_or(remedies)}" if remedies else "no model of the family fits there; free some, or use another machine"
     )
     raise ModelUnavailableError(
         f"{name} needs {_gb(needed)} of memory on {budget.place}, only {_gb(free)} is free: {advice}."

@@ -1,9 +1,9 @@
-"""How sure to say a text is: its log-probability on the scale of how often such texts are right.
+"""Confidence in a text: its log-probability, scaled to how often such texts are right.
 
-What a model gives to the whole of its text is a probability that these words are right, an over-confident one. Dividing its
-log-odds by a temperature and adding a shift, both fitted (Platt 1999; the temperature alone is Guo et al. 2017, arXiv
-1706.04599), makes it fit what was counted and leaves the order of any two texts as it was. The numbers of a checkpoint stand
-beside its weights; one without any reports exp of the mean token log-probability, which is not calibrated.
+The probability that a model gives to the whole of its text is over-confident. Dividing its log-odds by a temperature and adding
+a shift, both fitted (Platt 1999; the temperature alone is Guo et al. 2017, arXiv 1706.04599), makes it fit counted frequencies
+and keeps the order of any two texts. A checkpoint's numbers are stored next to its weights; without them the confidence is exp
+of the mean token log-probability, which is not calibrated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SURE: Final = -1e-9  # a summed log-probability above this has no finite odds
 
 
 class Scaling(BaseModel):
-    """What turns log-odds into a confidence: sigmoid(log-odds / temperature + shift)."""
+    """The conversion of log-odds to a confidence: sigmoid(log-odds / temperature + shift)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -42,7 +42,7 @@ class Calibration(BaseModel):
 
 
 class Premises(BaseModel):
-    """How the log-odds of an image-text matcher (ITM) are read, where they say whether what a question presupposes is there.
+    """The rule by which an image-text matcher's log-odds (ITM) tell whether what a question presupposes is there.
 
     The defaults are for published matchers, whose scores crowd at both ends and were never calibrated: 0 is the threshold of
     BLIP's authors, and a statement fails only where it is far below that and something near it fits far better.
@@ -51,12 +51,12 @@ class Premises(BaseModel):
         holds: log-odds from which a statement holds.
         fails: log-odds up to which it may fail.
         margin: by how much something near must fit better for it to fail.
-        others: what may be there in place of any thing, to compare with.
+        others: what may be there instead of any thing, for comparison.
         known: whether that is all there can be, so that something the matcher has no word for is not there.
-        relations: the relations of two things that the captioner was taught, which then judges them; None: captioner and matcher
-            must agree on any.
+        relations: the relations of two things that the captioner was trained on and so judges alone; None: captioner and
+            matcher must agree on any.
         scaling: turns the log-odds of a premise that fails into the factor that lowers a confidence.
-        said: probability, by the captioner, of all offered choices together below which none of them fits; None: not told.
+        said: the captioner's probability of all offered choices together below which none of them fits; None: not judged.
         none: the factor that lowers the confidence where none of the choices fits.
     """
 
@@ -82,7 +82,7 @@ class Premises(BaseModel):
     none: float = Field(default=1.0, gt=0, le=1)
 
     def factor(self, odds: float) -> float:
-        """What a premise of these log-odds that fails lowers a confidence by, 0 to 1."""
+        """The factor, 0 to 1, by which a failed premise of these log-odds lowers a confidence."""
         return sigmoid(odds / self.scaling.temperature + self.scaling.shift)
 
 
@@ -92,7 +92,7 @@ class _File(BaseModel):
     confidence: Calibration = Field(default_factory=Calibration)
     familiarity: float | None = Field(default=None, le=0)  # of pictures below it the model knows nothing, as a rule
     premises: Premises = Field(default_factory=Premises)
-    fitted: dict[str, Any] = Field(default_factory=dict)  # how, for people
+    fitted: dict[str, Any] = Field(default_factory=dict)  # how it was fitted, for readers
 
 
 def log_odds(logprob: float) -> float:
@@ -123,11 +123,11 @@ def find(setting: str, folder: Path) -> Calibration:
     """The scaling to use.
 
     Args:
-        setting: "auto" for those beside the weights, "none", or a file.
+        setting: "auto" for the file next to the weights, "none", or a file.
         folder: of the captioner's weights.
 
     Raises:
-        ModelUnavailableError: the file is missing or is none of these.
+        ModelUnavailableError: the file is missing or is not a calibration.
     """
     if setting == "none":
         return Calibration()
@@ -140,7 +140,7 @@ def read(path: Path) -> Calibration:
     """The scaling in a file.
 
     Raises:
-        ModelUnavailableError: it is missing or is none of these.
+        ModelUnavailableError: it is missing or is not a calibration.
     """
     return _read(path).confidence
 
@@ -149,16 +149,16 @@ def familiarity_threshold(folder: Path) -> float | None:
     """The least familiarity of pictures that a checkpoint knows (see `familiarity`); None where none was fitted.
 
     Raises:
-        ModelUnavailableError: the file beside the weights is not one of ours.
+        ModelUnavailableError: the file next to the weights is not one of ours.
     """
     return _read(folder / FILE).familiarity if (folder / FILE).is_file() else None
 
 
 def premises_rule(folder: Path) -> Premises:
-    """How premises are judged beside a checkpoint; the cautious default where none was fitted.
+    """The rule for premises that belongs to a checkpoint; the cautious default where none was fitted.
 
     Raises:
-        ModelUnavailableError: the file beside the weights is not one of ours.
+        ModelUnavailableError: the file next to the weights is not one of ours.
     """
     return _read(folder / FILE).premises if (folder / FILE).is_file() else Premises()
 
@@ -184,7 +184,7 @@ def write_familiarity(path: Path, threshold: float, fitted: Mapping[str, Any]) -
 
 
 def write_premises(path: Path, rule: Premises, fitted: Mapping[str, Any]) -> None:
-    """Write how premises are judged, with how that was fitted; what else is there stays."""
+    """Write the rule for premises, with how it was fitted; everything else there stays."""
     _write(path, {"premises": rule}, fitted)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, judged: configuration, image processor, tokenizer."""
+"""A checkpoint's configuration, image processor and tokenizer, checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blip2tools.checkpoints.plan import Located
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.model import Pixels
 from blip2tools.model.configuration import Blip2Config
-from blip2tools.model.pixels import Recipe
+from blip2tools.model.preprocessing import Recipe
 
 _VISION_EPS = 1e-6
 # Older forms of tokenizers, by the file that tells them apart, and what that of sentencepiece is read with.
@@ -24,7 +24,7 @@ _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 
 
 def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]) -> Blip2Config:
-    """The configuration of a folder, with what is known to be wrong put right.
+    """The configuration of a folder, with known errors corrected.
 
     Raises:
         ModelUnavailableError: it is not one that this package can run faithfully.
@@ -38,7 +38,7 @@ def config(folder: Path, located: Located, kind: Literal["captioner", "matcher"]
         raise unfit(located, "quantized weights give empty or wrong answers and are not supported")
     if found.vision_config.layer_norm_eps != _VISION_EPS:
         # LAVIS #418: early files say 1e-5, which changes every answer a little. The blocks were trained with 1e-6 (the last
-        # LayerNorm with 1e-5, see FAMILY.md); of other checkpoints nobody but their makers can know.
+        # LayerNorm with 1e-5, see FAMILY.md); of other checkpoints only their makers can know.
         if located.member is None:
             raise unfit(
                 located, f"its vision layer_norm_eps is not {_VISION_EPS}, correct its config.json if it should be"
@@ -68,7 +68,7 @@ def check_untied(model: Any, located: Located) -> None:
 
 
 def pixels(folder: Path, settled: Blip2Config, located: Located) -> Pixels:
-    """Pictures to pixels as the folder says, by Pillow whatever else is installed."""
+    """The conversion of pictures to pixels as the folder says, always by Pillow."""
     made = Pixels(Recipe.of_folder(folder))
     if settled.vision_config.image_size != made.size:
         raise unfit(located, "its image processor and its vision tower differ in size")
@@ -112,6 +112,6 @@ def _is_installed(package: str) -> bool:
 
 def unfit(located: Located, why: str) -> ModelUnavailableError:
     """The refusal of a checkpoint, with the remedy."""
-    # Downloading again mends a damaged copy of a published model, but not somebody's own folder.
+    # Downloading again repairs a damaged copy of a published model, but not a user's own folder.
     remedy = f"run {located.pull_command} again or choose" if located.repository else "choose"
     return ModelUnavailableError(f"{located.name} cannot be used: {why}; {remedy} another model.")

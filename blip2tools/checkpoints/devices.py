@@ -1,4 +1,4 @@
-"""Where a model goes and in which precision: one device, or its language model spread over several places."""
+"""Device and precision of a model: one device, or its language model spread over several places."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARE = 0.9  # of what is free: the rest is for the work
 _LLM_INT8 = (7, 5)  # bitsandbytes: 8-bit products need the tensor cores of Turing
 _FOUR_BIT = (6, 0)
 
-# What is left as it is when a language model is quantized: all that is not it, and what turns its states into words.
+# Parts that are not quantized with a language model: everything outside of it, and what turns its states into words.
 WHOLE_MODULES = ["vision_model", "qformer", "query_tokens", "language_projection", "lm_head"]
 
 
@@ -44,7 +44,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def budget_of(settings: Settings, device: torch.device) -> Budget:
-    """What a model may take there now."""
+    """The memory that a model may take there now."""
     cuda = device.type == "cuda"
     half = settings.dtype in ("float16", "bfloat16") or (settings.dtype == "auto" and cuda)
     own = torch.cuda.mem_get_info(device)[0] if cuda else None
@@ -85,7 +85,7 @@ def _has_bfloat16() -> bool:
 
 
 def quantization(settings: Settings, device: torch.device, dtype: torch.dtype, name: str) -> Any | None:
-    """The library's description of how to quantize; None where nothing shall be.
+    """The library's quantization options; None for none.
 
     Raises:
         ModelUnavailableError: the extra is missing, or the device cannot do it.
@@ -101,7 +101,7 @@ def quantization(settings: Settings, device: torch.device, dtype: torch.dtype, n
     eight = settings.quantize == "8bit"
     if device.type not in ("cuda", "cpu"):
         raise ModelUnavailableError(
-            f"There is no {settings.quantize} on {device.type}; choose `cuda` or `cpu` (`device`)."
+            f"{settings.quantize} does not work on {device.type}; choose `cuda` or `cpu` (`device`)."
         )
     needed = _LLM_INT8 if eight else _FOUR_BIT
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < needed:
@@ -128,7 +128,7 @@ def placement(
 ) -> dict[str, Any]:
     """Arguments of `from_pretrained` that say where each part goes.
 
-    Only layers of the language model leave the main device. What stands at its ends stays there: a split between the layers
+    Only layers of the language model leave the main device. The parts at its ends stay there: a split between the layers
     and the output layer, or between two tied ones, gives wrong words or none (transformers #21707, #26806).
 
     Raises:
@@ -177,9 +177,9 @@ def placement(
 
 
 def bring_back(model: Any) -> None:
-    """Let every part of a spread model give its results where its arguments came from.
+    """Make every part of a spread model return its results on the device of its arguments.
 
-    The decoding loop calls the parts of a layer one by one, and keeps what it adds up on the main device.
+    The decoding loop calls the parts of a layer one by one, and keeps its sums on the main device.
     """
     for module in model.modules():
         hook: Any = getattr(module, "_hf_hook", None)
@@ -189,7 +189,7 @@ def bring_back(model: Any) -> None:
 
 
 def _limits(settings: Settings, device: torch.device) -> dict[str, int]:
-    """What each place may give, the main device first, main memory last."""
+    """The memory limit of each place, the main device first, main memory last."""
     limits: dict[str, int] = {}
     if device.type == "cuda":
         order = [

@@ -25,7 +25,7 @@ QUANTIZED_BYTES = {"8bit": 1.001, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 
 def memory_bytes(parts: Weights, bytes_each: int, quantize: Quantize = "none") -> int:
-    """What weights take on their device: `bytes_each` for most, 4 for the Q-Former's side, less for quantized matrices."""
+    """The memory of weights on their device: `bytes_each` for most, 4 for the Q-Former's side, less for quantized matrices."""
     linear = parts.linear * (bytes_each if quantize == "none" else QUANTIZED_BYTES[quantize])
     return round((parts.trunk + parts.projection + parts.rest) * bytes_each + parts.bridge * 4 + linear)
 
@@ -44,7 +44,7 @@ class Member:
     note: str
     # The prompt that it was trained with: of the published ones, that of LAVIS's zero-shot VQA configurations.
     vqa_template: str = "Question: {question} Short answer:"
-    prompt: str = ""  # likewise of captions, which continue it; empty is none
+    prompt: str = ""  # the same for captions, which continue it; empty is none
 
     @property
     def parameters(self) -> int:
@@ -53,7 +53,7 @@ class Member:
 
     @property
     def download_bytes(self) -> int:
-        """Size of the download, about: the published files are float32."""
+        """Approximate size of the download: the published files are float32."""
         return 0 if self.hub is None else 4 * stored(published(self.name))
 
     def memory(self, bytes_each: int, quantize: Quantize = "none") -> int:
@@ -87,8 +87,8 @@ def _member(name: str, language_model: str | None, note: str) -> Member:
     )
 
 
-# Most capable first: that is the order in which `auto` looks. FLAN-T5 follows questions best; checkpoints tuned for
-# captions describe well but have forgotten how to answer.
+# Most capable first: that is the order in which `auto` looks. FLAN-T5 answers questions best; checkpoints tuned for
+# captions describe well but answer badly.
 CAPTIONERS = (
     _member("flan-t5-xxl", "FLAN-T5 XXL", "best answers of the family; needs a large GPU"),
     _member("flan-t5-xl", "FLAN-T5 XL", "good answers and captions"),
@@ -145,5 +145,5 @@ def partner(captioner: Member) -> Member:
 
 
 def demo_folder(kind: Kind) -> Path:
-    """Where the package keeps its own checkpoints."""
+    """The folder of the package's own checkpoint."""
     return Path(__file__).parents[1] / "demo" / kind

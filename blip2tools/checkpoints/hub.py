@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def cached(repository: str, revision: str | None = None, *, allow_pickle: bool = False) -> Path | None:
-    """The folder of a complete copy in the local cache, or None. Never reaches for the network.
+    """The folder of a complete copy in the local cache, or None. Never uses the network.
 
     Args:
         repository: hub id.
@@ -70,7 +70,7 @@ def _snapshot(repository: str, revision: str) -> Path | None:
 
 
 def offline_variables() -> list[str]:
-    """The variables by which the hub's client is switched off, all of which must go before it answers."""
+    """The variables that switch the hub's client off; all of them must be unset before it works."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     return [name for name in names if (foreign_variable(name) or "").upper() in ("1", "ON", "YES", "TRUE")]
 
@@ -81,7 +81,7 @@ def revision_of(folder: Path) -> str | None:
 
 
 def missing_from(folder: Path, *, allow_pickle: bool = False) -> str | None:
-    """What a checkpoint folder lacks to be loaded, in words; None if it is complete."""
+    """The first thing that a checkpoint folder lacks to be loaded, in words; None if it is complete."""
     adapter = (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
     if not adapter:
         if not (folder / "config.json").is_file():
@@ -91,7 +91,7 @@ def missing_from(folder: Path, *, allow_pickle: bool = False) -> str | None:
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")):
             return "the tokenizer"
         if not any((folder / name).is_file() for name in ("tokenizer.json", "merges.txt", "vocab.txt", "spiece.model")):
-            return "merges.txt, the half of its tokenizer"
+            return "merges.txt, half of its tokenizer"
     try:
         shards = weight_files(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -114,16 +114,16 @@ def pull(
 ) -> Path:
     """Download a checkpoint into the local cache: weights, configuration, tokenizer, nothing else.
 
-    Files that are already there are kept, a broken connection is taken up again within a file, and a copy that was complete
-    before stays in use until the new one is.
+    Files that are already there are kept, an interrupted file is resumed, and a complete older copy stays in use until the new
+    one is complete.
 
     Args:
         repository: hub id, `owner/name`.
         name: what the user calls it.
-        progress: told how far it is; nothing is printed.
+        progress: receives the progress; nothing is printed.
         revision: commit, tag, branch or `refs/pr/N`; `main` by default.
         allow_pickle: take pickled weights where there are no safetensors.
-        admit: asked, before any weights are fetched, with the number of values in them; it may raise.
+        admit: called with the number of values in the weights, before any are fetched; it may raise.
 
     Raises:
         ModelUnavailableError: no such repository, nothing safe in it, no network, or not enough disk.
@@ -181,7 +181,7 @@ def _pull(
 
 
 def _chosen(listed: list[_File], repository: str, name: str, allow_pickle: bool) -> list[_File]:
-    """What to fetch of a repository's files, the small ones first."""
+    """The files of a repository to fetch, the small ones first."""
     files = [file for file in listed if _TEXT_FILES.fullmatch(file.name)]
     weights = [file for file in listed if _WEIGHT_FILES.fullmatch(file.name)]
     if any(file.name == "model.safetensors.index.json" for file in files):
@@ -265,7 +265,7 @@ def _snapshot_folder(repository: str, revision: str) -> Path:
 
 
 def _point_at(folder: Path, revision: str) -> None:
-    """Make this folder the cached `revision`. Only now: until here an older, complete copy stays the one in use."""
+    """Make this folder the cached `revision`. Done last: until then an older, complete copy stays in use."""
     if revision == folder.name:
         return
     reference = folder.parent.parent / "refs" / revision
@@ -317,7 +317,7 @@ def _silent(what: str, share: float | None) -> None:
 
 
 class _Meter:
-    """Adds up what the hub's client reports to the progress bars that it believes to draw."""
+    """Adds up what the hub's client reports to its progress bars."""
 
     def __init__(self, what: str, total: int, progress: Progress) -> None:
         self._what, self._total, self._progress = what, total, progress
@@ -334,7 +334,7 @@ class _Meter:
         self._file = 0
 
     def end(self, size: int) -> None:
-        """The file is there, whatever was reported meanwhile."""
+        """Count the file as complete, whatever was reported meanwhile."""
         self._file = 0
         self.add(size)
 
@@ -346,7 +346,7 @@ class _Meter:
     def bar_class(self) -> Any:
         """A stand-in for tqdm's class that draws nothing.
 
-        Having `update_transfer`, it is not asked for a second bar that counts the same bytes once more.
+        With `update_transfer`, the client makes no second bar that counts the same bytes again.
         """
         meter = self
 

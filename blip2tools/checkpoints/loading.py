@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
-    """See `checkpoints.load`, which translates what goes wrong here."""
+    """See `checkpoints.load`, which translates the errors raised here."""
     device = choose_device(settings.device)
     plan = _plan(settings, device, report, download=download)
     if threads := settings.threads or (1 if plan.captioner.member is DEMO_CAPTIONER else 0):
-        # For this thread, the engine's, and later ones. So small a model as the demo would spend more on sharing than on work.
+        # For this thread, the engine's, and later ones. A model as small as the demo would spend more on sharing than on work.
         torch.set_num_threads(threads)
     captioner_parts = _load_captioner(plan.captioner, settings, device, report)
     captioner, pixels, words = captioner_parts
@@ -76,7 +76,7 @@ def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
 
 def _plan(settings: Settings, device: torch.device, report: Progress, *, download: bool) -> Plan:
     budget = budget_of(settings, device)
-    for _ in range(_PULLS):  # an adapter only says which model it changes once it is here
+    for _ in range(_PULLS):  # an adapter tells which model it changes only once it is downloaded
         plan = locate(settings, budget)
         check_memory(plan, settings, budget)
         missing = [part for part in (plan.captioner, plan.matcher) if part is not None and not part.here]
@@ -163,7 +163,7 @@ def _load_matcher(
 
 
 def same_weights(one: Trunk, other: Trunk) -> bool:
-    """Whether two trunks may stand for each other: equal tensors, in float16, as the files differ in precision."""
+    """Whether two trunks can replace each other: equal tensors, in float16, as the files differ in precision."""
     mine, theirs = dict(one.named_tensors()), dict(other.named_tensors())
     return mine.keys() == theirs.keys() and all(
         mine[name].shape == theirs[name].shape and torch.equal(mine[name].half(), theirs[name].half()) for name in mine

@@ -1,4 +1,4 @@
-"""How much main memory is free, containers' limits included, how much this process has taken, and when there was too little."""
+"""Free main memory (limits of containers included), memory of this process, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def free_memory() -> int | None:
 
 def process_bytes() -> int:
     """The resident set of this process: what it holds in main memory."""
-    import psutil  # a thirtieth of a second, which no start should pay
+    import psutil  # takes 30 ms, which no start should pay
 
     return int(psutil.Process().memory_info().rss)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the system had no memory for something. On a CPU torch says so by a plain `RuntimeError`."""
+    """Whether a device or the system ran out of memory. On a CPU torch raises a plain `RuntimeError`."""
     if isinstance(error, MemoryError):
         return True
     import torch
@@ -48,7 +48,7 @@ def _system() -> int | None:
 
 
 def _cgroup(limit: str, used: str) -> int | None:
-    """What a container may still take. Its page cache counts as used but is given back when needed."""
+    """Memory that a container may still take. Its page cache counts as used but is freed when needed."""
     try:
         allowed, taken = (int(Path(file).read_text(encoding="ascii")) for file in (limit, used))
         cache = 0

@@ -1,4 +1,4 @@
-"""Whose child a checkpoint is, by what its folder says of itself, and what it was trained to continue. Loads nothing."""
+"""The published checkpoint that a folder was made from, by its own metadata, and its caption prompt. Loads nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CACHED = re.compile(r"models--([^/]+?)--([^/]+)")
 
 
 def caption_prompt(member: Member | None, folder: Path | None) -> str:
-    """The beginning that captions of a checkpoint have by default; empty where it was trained without one.
+    """The default prompt for a checkpoint's captions; empty where it was trained without one.
 
-    A folder whose name nobody knows says by its files whose child it is, or by the size of its pictures: of captioners only
-    those that were tuned on COCO have 364 px.
+    For an unknown folder its files tell what it was made from, or else the size of its pictures: of captioners only those
+    that were tuned on COCO have 364 px.
 
     Args:
         member: its entry in the family's table, if it is known.
@@ -34,9 +34,9 @@ def caption_prompt(member: Member | None, folder: Path | None) -> str:
 
 
 def parent(folder: Path) -> Member | None:
-    """The published captioner that a folder holds, or was made from, as it says itself; None if it does not say.
+    """The published captioner that a folder holds, or was made from, by its own metadata; None if that does not tell.
 
-    Looked at are the folder's place in the hub's cache, `_name_or_path` of its config.json and `base_model` of its card.
+    The metadata are the folder's place in the hub's cache, `_name_or_path` of its config.json and `base_model` of its card.
     """
     for name in _names(folder):
         last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]

@@ -1,4 +1,4 @@
-"""What settings ask for: names of checkpoints to their files. Loads neither torch nor transformers."""
+"""From settings to checkpoints: names to files. Loads neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ class Located:
 
     @property
     def prompt(self) -> str:
-        """What captions continue by default; empty is nothing."""
+        """The default prompt of captions; empty is none."""
         return caption_prompt(self.member, self.folder)
 
     @property
     def pull_command(self) -> str:
-        """What fetches it."""
+        """The command that fetches it."""
         pinned = f" --revision {self.choice.revision}" if self.choice.revision else ""
         return f"`blip2tools pull {self.source or self.name}{pinned}`"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would be loaded."""
+    """The checkpoints that would be loaded."""
 
     captioner: Located
     matcher: Located | None
@@ -112,13 +112,13 @@ class Loaded:
     notes: tuple[str, ...]  # what every result should say about this model
     calibration: Calibration = field(default_factory=Calibration)  # of confidences, where it was fitted
     familiar: float | None = None  # familiarity below which a picture is not of the model's world; None without a world
-    premises: Premises = field(default_factory=Premises)  # how what a question presupposes is judged
+    premises: Premises = field(default_factory=Premises)  # how presuppositions of questions are judged
     revision: str | None = None  # commit of the captioner's files on the hub
     matcher_revision: str | None = None
     quantize: str = "none"
     self_test: str | None = None  # its verdict in one line; None where it was not run
-    compiled: bool = False  # whether decoding steps are
-    recorded: bool = False  # whether what is done with few rows is replayed as CUDA graphs
+    compiled: bool = False  # whether decoding steps are compiled
+    recorded: bool = False  # whether work on small batches is replayed as CUDA graphs
     uncompiled: str | None = None  # why not, where that was asked for
 
     @property
@@ -128,14 +128,14 @@ class Loaded:
 
 
 def locate(settings: Settings, budget: Budget | None = None) -> Plan:
-    """What `settings` ask for, without loading anything, torch included.
+    """The plan for `settings`, made without loading anything, torch included.
 
     Args:
         settings: `model` and `matcher`; without a budget also what it is guessed from.
         budget: what `auto` may take.
 
     Raises:
-        ModelUnavailableError: a name that can never work. A model that only has to be pulled is no error here.
+        ModelUnavailableError: a name that can never work. A model that only has to be pulled is not an error here.
     """
     budget = budget or likely_budget(settings)
     warnings: list[str] = []
@@ -184,12 +184,12 @@ def pull(
 
     Args:
         name: short name or hub id.
-        progress: told how far it is.
+        progress: receives the progress.
         choice: revision, and whether pickles may be opened.
         budget: where it is to be loaded; None if that is not known.
 
     Raises:
-        ModelUnavailableError: nothing that could be downloaded goes by this name, the download failed, or the model is too
+        ModelUnavailableError: nothing to download has this name, the download failed, or the model is too
             large for the budget.
     """
     choice = choice or Choice()
@@ -235,7 +235,7 @@ def _admission(name: str, budget: Budget) -> Callable[[int], None]:
 
 
 def check_memory(plan: Plan, settings: Settings, budget: Budget) -> None:
-    """Refuse what was named and cannot fit, before it is fetched or loaded.
+    """Refuse named models that cannot fit, before they are fetched or loaded.
 
     Raises:
         ModelUnavailableError: it is too large; what to try is in the message.
@@ -266,7 +266,10 @@ def _auto_matcher(captioner: Located, budget: Budget) -> tuple[Located | None, s
         return None, f"there is no image-text matcher; {matcher.pull_command} fetches the one that fits"
     # Its own tower is loaded before it can be compared and dropped.
     if not budget.fits(_memory(captioner, budget) + _memory(matcher, budget)):
-        return None, f"there is no image-text matcher: {matcher.name} does not fit in memory beside {captioner.name}"
+        return (
+            None,
+            f"there is no image-text matcher: {matcher.name} does not fit in memory together with {captioner.name}",
+        )
     return matcher, None
 
 
@@ -276,7 +279,7 @@ def _memory(located: Located, budget: Budget) -> int:
 
 
 def _weights(located: Located) -> Weights | None:
-    """By its own files where they are here, else by the family's table; None if neither tells."""
+    """The sizes from its own files if they are here, else from the family's table; None if neither tells."""
     if located.folder is not None:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # judged when it is loaded
             return weights_of(located.folder)

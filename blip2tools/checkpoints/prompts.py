@@ -1,4 +1,4 @@
-"""Words to token ids and back, in the forms that the models were trained on, so that `model.py` only sees ids.
+"""Words to token ids and back, in the forms that the models were trained on, so that `model/` only sees ids.
 
 Nothing that a caller types can become a special token: "</s>" in a question is the four characters, not the end of the
 text.
@@ -38,7 +38,7 @@ class PlainEncoder:
     """Text to ids without special tokens, whatever the text holds.
 
     Args:
-        tokenizer: taken over: truncation, padding and the recognition of special tokens are switched off.
+        tokenizer: changed by this: truncation, padding and the recognition of special tokens are switched off.
         reserved: further ids that no text may produce, such as an end-of-sequence id that is an ordinary token.
     """
 
@@ -94,13 +94,13 @@ class CaptionerText:
     """Prompts for a captioner: OPT rows are BOS + text, T5 rows are text + EOS.
 
     Args:
-        tokenizer: the checkpoint's tokenizer; taken over.
+        tokenizer: the checkpoint's tokenizer; changed by this.
         family: "opt" or "t5".
         special: the BOS id (OPT) or the EOS id (T5).
         budget: the most ids in a prompt, the special one included.
         reserved: further ids that no text may produce.
-        template: what questions are put into, with `{question}`.
-        prompt: what captions were trained to continue; empty is nothing.
+        template: the form of questions, with `{question}` in it.
+        prompt: the beginning that captions were trained to continue; empty is none.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class MatcherText:
     """Texts for a matcher: lower case, most punctuation removed as LAVIS does, [CLS] ... [SEP], 32 ids at most.
 
     Args:
-        tokenizer: the checkpoint's BERT tokenizer; taken over.
+        tokenizer: the checkpoint's BERT tokenizer; changed by this.
         cls: id of [CLS].
         sep: id of [SEP].
         limit: the most ids, the special ones included.
@@ -209,7 +209,7 @@ class MatcherText:
 
         Args:
             text: what to read.
-            limit: the most ids, the special ones included, where they are others than for a match.
+            limit: the most ids, the special ones included, if not the same as for a match.
         """
         lowered = _line(text.lower())
         ids = self._encode(_line(_PUNCTUATION.sub(" ", lowered)) or lowered)
@@ -217,7 +217,7 @@ class MatcherText:
         return Prompt((self._cls, *ids[:room], self._sep), truncated=len(ids) > room)
 
     def spells(self, text: str) -> bool:
-        """Whether a word of a text is spelt out, in pieces of fewer than two letters, for want of a better name for it.
+        """Whether a word of a text is spelt out, in pieces of fewer than two letters, because the vocabulary lacks it.
 
         A vocabulary of English words has longer pieces, whatever the word.
         """

@@ -1,6 +1,6 @@
-"""What the published checkpoints of the family hold: their configuration values, each with its source. Data only.
+"""The configuration values of the published checkpoints, each with its source. Data only.
 
-No checkpoint of the hub has been opened by us. A value is *verified* where its source shows it for this very checkpoint, or
+We have opened no checkpoint of the hub. A value is *verified* where its source shows it for this very checkpoint, or
 where a published count of parameters only comes out with it; everything else is marked as unverified.
 """
 
@@ -14,7 +14,7 @@ Value = int | float | str | bool
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value was read."""
+    """The place where a value was read."""
 
     text: str
     verified: bool = True
@@ -255,7 +255,7 @@ def published(name: str) -> Published:
     """The configuration of a family member by its short name.
 
     Raises:
-        KeyError: no published checkpoint goes by this name.
+        KeyError: no published checkpoint has this name.
     """
     coco = name.endswith("-coco")
     vision = _VISION | _facts("converter", image_size=COCO_IMAGE_SIZE if coco else 224)

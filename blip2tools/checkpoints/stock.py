@@ -29,9 +29,9 @@ from blip2tools.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-# The library keeps the Q-Former in float32 beside float16 weights only: beside bfloat16 it would be rounded first, and come
-# back to float32 without the digits it lost. A matcher behind its vision tower is float32 as a whole. The names are searched
-# for in those of the weights, and the tower has `embeddings` too.
+# The library keeps the Q-Former in float32 only with float16 weights: with bfloat16 it would be rounded first, and return to
+# float32 without the lost digits. Everything after a matcher's vision tower is float32. These names are searched for in those
+# of the weights, and the tower has `embeddings` too.
 _CAPTIONER: Any = type(
     "Blip2ForConditionalGeneration",
     (Blip2ForConditionalGeneration,),
@@ -90,7 +90,7 @@ def matcher(folder: Path, config: Blip2Config, dtype: torch.dtype, located: Loca
 
 
 def _written(folder: Path, config: Blip2Config) -> Any:
-    """The library's configuration of a folder, with what was put right in ours."""
+    """The library's configuration of a folder, with the corrections of ours."""
     found: Any = LibraryConfig.from_pretrained(folder, local_files_only=True)
     found.vision_config.layer_norm_eps = config.vision_config.layer_norm_eps
     found.qformer_config.use_qformer_text_input = config.qformer_config.use_qformer_text_input
@@ -107,7 +107,7 @@ def _weights(
 ) -> Any:
     pickled = not hub.weight_files(folder)[0].endswith(".safetensors")
     with _quiet(), warnings.catch_warnings():
-        # Of accelerate, about the query tokens: a weight of the model itself, in none of its modules.
+        # A warning of accelerate about the query tokens: a weight of the model itself, in none of its modules.
         warnings.filterwarnings("ignore", "The following device_map keys do not match", UserWarning)
         model, info = kind.from_pretrained(
             folder,
@@ -133,7 +133,7 @@ def _weights(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no advice of the library while it loads: what it finds wrong is judged here."""
+    """Silence the library's progress bars and advice while it loads: problems are judged here."""
     voice: Any = library_logging
     bars, verbosity = voice.is_progress_bar_enabled(), voice.get_verbosity()
     voice.disable_progress_bar()

@@ -15,7 +15,7 @@ from blip2tools.checkpoints.plan import Located
 from blip2tools.model.configuration import Blip2Config
 from blip2tools.model.modules import CaptionerModel, MatcherModel
 
-# What stays float32 beside weights in half precision: cast first, it would come back without the digits that it lost.
+# Parts that stay float32 with weights in half precision: cast first, they would return without the lost digits.
 _PRECISE: dict[type[nn.Module], tuple[str, ...]] = {
     CaptionerModel: ("query_tokens", "qformer."),
     MatcherModel: ("query_tokens", "qformer.", "embeddings.", "vision_projection.", "text_projection.", "itm_head."),
@@ -24,7 +24,7 @@ _PRECISE: dict[type[nn.Module], tuple[str, ...]] = {
 _OPT_WORDS, _OPT_OUTPUT = "language_model.model.decoder.embed_tokens.weight", "language_model.lm_head.weight"
 _T5_WORDS, _T5_OUTPUT = "language_model.shared.weight", "language_model.lm_head.weight"
 _T5_COPIES = ("language_model.encoder.embed_tokens.weight", "language_model.decoder.embed_tokens.weight")
-# Written by early versions of the library, and never of use.
+# Written by early versions of the library, and never used.
 _NEEDLESS = ("position_ids", "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
 
 
@@ -86,7 +86,7 @@ def read(kind: type[nn.Module], folder: Path, config: Blip2Config, dtype: torch.
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for name in hub.weight_files(folder):
         with safe_open(folder / name, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - the handle is no mapping
+            for key in opened.keys():  # noqa: SIM118 - the handle is not a mapping
                 yield key, opened.get_tensor(key)
 
 
@@ -103,7 +103,7 @@ def _tie(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """One tensor where the library has one: an output layer that is missing, or the same, is the table of words."""
+    """Tie tensors as the library does: an output layer that is missing, or equal, is the table of words."""
     text: Any = config.text_config
     if not isinstance(model, CaptionerModel):
         return

@@ -17,7 +17,7 @@ SERVER_NAME = "blip2tools"
 SKILL = "look-at-pictures"
 UVX = ("uvx", "--from", "blip2tools[mcp]", "blip2tools")
 
-# A client hands few variables on to its servers. Without these the server would look for checkpoints in another cache.
+# A client passes few variables on to its servers. Without these the server would look for checkpoints in another cache.
 CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE")
 
 Platform = Literal["linux", "macos", "windows"]
@@ -28,7 +28,7 @@ Scope = Literal["project", "user"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides where a configuration file lies.
+    """The facts that decide where a configuration file is.
 
     Attributes:
         config: where applications keep their settings.
@@ -66,7 +66,7 @@ def platform_of(name: str) -> Platform:
 
 
 def config_folder(platform: Platform, home: Path, appdata: str | None, xdg: str | None) -> Path:
-    """Where applications keep their settings."""
+    """The folder where applications keep their settings."""
     if platform == "windows":
         return Path(appdata) if appdata else home / "AppData" / "Roaming"
     if platform == "macos":
@@ -80,7 +80,7 @@ class Client:
     """One MCP client.
 
     Attributes:
-        keys: the way to the object that holds the servers.
+        keys: the path to the object that holds the servers.
         project: the file in a project's folder, if the client reads one.
         user: the file for all projects by platform: `{home}` and `{config}` stand for folders.
         typed: whether the entry says that the transport is stdio.
@@ -341,7 +341,7 @@ def _lm_studio_home(machine: Machine) -> Path:
 
 def launcher(*, uvx: bool) -> list[str]:
     """The words that start `blip2tools` from another program: absolute, since clients have their own idea of PATH."""
-    # An environment in uv's cache is swept away some day; `uvx` makes it again.
+    # An environment in uv's cache is deleted some day; `uvx` makes it again.
     if uvx or "archive-v0" in Path(sys.prefix).parts:
         return list(UVX)
     script = Path(sysconfig.get_path("scripts")) / ("blip2tools.exe" if os.name == "nt" else "blip2tools")

@@ -1,4 +1,4 @@
-"""`index` and `search`: folders of pictures made findable, and searched."""
+"""`index` and `search`: index folders of pictures, and search them."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ if TYPE_CHECKING:
     from blip2tools.schemas import IndexResult, SearchResult
     from blip2tools.vision import Vision
 
-TOLD_S = 5.0  # between two lines about how far it is, where no bar can be shown
-EVERY_S = 10.0  # between two looks at watched folders, at least
-SHARE = 20  # times as long as a look takes, a watched folder rests
+TOLD_S = 5.0  # between two progress lines, where no bar can be shown
+EVERY_S = 10.0  # between two scans of watched folders, at least
+SHARE = 20  # a watched folder rests this many times as long as its scan took
 SHOWN = 200  # characters of a file's name
 
 _INDEX_TEXT = """\
 Look at the pictures in each folder, and in all folders below it, and keep what is needed to find them by what they show.
 
-Only what is new or was changed is looked at; what has gone leaves the index. It can be stopped at any moment, and goes on from
-there the next time. The index lies in the cache folder (--cache-dir), and is the matcher's: another one needs --rebuild."""
+Only new or changed files are looked at; deleted ones leave the index. It can be stopped at any moment, and continues from
+there the next time. The index is in the cache folder (--cache-dir) and depends on the matcher: another one needs --rebuild."""
 _SEARCH_TEXT = """\
-Find pictures by what they show, best first, or say that none fits; or, with --image, tell the duplicates of one.
+Find pictures by what they show, best first, or say that none fits; or, with --image, find the duplicates of one.
 
-Without FOLDER the current folder is searched, or those of --allow-dir. A folder that `blip2tools index` has seen is searched
-whole; of another one the newest pictures are looked at, as far as the time for a call allows."""
+Without FOLDER the current folder is searched, or those of --allow-dir. An indexed folder is searched
+completely; in others the newest pictures are looked at, as far as the time for a call allows."""
 
 
 def add_collection_commands(command: AddCommand) -> None:
     """Add `index` and `search`."""
     index = command("index", _index, "make folders of pictures searchable", _INDEX_TEXT)
     index.add_argument("folder", nargs="+", metavar="FOLDER", help="a folder with pictures")
-    index.add_argument("--rebuild", action="store_true", help="begin anew, as another matcher's features need it")
-    index.add_argument("--watch", action="store_true", help="go on, and index what is added or changed, until Ctrl-C")
+    index.add_argument("--rebuild", action="store_true", help="start over, as another matcher needs")
     index.add_argument(
-        "--every", type=float, default=EVERY_S, metavar="S", help="seconds between two looks of --watch (default 10)"
+        "--watch", action="store_true", help="keep running and index new and changed pictures, until Ctrl-C"
+    )
+    index.add_argument(
+        "--every", type=float, default=EVERY_S, metavar="S", help="seconds between two scans of --watch (default 10)"
     )
     index.add_argument("--json", action="store_true", help="JSON Lines, one for each folder")
     setting_options(index, only=_INDEXING)
@@ -100,7 +102,7 @@ def _watch(vision: Vision, arguments: argparse.Namespace) -> None:
         try:
             result = _indexed(vision, folder, arguments, rebuild=False)
         except BusyError:
-            continue  # somebody else is at it
+            continue  # another process is at it
         if result.added or result.known or result.removed:
             _tell(result, as_json=arguments.json)
         if not result.added:
@@ -123,7 +125,7 @@ def _tell(result: IndexResult, *, as_json: bool) -> None:
 
 
 class _Progress:
-    """How many pictures are done, how fast, and how long it will still take: a bar, or a line from time to time."""
+    """Progress with rate and time left: a bar, or a line from time to time."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

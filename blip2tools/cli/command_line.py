@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 all well, 1 some pictures failed, 2 usage, 3 model unavailable, 130 interrupted.
     """
-    speak_utf8(as_json=False)  # also for what the parser says of itself
+    speak_utf8(as_json=False)  # also for the parser's own messages
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = build_parser(named(words)).parse_args(words)
     speak_utf8(as_json=getattr(arguments, "json", False) or getattr(arguments, "snippet", False))
-    # A person gets one sentence; what lies behind it is for who asks for it. The server turns its log on by itself.
+    # A person gets one sentence; its cause is logged on request. The server turns its log on by itself.
     level = logging.INFO if arguments.verbose else logging.CRITICAL
     logging.basicConfig(stream=sys.stderr, level=level, format="blip2tools: %(message)s")
     if named(words) != "serve":  # whose log says so
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (`head`, a pager) has gone, which is its right. Python would complain again when it flushes at exit.
+        # The reader (`head`, a pager) has closed the pipe, which is fine. Python would report it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return SOME_FAILED
     except ModelUnavailableError as error:
@@ -127,7 +127,7 @@ def _setup(command: AddCommand, parser: argparse.ArgumentParser) -> None:
     add_setup_commands(command, parser)
 
 
-# What adds which commands, in the order of the help. Each imports what it needs: a command pays for itself only.
+# The functions that add commands, in the order of the help. Each imports only what its command needs.
 GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentParser], None]], ...] = (
     (("caption", "ask", "match", "read", "survey"), _look),
     (("index", "search"), _collections),
@@ -144,7 +144,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[AddCommand, argparse.ArgumentPars
 
 
 def named(words: Sequence[str]) -> str | None:
-    """The command that a command line names, if it is one of them."""
+    """The command that a command line names, if there is such a command."""
     first = next((word for word in words if not word.startswith("-")), None)
     wants_list = any(word in ("-h", "--help", "--version") for word in words[: words.index(first)]) if first else True
     known = any(first in names for names, _ in GROUPS)

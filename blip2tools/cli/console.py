@@ -1,4 +1,4 @@
-"""What commands write: outcomes, lines beside them, a progress bar, and their exit statuses."""
+"""The output of commands: results, messages, a progress bar, and exit statuses."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Bar:
 
 
 def speak_utf8(*, as_json: bool) -> None:
-    """Let no name end a command: JSON is UTF-8 whatever the console's encoding (RFC 8259, 8.1), and what a console cannot show
-    is written with escapes."""
+    """Prevent encoding errors: JSON is UTF-8 whatever the console's encoding (RFC 8259, 8.1), and what a console cannot show
+    is escaped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             if as_json and stream is sys.stdout:
@@ -53,12 +53,12 @@ def speak_utf8(*, as_json: bool) -> None:
 
 
 def tell(text: str) -> None:
-    """A line of the outcome, on standard output."""
+    """Write a line of the result to standard output."""
     _write(sys.stdout, text)
 
 
 def say(text: str) -> None:
-    """A line beside the outcome, on standard error."""
+    """Write a message to standard error."""
     _write(sys.stderr, text)
 
 
@@ -81,6 +81,6 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def fail(error: VisionError, status: int) -> int:
-    """Say why a command failed; its exit status."""
+    """Say why a command failed; returns its exit status."""
     say(str(error))
     return status

@@ -1,4 +1,4 @@
-"""One verb over many pictures: results in order, failures and warnings beside them, progress for whoever watches."""
+"""One verb over many pictures: results in order, with failures, warnings, and progress on a terminal."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
-# Pictures in work at once: enough to keep the engine busy, few enough to keep memory small over a long list.
+# Pictures in progress at a time: enough to keep the engine busy, few enough to keep memory small over a long list.
 IN_FLIGHT = 8
-# From so many pictures on the seconds that it takes to record CUDA graphs come back: on an H100 5 to 8, and eight captions take
-# 75 ms instead of 200.
+# From so many pictures on it pays to record CUDA graphs: on an H100 that takes 5 to 8 s, and eight captions then take 75 ms
+# instead of 200.
 MANY = 500
 _PICTURE = re.compile(r"(?i)(data|file|img)[:_]\S*|-|\S+\.(jpe?g|png|webp|gif|bmp|avif|hei[cf]|tiff?)")  # no question
 SHOWN = 200  # characters of a reference: a data: URI has millions
@@ -51,7 +51,7 @@ def look(
         verb: one picture's result.
         show: a result for a person.
         settings: given as options.
-        download: whether a model that is not here may be downloaded.
+        download: whether a missing model may be downloaded.
 
     Returns:
         The exit status.
@@ -62,13 +62,13 @@ def look(
 
     if len(arguments.image) < MANY and "cuda_graphs" not in Settings.load(**settings).model_fields_set:
         settings = {**settings, "cuda_graphs": False}
-    # The model is loaded by the first picture that is there: what is wrong with words and files needs none.
+    # The first picture that can be read loads the model: errors in arguments and files need none.
     vision = Vision.load(preload=False, download=download, **settings)
     try:
         eyes = Eyes(vision, _checked(vision.settings, download=download))
         status = vision.run(_all(eyes, arguments, verb, show))
     except KeyboardInterrupt:
-        vision.abandon()  # to close would wait for what is being imported
+        vision.abandon()  # closing would wait for an import
         raise
     except BaseException:
         vision.close()
@@ -114,7 +114,7 @@ async def _all(
             if not isinstance(found, ModelUnavailableError) or vision.loaded:
                 return found
             if vision.loading is None:
-                raise found  # it is no better with the next picture
+                raise found  # the next picture would fail as well
             await vision.aready()  # a call has a deadline, a large model takes longer
             return await attempt(image)
 
@@ -136,7 +136,7 @@ async def _all(
 
 
 async def _show_loading(vision: Vision) -> None:
-    """What is being loaded, on a terminal, until it is there: seconds without a word look like a fault."""
+    """Show on a terminal what is being loaded: silent seconds look like a fault."""
     if not sys.stderr.isatty():
         return
     started = time.monotonic()
@@ -192,14 +192,14 @@ class _Outcomes:
         if len(self._failed) == self._count:
             if all(isinstance(error, ModelUnavailableError) for error in self._failed):
                 return NO_MODEL
-            # One argument that is wrong is wrong for every picture.
+            # An invalid argument is invalid for every picture.
             if all(isinstance(error, InvalidInputError) for error in self._failed):
                 return USAGE
         return SOME_FAILED
 
 
 def _as_unicode(text: str) -> str:
-    """An argument of the command line as JSON can hold it: bytes that are no UTF-8 are written `\\xff`."""
+    """An argument of the command line as JSON can hold it: bytes that are not UTF-8 are written `\\xff`."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -214,7 +214,7 @@ NOT_OF_SURVEYS = ("best_of", "abstain_below", "vqa_template")
 SPEECH = (
     *GenerationKeywords.__annotations__,
     *NOT_OF_SURVEYS,
-)  # settings of what is said, of which a match has nothing
+)  # settings of generated text, which a match does not use
 
 
 def _caption(arguments: argparse.Namespace) -> int:

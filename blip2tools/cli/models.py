@@ -109,7 +109,7 @@ def _add_model_commands(command: AddCommand) -> None:
     models = command(
         "models",
         _models,
-        "list the BLIP-2 family and what is here",
+        "list the BLIP-2 family and what is on this machine",
         "The BLIP-2 family: sizes, and what is on this machine.",
     )
     models.add_argument("--json", action="store_true", help="JSON Lines instead of a table")
@@ -123,7 +123,7 @@ def _add_model_commands(command: AddCommand) -> None:
     pull.add_argument(
         "model_name", nargs="+", metavar="MODEL", help="a short name from 'blip2tools models', or a hub id"
     )
-    pull.add_argument("--anyway", action="store_true", help="also what does not fit in this machine's memory")
+    pull.add_argument("--anyway", action="store_true", help="also models that do not fit in this machine's memory")
     setting_options(pull, only=PULL_SETTINGS)
 
     remove = command(

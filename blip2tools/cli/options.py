@@ -23,9 +23,9 @@ def setting_options(
     Args:
         parser: of the command.
         http: also what concerns the HTTP server.
-        proxy: also what concerns the proxy.
-        only: those settings that have a meaning there.
-        but: those that have none.
+        proxy: also the settings of the proxy.
+        only: the only settings to add.
+        but: settings to leave out.
     """
     group = parser.add_argument_group("settings")
     for name, field in Settings.model_fields.items():

@@ -20,7 +20,7 @@ _WIDEST = 28
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Wide enough for the longest command beside its summary."""
+    """Wide enough for the longest command next to its summary."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=_WIDEST)

@@ -90,7 +90,7 @@ def _serve_http(arguments: argparse.Namespace) -> int:
         ) as listener,
         _eyes(arguments, settings) as vision,
     ):
-        vision.preload()  # here nobody waits for a handshake, and a balancer waits for /readyz
+        vision.preload()  # no handshake waits here, and a balancer waits for /readyz
         with nullcontext() if given_replicas(arguments) else lent(vision):
             serve_http(vision, listener, page=not arguments.no_ui)
     return OK

@@ -36,14 +36,14 @@ SHELLS = ("bash", "zsh", "fish")
 INSTALL = """\
 Put an entry for this server into the configuration file of an MCP client.
 
-The change is shown as a diff and made only after a yes; the file that was there is kept beside the new one, and everything
-else in it stays as it is. Without --allow-dir the entry of a project opens that project's folder."""
+The change is shown as a diff and made only after a yes; the old file is kept next to the new one, and everything else
+in it stays as it is. Without --allow-dir the entry of a project opens that project's folder."""
 
 UNINSTALL = """\
 Take the entry for this server out of the configuration file of an MCP client, and the skill that `install --skill` put there.
 
-The change is shown as a diff and made only after a yes; the file that was there is kept beside the new one, and everything
-else in it stays as it is."""
+The change is shown as a diff and made only after a yes; the old file is kept next to the new one, and everything else
+in it stays as it is."""
 
 COMPLETION = """\
 Print a completion script. To switch it on:
@@ -204,7 +204,9 @@ def _check_model(name: str) -> None:
 
 def _confirmed(path: Path) -> bool:
     if not sys.stdin.isatty():
-        raise InvalidInputError("There is nobody to ask; add --yes to make this change, or --dry-run to look at it.")
+        raise InvalidInputError(
+            "There is no terminal to ask on; add --yes to make this change, or --dry-run to look at it."
+        )
     sys.stderr.write(f"Change {path}? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -18,7 +18,7 @@ BOM = "\ufeff"
 
 @dataclass(frozen=True)
 class Edit:
-    """One change of a file, not made yet.
+    """A planned change of a file.
 
     Attributes:
         path: the file.
@@ -32,7 +32,7 @@ class Edit:
 
     @property
     def drops_mark(self) -> bool:
-        """Whether a byte order mark goes, which no line of the diff shows."""
+        """Whether a byte order mark is removed, which no line of the diff shows."""
         return self.after is not None and (self.before or "").startswith(BOM)
 
     @property
@@ -71,7 +71,7 @@ def write(edit: Edit, now: datetime | None = None) -> Path | None:
         if edit.before is not None:
             backup = _backup(path, now or datetime.now(UTC))
         try:
-            # Other servers' entries can hold keys: nobody else may read the new file before it has the old one's mode.
+            # Other servers' entries can hold keys: no other user may read the new file before it has the old one's mode.
             _create(temporary, edit.after.encode(), 0o666 if backup is None else 0o600)
             if backup is not None:
                 shutil.copymode(path, temporary)

@@ -1,4 +1,4 @@
-"""`view`: pictures as the model gets them, written as PNG, so that a person sees what it saw. No model is needed for that."""
+"""`view`: pictures as the model gets them, written as PNG, so that a person can see them too. No model is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blip2tools.schemas.shown import printable
 from blip2tools.settings import Settings
 
 MODEL_SIDE, BICUBIC = 224, 3
-"""What every published BLIP-2 makes of a picture: a square of so many pixels, by Pillow's filter of this number."""
+"""The input of every published BLIP-2: a square of so many pixels, resized by Pillow's filter of this number."""
 
 _SETTINGS = (
     *("allowed_dirs", "formats", "max_image_bytes", "max_pixels", "max_side", "max_damage_mb"),
@@ -25,7 +25,7 @@ _SETTINGS = (
 )
 _SHOWN = 200  # characters of a reference
 _TEXT = """\
-Write each picture as a model gets it: upright, in sRGB, its transparency on a ground; FOLDER/NAME.png for a file NAME.jpg.
+Write each picture as a model gets it: upright, in sRGB, its transparency on a background; FOLDER/NAME.png for a file NAME.jpg.
 
 Colour profiles, first frames and orientation are treated as by a browser. No model is loaded."""
 
@@ -37,7 +37,7 @@ def add_view_command(command: AddCommand) -> None:
         "image", nargs="+", metavar="IMAGE", help="a file, a data: URI, or an http(s) URL with --allow-urls"
     )
     view.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FOLDER", help="where to write; it is made if need be"
+        "-o", "--output", required=True, type=Path, metavar="FOLDER", help="where to write; created if needed"
     )
     view.add_argument(
         "--model-size",
@@ -93,10 +93,10 @@ class _Viewer:
         self._taken: set[str] = set()
 
     def write(self, image: str) -> None:
-        """Write one picture and tell of it.
+        """Write one picture and report it.
 
         Raises:
-            VisionError: it cannot be read, or its PNG not be written.
+            VisionError: it cannot be read, or its PNG cannot be written.
         """
         read = self._sources.read(image)
         targets = [(MODEL_SIDE, BICUBIC)] if self._arguments.model_size else []

@@ -1,4 +1,4 @@
-"""A small genuine BLIP-2 that travels with the package, and the worlds of drawn shapes that such a model knows.
+"""A small genuine BLIP-2 that comes with the package, and the worlds of drawn shapes that such a model knows.
 
 world.py         what there can be in a picture: things, backgrounds, scenes
 draw.py          scene → picture

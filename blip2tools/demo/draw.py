@@ -126,7 +126,7 @@ def draw_things(image: Image.Image, scene: Scene) -> None:
 
 
 def silhouettes(things: Iterable[Thing], side: int) -> Image.Image:
-    """Where things are in a picture of this side: 255 there, 0 elsewhere and in the holes of rings."""
+    """A mask of the things in a picture of this side: 255 there, 0 elsewhere and in the holes of rings."""
     mask = Image.new("L", (side, side), 0)
     canvas = ImageDraw.Draw(mask)
     for thing in things:

@@ -1,4 +1,4 @@
-"""What signs say, as black-and-white shapes."""
+"""The characters of signs, as black-and-white shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEIGHT: Final = 96  # pixels of the font; larger than any sign in a picture of 
 def glyph(character: str) -> Image.Image:
     """One character, cut out as tightly as possible: 255 where the ink is, 0 elsewhere.
 
-    It is from the font that travels with Pillow, so that it looks alike on every machine.
+    It is from the font that comes with Pillow, so that it looks the same on every machine.
     """
     font = ImageFont.load_default(_HEIGHT)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(character, stroke_width=2))

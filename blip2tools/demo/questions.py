@@ -72,7 +72,7 @@ class Question:
 
 
 def ask(scene: Scene, kind: QuestionKind, rng: random.Random) -> Question | None:
-    """A random question of this kind; None if the scene, or this throw of the dice, has none to offer."""
+    """A random question of this kind; None if the scene, or this random draw, offers none."""
     made = _MAKERS[kind](scene, rng)
     return Question(kind, *made) if made else None
 
@@ -95,7 +95,7 @@ def sample_questions(
 
     Args:
         scene: what the questions are about.
-        number: how many questions are wanted; a poor scene may give fewer.
+        number: how many questions are wanted; a simple scene may give fewer.
         rng: the source of chance.
         kinds: the only kinds that may be asked, all of the scene's world by default.
         weights: how often each kind is asked.

@@ -50,7 +50,7 @@ _SIDE_MARGIN: Final = 0.05  # a statement about a direction is neither true nor 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a statement says about one thing; None leaves a trait open."""
+    """The part of a statement about one thing; None leaves a trait open."""
 
     size: Size | None = None
     color: Color | None = None

@@ -5,8 +5,8 @@
     three things    a small red cross, a large blue star and a small pink heart on a gray background
     more            a red cross, a blue star, a pink sign saying B and a pink heart on a textured background
 
-Two things are told by the main direction between them, more from left to right. Of more than three the sizes are left out, so
-that a caption stays within 30 tokens.
+Two things are described by the main direction between them, more of them from left to right. Above three the sizes are left
+out, so that a caption stays within 30 tokens.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ DIRECTION_WORDS: Final[dict[Direction, str]] = {
 }
 
 
-SIZED_THINGS: Final = 3  # the most things whose sizes a caption tells
+SIZED_THINGS: Final = 3  # the most things whose sizes a caption gives
 
 
 def phrase(
     *, size: Size | None = None, color: Color | None = None, shape: Shape | None = None, character: str | None = None
 ) -> str:
-    """What is known of a thing, with its article: `a large red circle`, `a blue object`, `an orange sign saying 7`."""
+    """The known traits of a thing, with an article: `a large red circle`, `a blue object`, `an orange sign saying 7`."""
     words = " ".join(word for word in (size, color, shape or "object") if word)
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}{f' saying {character}' if character else ''}"
 

@@ -96,7 +96,7 @@ _CONTRAST: Final = 75.0  # a thing's colour is at least so far, in RGB, from any
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What there can be in a picture.
+    """The things and styles that a picture may have.
 
     Attributes:
         name: what the world is called.
@@ -193,7 +193,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """What lies behind the things."""
+    """The background of a scene."""
 
     name: BackgroundName
     paints: tuple[RGB, ...]  # one colour, or two for a pattern
@@ -285,7 +285,7 @@ def turned(scene: Scene, degrees: float) -> Scene | None:
 
 
 def _sample_things(number: int, world: World, rng: random.Random, *, crowded: bool) -> list[Thing] | None:
-    """Things side by side; None if one of them found no room."""
+    """Things side by side; None if there was no room for one of them."""
     things: list[Thing] = []
     for _ in range(number):
         thing = _sample_thing(things, world, rng, crowded=crowded)
@@ -296,7 +296,7 @@ def _sample_things(number: int, world: World, rng: random.Random, *, crowded: bo
 
 
 def _sample_thing(others: list[Thing], world: World, rng: random.Random, *, crowded: bool) -> Thing | None:
-    """One more thing beside the others; None if it found no room."""
+    """One more thing next to the others; None if there was no room for it."""
     while True:
         shape, color = _sample_traits(others, world, rng)
         if (color, shape) not in world.missing:
@@ -318,7 +318,7 @@ def _sample_thing(others: list[Thing], world: World, rng: random.Random, *, crow
 
 def _sample_traits(others: list[Thing], world: World, rng: random.Random) -> tuple[Shape, Color]:
     shape, color = rng.choice(SHAPES), rng.choice(COLORS)
-    # Left to chance, two things of one shape or colour would rarely meet: little to count, little to confuse.
+    # Left to chance, two things would rarely share a shape or colour: there would be little to count or confuse.
     if others and rng.random() < 0.3:
         relative = rng.choice(others)
         if rng.random() < 0.5:

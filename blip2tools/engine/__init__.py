@@ -1,7 +1,7 @@
-"""One device for many callers: `LocalEngine` queues requests, batches them, cancels them and remembers what it saw.
+"""One device for many callers: `LocalEngine` queues requests, batches them, cancels them and caches what it computed.
 
-requests.py  what can be asked about a picture, and what comes back
-protocol.py  what any engine must do
+requests.py  requests about pictures, and their answers
+protocol.py  the interface of any engine
 line.py      how many may wait, and whose turn it is
 stages.py    see, query, speak and match for batches
 cache.py     vision features, by picture

@@ -1,4 +1,4 @@
-"""A byte-budgeted cache of vision features, so that a picture seen before costs the trunk nothing.
+"""A byte-budgeted cache of vision features, so that a picture seen before needs no pass of the trunk.
 
 Up to two tiers: the device's own memory, and, where that is separate, main memory behind it. What no longer fits in the
 first moves to the second, and comes back when it is asked for: copying features of a picture takes a small part of the
@@ -24,7 +24,7 @@ KEYS_SHARE: Final = 1 / 16
 
 
 class Sized(Protocol):
-    """What the cache needs to know of a value; a `torch.Tensor` has it."""
+    """A value whose size the cache can read, such as a `torch.Tensor`."""
 
     @property
     def nbytes(self) -> int: ...
@@ -39,8 +39,8 @@ class Spill(Generic[V]):
 
     Attributes:
         budget_bytes: the most that the values in it may hold together.
-        away: an equal value in the second tier's memory.
-        back: an equal value in the first tier's memory.
+        away: copies a value to the second tier's memory.
+        back: copies a value to the first tier's memory.
     """
 
     budget_bytes: int
@@ -82,7 +82,7 @@ class Kept:
 
 
 class FeatureCache(Generic[V]):
-    """Least recently used first out, whenever the budget of a tier would be passed. Safe to use from several threads.
+    """A cache that evicts the least recently used value when a tier would exceed its budget. Safe to use from several threads.
 
     Args:
         budget_bytes: the most that the values of the first tier may hold together. A larger single value goes to the
@@ -121,7 +121,7 @@ class FeatureCache(Generic[V]):
             return value
 
     def put(self, key: Hashable, value: V) -> None:
-        """Keep `value`; the least recently used ones make room for it."""
+        """Keep `value`, and evict the least recently used ones if it needs room."""
         with self._lock:
             self._first.pop(key)
             self._second.pop(key)
@@ -132,7 +132,7 @@ class FeatureCache(Generic[V]):
                 self._retire(key, value)
 
     def vacate(self) -> None:
-        """Give the first tier's memory back: its values go to the second tier, or are dropped where there is none."""
+        """Free the first tier's memory: its values go to the second tier, or are dropped where there is none."""
         with self._lock:
             while (oldest := self._first.pop_oldest()) is not None:
                 self._retire(*oldest)
@@ -165,7 +165,7 @@ class FeatureCache(Generic[V]):
         if not self._first.holds(away):
             self._second.add(key, away)
             return spill.back(away)
-        # Room first: a device that is nearly full has none for one value more than the budget, not even for a moment.
+        # Make room first: a nearly full device cannot exceed the budget by one value, not even for a moment.
         self._make_room(away)
         value = spill.back(away)
         self._first.add(key, value)
@@ -183,12 +183,12 @@ class FeatureCache(Generic[V]):
             self._evicted += 1
         try:
             self._second.add(key, self._spill.away(value))
-        except (MemoryError, RuntimeError):  # torch raises the latter: a cache without room is no reason to fail
+        except (MemoryError, RuntimeError):  # torch raises the latter: a full cache is not a failure
             self._evicted += 1
 
 
 class _Tier(Generic[V]):
-    """Values of one memory, oldest first, and what they hold together."""
+    """Values in one memory, oldest first, and their total size."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -202,11 +202,11 @@ class _Tier(Generic[V]):
         return len(self._values)
 
     def holds(self, value: V) -> bool:
-        """Whether it could be kept if there were nothing else."""
+        """Whether it would fit into the empty tier."""
         return value.nbytes <= self.budget
 
     def fits(self, value: V) -> bool:
-        """Whether it can be kept beside all that is there."""
+        """Whether it fits without evicting anything."""
         return self.used + value.nbytes <= self.budget
 
     def add(self, key: Hashable, value: V) -> None:

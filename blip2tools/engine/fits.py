@@ -72,7 +72,7 @@ class Fits:
 
     Args:
         loaded: the model.
-        metrics: told how long it takes.
+        metrics: records how long it takes.
         states: trunk states (1, 1 + P, D) of each sight.
         kept: the fits of earlier batches, the oldest first; added to.
     """
@@ -130,9 +130,9 @@ class Fits:
 
 
 def overflow(name: str | None, dtype: str) -> ModelUnavailableError:
-    """The refusal of what was computed with numbers that are none: a text or score of it would mean nothing."""
+    """The error for results that are NaN or infinite: a text or score from them would mean nothing."""
     return ModelUnavailableError(
-        f"The model {name} computes numbers that are none (NaN or infinite): its weights are damaged, or overflow in {dtype}. "
+        f"The model {name} computes values that are NaN or infinite: its weights are damaged, or overflow in {dtype}. "
         "`blip2tools doctor` says what to do."
     )
 

@@ -1,6 +1,6 @@
-"""The waiting line: how many may wait, who is served next, and which requests are served together.
+"""The queue: how many may wait, who is served next, and which requests are served together.
 
-Callers take turns, so that one caller's five hundred requests do not hold up another's one. A batch is led by the oldest
+Callers take turns, so that one caller's five hundred requests do not hold up another's single one. A batch is led by the oldest
 request of the caller whose turn it is, and filled with requests of all callers, in turns again, that can share its work.
 """
 
@@ -35,9 +35,9 @@ CAPTION_TOKENS, ANSWER_TOKENS = 30, 10  # LAVIS: `generate` and `predict_answers
 
 
 class Admission:
-    """Bounds the calls inside: pictures waiting to be decoded hold memory before the engine's queue sees them.
+    """A limit on the calls in progress: pictures that wait for a decoder take memory before the engine's queue sees them.
 
-    One of several callers may take three quarters of the places: there must be some for the others.
+    One of several callers may take three quarters of the places, which leaves some for the others.
     """
 
     def __init__(self, limit: int) -> None:
@@ -52,7 +52,7 @@ class Admission:
         """Count one call in and out.
 
         Raises:
-            BusyError: as many as may wait are inside already.
+            BusyError: the limit is reached.
         """
         caller = CALLER.get()
         with self._lock:
@@ -89,7 +89,7 @@ class Job:
         self.fail(CancelledError("The call was cancelled."))
 
     def stopped(self) -> bool:
-        """Whether nobody waits for the answer any more."""
+        """Whether the answer is no longer wanted."""
         return self._cancelled.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
 
     def answer(self, value: Any) -> bool:
@@ -110,7 +110,7 @@ class Job:
 
 
 class Work:
-    """One request and everybody who waits for it."""
+    """One request and all jobs that wait for its answer."""
 
     def __init__(self, job: Job) -> None:
         self.request = job.request
@@ -119,15 +119,15 @@ class Work:
         self.group = group(job.request)
         self.rows = rows(job.request)
         self.since = time.monotonic()
-        self.answered = False  # it may be so before the rest of its batch is
+        self.answered = False  # possibly before the rest of its batch
 
     def stopped(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the answer is no longer wanted."""
         return all(job.stopped() for job in self.jobs)
 
 
 class Line:
-    """Works that wait, in an order that is fair to callers. Not thread-safe: its owner holds a lock."""
+    """Waiting work items, in an order that is fair to callers. Not thread-safe: its owner holds a lock."""
 
     def __init__(self) -> None:
         self._callers: OrderedDict[str, deque[Work]] = OrderedDict()
@@ -141,26 +141,26 @@ class Line:
             yield from works
 
     def oldest(self) -> float:
-        """When the one that waits longest came, on `time.monotonic()`'s clock."""
+        """The time at which the item that has waited longest arrived, on `time.monotonic()`'s clock."""
         return min(works[0].since for works in self._callers.values())
 
     def add(self, work: Work) -> None:
-        """Put a work at the end of its caller's own line."""
+        """Append an item to its caller's own queue."""
         self._callers.setdefault(work.caller, deque()).append(work)
         self._length += 1
 
     def drop_stopped(self) -> list[Work]:
-        """Take out every work that nobody waits for."""
+        """Remove every item that is no longer wanted."""
         dropped = [work for work in self if work.stopped()]
         for work in dropped:
             self._remove(work)
         return dropped
 
     def take(self, limit: int, fits: Callable[[Work], bool] = lambda work: True) -> list[Work]:
-        """The next batch: at least one work, together at most `limit` decoder rows unless the first alone has more.
+        """The next batch: at least one item, together at most `limit` decoder rows unless the first alone has more.
 
         Args:
-            fits: which works may be taken besides the first.
+            fits: which items may be taken besides the first.
         """
         caller, works = next(iter(self._callers.items()))
         batch = [works[0]]
@@ -180,9 +180,9 @@ class Line:
         return batch
 
     def join(self, wanted: Hashable, limit: int, fits: Callable[[Work], bool]) -> list[Work]:
-        """What can join a batch of this group that is under way, at most `limit` decoder rows.
+        """The items that can join a running batch of this group, at most `limit` decoder rows.
 
-        Nothing, when the one whose turn it is cannot: those who join would hold him up for ever.
+        None, when the item whose turn it is cannot join: those that join could hold it up for ever.
         """
         if not self._callers:
             return []
@@ -190,7 +190,7 @@ class Line:
         return self.take(limit, fits) if first.group == wanted and first.rows <= limit and fits(first) else []
 
     def clear(self) -> list[Work]:
-        """Take out everything."""
+        """Remove everything."""
         works = list(self)
         self._callers.clear()
         self._length = 0
@@ -209,7 +209,7 @@ class Line:
 
 
 def group(request: Request) -> Hashable:
-    """What requests must have in common to be decoded or matched together."""
+    """The traits that requests must share to be decoded or matched together."""
     match request:
         case CaptionRequest(generation=generation, count=count):
             return _speech(generation, count, "caption", CAPTION_TOKENS)
@@ -255,6 +255,6 @@ def _speech(generation: Generation, count: int, task: str, longest: int) -> Hash
         return "sample", generation.temperature, generation.top_p, generation.seed, count, *common
     beams = max(generation.num_beams, count)
     if beams == 1:
-        return "greedy", *common  # where a length penalty has nothing to choose between
+        return "greedy", *common  # where a length penalty has no effect
     penalty = task if generation.length_penalty is None else generation.length_penalty
     return "beam", beams, count, penalty, *common

@@ -1,15 +1,15 @@
-"""The engine: what one device does for many callers.
+"""The engine: one device for many callers.
 
-    submit ─► the waiting line ─► a batch ─► the stages, on one worker thread that alone touches the model ─► futures
+    submit ─► the queue ─► a batch ─► the stages, on one worker thread that alone touches the model ─► futures
 
-1. `submit` joins a request to an identical one that is under way, or puts it into the line (`line.py`), or refuses it at
-   once when the line is full. An answer that is still kept is given at once.
-2. The worker takes the next batch as soon as it is free; while it is busy, the line grows into the next batch. An idle
-   device waits for nobody but those whose picture is being decoded right now, and for them a few milliseconds at most.
-   Callers take turns.
-3. `stages.py` answers the batch: features come from the cache where they can; a row is answered when it has ended, not when
-   the batch has, and one that nobody waits for any more ends at its next token. Requests of the same kind that come
-   meanwhile join it before any token, unless others' turn has come.
+1. `submit` joins a request to an identical one in progress, or queues it (`line.py`), or refuses it at once when the queue is
+   full. A cached answer is returned at once.
+2. The worker takes the next batch as soon as it is free; while it is busy, the queue grows into the next batch. An idle
+   device waits only for requests whose picture is being decoded right now, and at most a few milliseconds. Callers take
+   turns.
+3. `stages.py` answers the batch: features come from the cache where possible; a row is answered when it ends, not when
+   the batch does, and a cancelled row ends at its next token. Requests of the same kind that arrive meanwhile join it
+   before any token, unless it is the turn of others.
 4. A batch that fails is halved until the failing request stands alone, so that it fails alone.
 
 Faces never see a tensor, and the engine never sees a path or an image format.
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GATHER_S = 0.010  # what a burst's first request waits for the others: less than one decoding step of most models
+GATHER_S = 0.010  # how long a burst's first request waits for the others: less than one decoding step of most models
 WORKER = "blip2tools-engine"  # the name of its thread
 JOIN_SECONDS = 10.0  # for the worker to notice that the engine is closing: far longer than one decoding step
 
@@ -78,7 +78,7 @@ class LocalEngine:
         cache_bytes: budget of the feature cache on the device.
         spill_bytes: budget of its second tier in main memory, where the device has memory of its own.
         kept_answers: answers kept for repeated requests; 0 keeps none.
-        idle_unload_s: seconds without a request after which the model's memory is given back; 0 is never.
+        idle_unload_s: seconds without a request after which the model's memory is freed; 0 is never.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class LocalEngine:
         return tuple(dict.fromkeys(pixels.target for pixels in wanted if pixels is not None))
 
     def prepare(self, sight: Sight) -> Sight:
-        """See `Engine.prepare`: resize for the vision towers, so that the worker need not and the picture can go."""
+        """See `Engine.prepare`: resize for the vision towers, so that the worker need not and the picture can be freed."""
         loaded = self._loaded
         if loaded is None or (sight.image is None and not sight.resized):
             return sight
@@ -157,7 +157,7 @@ class LocalEngine:
         return Sight(sight.key, None, {pixels.key: prepared(sight, pixels) for pixels in wanted})
 
     def expect(self, change: int) -> None:
-        """See `Engine.expect`: the worker gives callers that are about to come a moment to join the first one's batch."""
+        """See `Engine.expect`: the worker waits a moment for announced callers to join the first one's batch."""
         with self._wake:
             self._expected += change
 
@@ -251,7 +251,7 @@ class LocalEngine:
 
     def _drop(self, work: Work) -> None:
         for job in work.jobs:
-            job.fail(DeadlineError("The time for this call was over before it had an answer."))
+            job.fail(DeadlineError("The call ran out of time before it had an answer."))
         self._metrics.cancelled += len(work.jobs)
         self._forget(work)
 
@@ -302,7 +302,7 @@ class LocalEngine:
         from blip2tools.engine.stages import Stages
 
         stages = Stages(loaded, self._cache, self._metrics, self._kept)
-        for work in [work for work in batch if work.stopped()]:  # they gave up while the model was being loaded
+        for work in [work for work in batch if work.stopped()]:  # cancelled while the model was being loaded
             self._deliver(work, None)
         live = [work for work in batch if not work.answered]
         if live:
@@ -330,7 +330,7 @@ class LocalEngine:
             self._kept.keys.clear()
             _free_device_memory()
         if len(batch) > 1:
-            # Half the batch needs half the memory, and a request that no batch can hold must not take others with it.
+            # Half the batch needs half the memory, and a request that never fits must not make others fail.
             logger.warning("a batch of %d failed (%s); trying its halves", len(batch), type(failure).__name__)
             middle = len(batch) // 2
             if short:
@@ -344,9 +344,9 @@ class LocalEngine:
             self._deliver(batch[0], _translate(failure))
 
     def _join_batch(self, batch: list[Work], fits: Callable[[Work], bool]) -> list[Work]:
-        """Requests that arrived since for a batch that is under way, appended to it; see `Stages.answer`.
+        """Append to a running batch the requests that have arrived since; see `Stages.answer`.
 
-        Rows that ended free no room: otherwise a batch might go on for ever and keep every picture that it was about.
+        Rows that ended free no room: otherwise a batch might run for ever and keep all of its pictures in memory.
         """
         room = self._max_batch - sum(work.rows for work in batch)
         with self._wake:
@@ -360,7 +360,7 @@ class LocalEngine:
         return joined
 
     def _count(self, taken: list[Work]) -> None:
-        """What was taken out of the line together."""
+        """Count what was taken from the queue together."""
         self._metrics.batches[len(taken)] += 1
         for work in taken:
             self._metrics.observe("wait", time.monotonic() - work.since)
@@ -405,14 +405,14 @@ class LocalEngine:
             raise failure from error
         with self._wake:
             self._loading = False
-            if self._closed:  # while it was being loaded: nobody would ever free it
+            if self._closed:  # closed during loading: the model would never be freed
                 raise CancelledError("The vision engine is closed.")
             self._state, self._loaded = "ready", loaded
             self._cache.spill_to(_second_tier(loaded.device, self._spill_bytes))
         return loaded
 
     def _unload(self) -> None:
-        """Give the model's memory back. A `Loaded` that a caller's `prepare` still holds goes with that call."""
+        """Free the model's memory. A `Loaded` that a caller's `prepare` still holds is freed with that call."""
         had = self._loaded is not None
         self._loaded = None
         self._answers.clear()
@@ -457,7 +457,7 @@ def _second_tier(device: str, budget_bytes: int) -> Spill[Tensor] | None:
     """Main memory behind a GPU's; None on a CPU and on Apple's chips, where it is the same memory."""
     if not budget_bytes or not device.startswith("cuda"):
         return None
-    # Pageable, not pinned: pinned blocks are rounded up to powers of two, which the budget would not know of, and a
+    # Pageable, not pinned: pinned blocks are rounded up to powers of two, which the budget does not count, and a
     # picture's states (0.7 MB) cross in a fraction of a millisecond either way.
     return Spill(budget_bytes, away=lambda features: features.cpu(), back=lambda features: features.to(device))
 
@@ -480,6 +480,6 @@ def _device_memory(loaded: Loaded | None) -> int | None:
 def _translate(error: BaseException) -> VisionError:
     if _is_out_of_memory(error):
         return OutOfMemoryError(
-            "The device has not enough free memory for this request; try again, or with fewer texts."
+            "The device does not have enough free memory for this request; try again, or with fewer texts."
         )
     return to_vision_error(error)

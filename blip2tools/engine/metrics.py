@@ -1,4 +1,4 @@
-"""What the engine counts and times, small enough to keep for ever."""
+"""The engine's counts and timings, of bounded size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LATE = 512  # durations kept per stage for the quantiles
 
 
 class Metrics:
-    """Counts since the start, and how long stages took of late. Written by the engine; read from any thread."""
+    """Counts since the start, and recent durations of the stages. Written by the engine; read from any thread."""
 
     def __init__(self) -> None:
         self.completed = self.failed = self.cancelled = self.joined = self.tokens = 0
@@ -25,7 +25,7 @@ class Metrics:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Time what is done inside, in wall-clock seconds; what fails is not counted."""
+        """Time the block, in wall-clock seconds; failures are not counted."""
         started = time.perf_counter()
         yield
         self.observe(stage, time.perf_counter() - started)
@@ -38,7 +38,7 @@ class Metrics:
             self._late[stage].append(seconds)
 
     def seconds(self) -> Mapping[str, tuple[int, float, float, float]]:
-        """For each stage: how often, total seconds, median and 99th percentile of the last few hundred."""
+        """The timings of each stage: count, total seconds, median and 99th percentile of the last few hundred."""
         with self._lock:
             late = {stage: sorted(kept) for stage, kept in self._late.items()}
             return {

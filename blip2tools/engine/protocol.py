@@ -1,4 +1,4 @@
-"""What any engine must do: the interface between the verbs and whatever answers requests about pictures."""
+"""The engine's interface, between the verbs and whatever answers requests about pictures."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class EngineStatus:
     loaded: bool
     notes: tuple[str, ...]
     self_test: str | None  # of the loaded model, in one line
-    compiled: bool  # whether decoding steps are
-    recorded: bool  # whether what is done with few rows is replayed as CUDA graphs
+    compiled: bool  # whether decoding steps are compiled
+    recorded: bool  # whether work on small batches is replayed as CUDA graphs
     uncompiled: str | None  # why not, where that was asked for
     familiar: float | None  # familiarity below which a picture is not of the model's world; None without a world
-    premises: Premises  # how what a question presupposes is judged
+    premises: Premises  # how presuppositions of questions are judged
     revision: str | None  # commit of the captioner's files on the hub
     matcher_revision: str | None
     quantize: str | None  # `none`, `8bit` or `4bit`
@@ -47,7 +47,7 @@ class EngineStatus:
     batches: Mapping[int, int]  # size of a batch in requests -> how many there were
     tokens: int  # generated
     steps: Mapping[str, int]  # of decoding, "compiled", "recorded" and "eager"
-    seconds: Mapping[str, tuple[int, float, float, float]]  # stage -> count, total, median and 99th percentile of late
+    seconds: Mapping[str, tuple[int, float, float, float]]  # stage -> count, total, recent median and 99th percentile
     memory_bytes: int | None  # taken on the device; None where it does not say
     prompt: str | None = None  # what captions continue by default; empty is nothing, None is not known yet
 
@@ -56,15 +56,15 @@ class Engine(Protocol):
     """Whatever answers requests about pictures: this process's device, a remote one, or a group."""
 
     def targets(self) -> Sequence[Target]:
-        """What pictures may be resized to before they come here; none while that is not known, or not wanted."""
+        """Sizes that pictures may be resized to before submission; none while they are unknown, or not wanted."""
         ...
 
     def prepare(self, sight: Sight) -> Sight:
-        """Do what can be done before the queue, in the caller's thread. May give back `sight` as it is."""
+        """Do what can be done before the queue, in the caller's thread. May return `sight` unchanged."""
         ...
 
     def expect(self, change: int) -> None:
-        """A caller is about to submit something (1), or just about to do so or not to (-1); may be ignored."""
+        """Announce that a caller will soon submit a request (1), or that it now does or will not (-1); may be ignored."""
         ...
 
     def submit(self, request: Request, *, deadline: float | None, caller: str = "") -> Job:
@@ -81,9 +81,9 @@ class Engine(Protocol):
         ...
 
     def status(self) -> EngineStatus:
-        """What is loaded and how busy it is."""
+        """A snapshot of what is loaded and how busy it is."""
         ...
 
     def close(self) -> None:
-        """End: waiting and running requests fail with `cancelled`, memory is given back. May be called twice."""
+        """Shut down: waiting and running requests fail with `cancelled`, memory is freed. May be called twice."""
         ...

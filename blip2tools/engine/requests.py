@@ -1,4 +1,4 @@
-"""What may be asked of an engine, and what it answers."""
+"""Requests to an engine, and its answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
-    """Say what is there: `count` captions that continue `prompt`; None is the checkpoint's own, an empty one none at all."""
+    """Ask for `count` captions that continue `prompt`; None is the checkpoint's own prompt, an empty one is none."""
 
     sight: Sight
     generation: Generation
@@ -155,7 +155,7 @@ class Fit:
 
     Attributes:
         odds: log-odds of a match; ITM's probability is their sigmoid.
-        unread: whether a word of it is spelt out in letters, as the matcher has no better name for it.
+        unread: whether one of its words is unknown to the matcher, whose tokenizer spells it out in letters.
     """
 
     odds: float
@@ -201,7 +201,7 @@ class TextScore:
 
     @property
     def ranking(self) -> float:
-        """What the reference orders candidates by: the logit of a match plus the cosine (LAVIS, `compute_sim_matrix`)."""
+        """The reference's score for ordering candidates: the logit of a match plus the cosine (LAVIS, `compute_sim_matrix`)."""
         return self.logit + self.cosine
 
 

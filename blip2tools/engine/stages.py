@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from blip2tools.checkpoints.prompts import MatcherText, Prompt
     from blip2tools.model import Captioner, Matcher, Pixels, Trunk
 
-# Pictures in one pass. On a CPU one keeps it busy, and more of them leave its caches: 16 take 5 % longer each than 4.
+# Pictures in one pass. On a CPU one keeps it busy, and more of them overflow its caches: 16 take 5 % longer each than 4.
 SEE_AT_ONCE = {"cpu": 4}
 SEE_AT_ONCE_ELSEWHERE = 16
 # How often a batch admits late requests during the vision pass. Still later ones join while it decodes; but prompts that are
@@ -77,12 +77,12 @@ class Stages:
         self._fits = Fits(loaded, metrics, self._states, self._matching, kept)
 
     def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
-        """The answer of each work of one group, in order; a `VisionError` in the place of one that is refused.
+        """The answer to each work item of one group, in order; a `VisionError` in the place of one that is refused.
 
         Args:
-            tell: gets an answer that is ready before the others of the batch.
-            join: asked as `join(which works may join)` for works of the group that have come since; they are answered
-                behind those of the batch.
+            tell: receives an answer that is ready before the others of the batch.
+            join: called as `join(which items may join)` for items of the group that have arrived since; their answers
+            follow those of the batch.
         """
         match batch[0].request:
             case CaptionRequest() | AnswerRequest():
@@ -271,7 +271,7 @@ class Stages:
         matcher, words, pixels = self._loaded.matcher, self._loaded.matcher_words, self._loaded.matcher_pixels
         if matcher is None or words is None or pixels is None:
             return None
-        prompt = None if asked.text is None else words(asked.text, matcher.positions)  # the reference cuts none of it
+        prompt = None if asked.text is None else words(asked.text, matcher.positions)  # not cut, as in the reference
         states = None if asked.sight is None else self._states(matcher.trunk, pixels, [asked.sight])[0]
         if prompt is None:
             if states is None:
@@ -299,10 +299,10 @@ class Stages:
         return self._cached(sights, (pixels.key, trunk.fingerprint), compute)
 
     def _may_interrupt(self, work: Work) -> bool:
-        """Whether others that are speaking can wait for what must come first.
+        """Whether a batch that is decoding can wait for the vision pass of this item.
 
-        On a CPU to look at a picture takes as long as several tokens: better wait for the next batch, whose pictures are
-        looked at together. On a GPU it takes about one.
+        On a CPU the vision pass takes as long as several tokens: the item better waits for the next batch, whose pictures
+        share one pass. On a GPU it takes about as long as one token.
         """
         captioner, pixels = self._loaded.captioner, self._loaded.pixels
         kind = self._captioner_key(captioner, pixels)
@@ -356,7 +356,7 @@ class Stages:
         for first in range(0, len(waiting), at_once):
             chunk = waiting[first : first + at_once]
             for sight, value in zip(chunk, compute(chunk), strict=True):
-                # A piece of a batch keeps the whole batch's memory alive, which the cache would not know of.
+                # A slice of a batch keeps the whole batch's memory alive, which the cache would not count.
                 found[sight.key] = value if len(chunk) == 1 else value.clone()
                 self._cache.put((sight.key, *kind), found[sight.key])
         return [found[sight.key] for sight in sights]

@@ -1,8 +1,8 @@
-"""What is known of each file in a folder, in SQLite: its size and time, where its features lie, or why it cannot be read.
+"""The facts about each file in a folder, in SQLite: its size and time, the place of its features, or why it cannot be read.
 
 Pictures with the same content share their features, so that a copy or a new name costs no look. One process writes at a time;
 any number read meanwhile, each from a consistent state (SQLite's write-ahead log). A slot is taken in the same transaction that
-names its file, after its features are on disk: whoever is killed in between leaves a slot that the next one fills.
+names its file, after its features are on disk: a kill in between leaves a slot that the next run fills.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What one or several files hold."""
+    """The content of one or several files."""
 
     slot: int
     digest: bytes
     turn: int
-    """The number of the run that looked at it: how a reader knows what is newer than its quick pass."""
+    """The number of the run that looked at it: tells a reader what is newer than its quick pass."""
 
 
 class DamagedError(OSError):
-    """The file is no catalogue, or not whole."""
+    """The file is not a catalogue, or is incomplete."""
 
 
 class Catalogue:
@@ -69,7 +69,7 @@ class Catalogue:
         create: make it if it is not there.
 
     Raises:
-        OSError: it cannot be made; as a `DamagedError`, it is none.
+        OSError: it cannot be made; a `DamagedError` if it is not a catalogue.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
@@ -91,7 +91,7 @@ class Catalogue:
             raise DamagedError(f"the catalogue is damaged: {error}") from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._base.close()
 
@@ -154,7 +154,7 @@ class Catalogue:
             self._base.executemany("DELETE FROM files WHERE name = ?", ((name,) for name in names))
 
     def forget_failures(self) -> None:
-        """Drop what could not be read, so that it is tried again."""
+        """Drop files that could not be read, so that they are tried again."""
         with self._lock:
             self._base.execute("DELETE FROM files WHERE slot IS NULL")
 
@@ -206,7 +206,7 @@ class Catalogue:
     # ---- contents ----
 
     def add(self, contents: Iterable[Content]) -> None:
-        """Write what slots hold."""
+        """Write the contents of slots."""
         with self._lock:
             self._base.executemany(
                 "INSERT INTO contents VALUES (?, ?, ?)", ((one.slot, one.digest, one.turn) for one in contents)
@@ -229,7 +229,7 @@ class Catalogue:
             return self._base.execute("SELECT slot, turn FROM contents ORDER BY slot").fetchall()
 
     def prune(self) -> int:
-        """Drop the contents that no file holds any more; how many there were. Their slots are free."""
+        """Drop the contents that no file holds any more; returns how many. Their slots are free."""
         with self._lock:
             return self._base.execute(
                 "DELETE FROM contents WHERE NOT EXISTS (SELECT 1 FROM files WHERE files.slot = contents.slot)"
@@ -237,7 +237,7 @@ class Catalogue:
 
 
 class WriterLock:
-    """Held by the one process that writes an index. The system lets go of it when that process ends, however it ends.
+    """Held by the one process that writes an index. The system releases it when that process ends, however it ends.
 
     Args:
         path: of a database of its own, which is never written: only locked.
@@ -248,7 +248,7 @@ class WriterLock:
         self._path = path
 
     def take(self) -> bool:
-        """Whether it was free and is ours now."""
+        """Take the lock if it is free; returns whether it was."""
         base = sqlite3.connect(self._path, timeout=0, check_same_thread=False, isolation_level=None)
         try:
             base.execute("BEGIN EXCLUSIVE")
@@ -259,7 +259,7 @@ class WriterLock:
         return True
 
     def leave(self) -> None:
-        """Let another write."""
+        """Close it, so that another process can write."""
         if self._base is not None:
             with suppress(sqlite3.Error):
                 self._base.execute("ROLLBACK")

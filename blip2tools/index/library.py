@@ -46,7 +46,7 @@ class Library:
         self._lock = threading.Lock()
 
     def place_of(self, folder: Path) -> Path:
-        """Where the index of a folder (a real path) lies, or would lie."""
+        """The place of a folder's index (a real path), whether it exists or not."""
         name = _UNPLAIN.sub("-", folder.name)[:40].strip("-.") or "folder"
         return self._base.absolute() / f"{name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
 
@@ -77,7 +77,7 @@ class Library:
         return [shelf for shelf in found if not folders & set(shelf.made.folder.parents)]
 
     def close(self) -> None:
-        """Let go of all that is open."""
+        """Close every open index."""
         with self._lock:
             for _, shelf in self._open.values():
                 shelf.close()

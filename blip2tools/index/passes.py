@@ -1,12 +1,12 @@
-"""The quick look: which of many pictures are worth an exact comparison. It may miss one, and never decides an order.
+"""The quick pass: selects, among many pictures, those for an exact comparison. It may miss one, and never decides an order.
 
-Two ways, built together and kept in files beside the rows:
+Two ways, built together and kept in files next to the rows:
 
     means    one vector for each picture, the mean of its rows, float32, mapped into memory; numpy alone
     groups   the rows of each picture in two groups of neighbours, whose means are quantised to 4 bits for each pair of
              dimensions (product quantisation, André et al., "Quicker ADC", 2018) and scanned by faiss: the extra `search`
 
-Measured on 100,000 pictures in BENCHMARKS.md. Slots that were filled since are no part of a pass: they are compared exactly.
+Measured on 100,000 pictures in BENCHMARKS.md. Slots that were filled since are not part of a pass: they are compared exactly.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def build(place: Path, rows: Rows, count: int, turn: int, tell: Callable[[int], 
         rows: the features.
         count: of slots.
         turn: the last one whose contents are in them.
-        tell: hears how many slots are done.
+        tell: receives how many slots are done.
     """
     token = secrets.token_hex(4)
     faiss = scanner()
@@ -145,7 +145,7 @@ def build(place: Path, rows: Rows, count: int, turn: int, tell: Callable[[int], 
 
 
 def clean(place: Path, fact: bytes | None) -> None:
-    """Remove the files of all passes but the one that a fact names; whoever still reads one of them keeps it open."""
+    """Remove the files of all passes but the one that a fact names; a process that still reads one keeps it open."""
     token = json.loads(fact)["token"] if fact else ""
     for path in place.glob("pass-*"):
         if not path.name.startswith(f"pass-{token}."):

@@ -1,4 +1,4 @@
-"""One folder's index, to be read: where it lies, what made it, and what is nearest to a text or a picture in it."""
+"""One folder's index for readers: its place, its matcher, and the pictures nearest to a text or a picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALIKE: Final = 500  # pictures that a quick pass leaves for an exact comparison 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What an index says of itself.
+    """The description of an index.
 
     Attributes:
         folder: the real path of the folder that it is about.
@@ -50,7 +50,7 @@ class Near:
 
 
 def made(catalogue: Catalogue) -> Made | None:
-    """What an index says of itself; nothing of one that was only begun, or by another version of this package."""
+    """The description of an index; None for one that was only begun, or by another version of this package."""
     version, folder = catalogue.fact("version"), catalogue.fact("folder")
     shape, fingerprint = catalogue.fact("shape"), catalogue.fact("fingerprint")
     if version != str(VERSION).encode() or folder is None or shape is None or fingerprint is None:
@@ -84,12 +84,12 @@ class Shelf:
             raise
 
     def close(self) -> None:
-        """Let go of its files."""
+        """Close its files."""
         self._catalogue.close()
 
     @property
     def made(self) -> Made:
-        """What it says of itself."""
+        """The description of this index."""
         return self._current().made
 
     def count(self, below: bytes = b"") -> int:
@@ -154,7 +154,7 @@ class Shelf:
         pairs = np.asarray(self._catalogue.turns(), np.int64).reshape(-1, 2)
         where = Rows(self.place / rows.decode(), found.shape)
         if len(pairs) and where.count() <= pairs[-1, 0]:
-            raise FileNotFoundError("features are missing that the catalogue speaks of")
+            raise FileNotFoundError("features are missing that the catalogue names")
         before = getattr(self, "_now", None)
         is_same = before is not None and before.name == rows
         now = _Now(

@@ -1,7 +1,7 @@
 """Places for rows of numbers that documents are found by: one or several rows for each, of which the best counts (MaxSim).
 
 One small interface, three ways: in memory, in LanceDB's files, and on a Qdrant server. LanceDB is searched without an index of
-its own, row by row: its IVF indexes of several vectors lose most of what is nearest, and tell other distances.
+its own, row by row: its IVF indexes of several vectors miss most of the nearest, and give other distances.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RowStore(Protocol):
         ...
 
     def delete(self, names: Sequence[str] | None) -> None:
-        """Drop documents, or all of them. A name that is not there is no fault."""
+        """Drop documents, or all of them. Unknown names are ignored."""
         ...
 
     def nearest(self, vector: Sequence[float], count: int) -> list[Stored]:
@@ -54,7 +54,7 @@ class RowStore(Protocol):
 
 
 class MemoryStore:
-    """In this process, exact."""
+    """A store in this process; exact."""
 
     def __init__(self) -> None:
         self._documents: dict[str, tuple[Singles, dict[str, Any]]] = {}
@@ -94,7 +94,7 @@ class MemoryStore:
 
 
 class LanceStore:
-    """In the files of a LanceDB (the extra `search`), exact.
+    """A store in the files of a LanceDB (the extra `search`); exact.
 
     Args:
         uri: a folder, or another address that LanceDB takes.
@@ -179,7 +179,7 @@ class LanceStore:
 
 
 class QdrantStore:
-    """On a Qdrant server (the extra `search`), which searches several vectors a document itself.
+    """A store on a Qdrant server (the extra `search`), which searches several vectors a document itself.
 
     Args:
         client: a `qdrant_client.QdrantClient`, or the server's address.

@@ -1,4 +1,4 @@
-"""The pictures in a folder and everything below it: which there are, without opening any that is known already.
+"""The pictures in a folder and everything below it, found without opening known ones.
 
 A file counts as a picture by its name or by its first bytes, as in `pictures.newest`; whether it can be decoded is seen later.
 Hidden names are left out. A link to a file counts as that file where it leads to one that may be read; a link to a folder is
@@ -20,7 +20,7 @@ from blip2tools.pictures.references import real_path
 
 logger = logging.getLogger(__name__)
 
-_CHECK_EVERY = 512  # entries between two looks at whether anybody still waits
+_CHECK_EVERY = 512  # entries between checks for cancellation
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Walk:
         skipped: frozenset[str] = frozenset(),
     ) -> None:
         self.unlisted: list[bytes] = []
-        """Folders, from the root on, that could not be looked into: what is known of them stays known."""
+        """Folders, from the root on, that could not be looked into: their entries stay."""
         self._root = root
         self._allows = allows
         self._is_inside = is_inside
@@ -68,7 +68,7 @@ class Walk:
         """Every file that is regular and not hidden, folder by folder.
 
         Raises:
-            CancelledError: nobody waits any more.
+            CancelledError: the work was cancelled.
         """
         folders = [(str(self._root), "")]
         count = 0
@@ -102,7 +102,7 @@ class Walk:
         if real is None:
             return
         if real.is_dir():
-            # A link upward would be followed without an end, one elsewhere through all of somebody's disk.
+            # A link upward would be followed without end, one elsewhere through the whole disk.
             if self._nested and self._is_inside(real) and not real.is_relative_to(self._root):
                 folders.append((str(real), f"{below}{link.name}{os.sep}"))
         elif self._allows(real) and (entry := _entry(str(real), below, link.name)) is not None:

@@ -1,8 +1,8 @@
-"""One folder's index, to be written: what is new, what is gone, and all of it so that a kill at any moment loses seconds at most.
+"""One folder's index for the writer: additions and deletions, so that a kill at any moment loses seconds at most.
 
-The order makes it safe. Features go to disk before the transaction that names them; what has gone is dropped at the very end,
-so that a file with a new name finds its content still there. A slot that is freed is filled again by a later run only: whoever
-reads meanwhile finds nothing else in it.
+The order makes it safe. Features go to disk before the transaction that names them; deleted files are dropped at the very end,
+so that a file with a new name finds its content still there. A freed slot is filled again by a later run only, so that
+readers find nothing else in it meanwhile.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from blip2tools.index.shelf import CATALOGUE, SCANNED, Made, made
 from blip2tools.index.walk import Entry, Walk, begins_like_a_picture
 
 LOCK: Final = "writer.sqlite"
-_STALE: Final = 0.05  # share of the contents that a quick pass may lack before it is built anew
+_STALE: Final = 0.05  # share of the contents that a quick pass may lack before it is rebuilt
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a walk found against what was known.
+    """The differences between a walk and the catalogue.
 
     Attributes:
         new: pictures that are new or were changed, in the order of their names.
         kept: how many are as they were.
-        gone: names of files that are no more.
+        gone: names of files that no longer exist.
         unlisted: folders that could not be looked into.
     """
 
@@ -61,7 +61,7 @@ class Writer:
     """Writes an index. To be closed, or used in a `with` block.
 
     Args:
-        place: the folder for its files; made if need be.
+        place: the folder for its files; created if needed.
         folder: the real path of the folder that it is about.
         rules: what decides which pictures are read; when it changes, those that could not be are tried again.
 
@@ -88,7 +88,7 @@ class Writer:
                 raise
         except OSError as error:
             raise ModelUnavailableError(
-                "The index cannot be written; name a folder that can be with the setting cache_dir."
+                "The index cannot be written; name a writable folder with the setting cache_dir."
             ) from error
         self._rows: Rows | None = None
         self._digests: dict[bytes, int] = {}
@@ -99,7 +99,7 @@ class Writer:
             self.clear()
 
     def _open(self) -> Catalogue:
-        """The catalogue; in place of a damaged one, which holds nothing that cannot be looked at again, an empty one."""
+        """The catalogue; a damaged one is replaced by an empty one, since all of it can be made again."""
         try:
             return Catalogue(self.place / CATALOGUE, create=True)
         except DamagedError:
@@ -108,7 +108,7 @@ class Writer:
             return Catalogue(self.place / CATALOGUE, create=True)
 
     def _is_whole(self) -> bool:
-        """Whether the features are there that the catalogue speaks of."""
+        """Whether the features that the catalogue names are there."""
         name = self._catalogue.fact("rows")
         if name is None or self.made is None:
             return name is None and self.made is None
@@ -122,12 +122,12 @@ class Writer:
         self.close()
 
     def close(self) -> None:
-        """Let another write."""
+        """Close it, so that another process can write."""
         self._catalogue.close()
         self._lock.leave()
 
     def clear(self) -> None:
-        """Forget everything: what is indexed next is looked at anew."""
+        """Forget everything: all files are looked at again."""
         self._catalogue.clear()
         self.made = None
         self._turn = 0
@@ -188,12 +188,12 @@ class Writer:
         """Refuse another matcher than the one that made this index.
 
         Raises:
-            InvalidInputError: it is another one.
+            InvalidInputError: this is another one.
         """
         if self.made is not None and self.made.fingerprint != fingerprint:
             raise InvalidInputError(
                 f"This index was made by another matcher ({self.made.matcher}, weights {self.made.fingerprint}); use that "
-                "one, or make the index anew with --rebuild."
+                "one, or build the index again with --rebuild."
             )
 
     def is_known(self, digest: bytes) -> bool:
@@ -218,7 +218,7 @@ class Writer:
                     rows.append(one.features)
                     contents.append(Content(slot, one.digest, self._turn))
                     self._digests[one.digest] = slot
-            # No file has a size below zero: one that failed for the time being is never as it was.
+            # No file has a size below zero, so a file that failed for now always counts as changed.
             size = -1 if one.passing else entry.size
             files.append(File(entry.name, size, entry.modified_ns, slot, one.code, one.message))
         if slots:
@@ -228,11 +228,11 @@ class Writer:
             self._catalogue.note(files)
 
     def finish(self, gone: Iterable[bytes], tell: Callable[[int, int], None]) -> int:
-        """Drop what has gone, and build the quick pass anew where it lacks too much.
+        """Drop deleted files, and rebuild the quick pass where it lacks too much.
 
         Args:
             gone: names of files.
-            tell: hears how many pictures the pass has, and of how many.
+            tell: receives how many pictures the pass has, and of how many.
 
         Returns:
             How many files can be found.

@@ -1,7 +1,7 @@
-"""Eyes for LangChain: for any chat model that cannot see.
+"""LangChain tools for chat models that cannot see.
 
 tools.py         `Blip2Toolkit`: the catalogue as tools
-ingest.py        `ingest`, `aingest`: pictures in messages become words, before they go anywhere
+ingest.py        `ingest`, `aingest`: replace pictures in messages by words
 middleware.py    `VisionMiddleware`: the same inside `create_agent`, with the tools and a memory
 retrieval.py     `Blip2Embeddings`, `ImageRetriever`: search over pictures
 stores.py        `Blip2VectorStore`: the same as a vector store

@@ -1,4 +1,4 @@
-"""Where pictures lie in messages: in blocks of every provider's form, inside of other blocks, and in the midst of text."""
+"""Finding pictures in messages: in blocks of every provider's form, in nested blocks, and in text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blip2tools.pictures.inline import Block, Found, LeftOut, Picture, of_bytes,
 MAX_DEPTH: Final = 24  # of blocks inside of blocks
 
 _TEXT_TYPES: Final = ("text", "input_text", "output_text")
-# What a model's own messages hold for its provider alone; these must come back to it as they were.
+# Blocks in a model's own messages that only its provider understands; it must get them back unchanged.
 _PROTOCOL: Final = re.compile(r".*(tool_use|tool_call|function_call|reasoning|thinking)")
 _TOO_DEEP: Final = InvalidInputError("The message is nested too deeply to be read.")
 
@@ -24,8 +24,8 @@ def lines_of(message: BaseMessage, block: Any) -> list[list[Found]] | None:
     """A block's texts and pictures in order, a list for each text; or None for a block that stays as it is.
 
     Args:
-        message: whose content the block is part of, or is. A tool's message becomes text altogether; of others only what
-            holds a picture does, for models may be able to read or hear the rest.
+        message: the one that the block belongs to. A tool message becomes text altogether; of others only what holds a
+            picture does, since models may be able to read or hear the rest.
         block: a string, or a dict of any form.
     """
     of_tool = isinstance(message, ToolMessage)
@@ -67,7 +67,7 @@ def _of_block(block: Block, of_tool: bool, depth: int) -> Iterator[list[Found]]:
     nested = [value for value in block.values() if isinstance(value, Mapping | list | tuple | bytes | bytearray)]
     texts = [block[key] for key in ("text", "output", "content", "result") if isinstance(block.get(key), str)]
     if not nested and not texts:
-        # Nothing inside of it: all of it is what there is to say.
+        # Nothing is nested in it: all of it becomes text.
         yield list(of_text(json.dumps(dict(block), default=str, ensure_ascii=False), of_tool))
         return
     for inner in (*texts, *nested):

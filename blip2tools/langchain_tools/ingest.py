@@ -1,4 +1,4 @@
-"""Pictures in messages become words: `[image img_...: a caption]`, and a handle that every tool accepts."""
+"""Replacing pictures in messages by words: `[image img_...: a caption]`, with a handle that every tool accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blip2tools.langchain_tools.blocks import lines_of
 from blip2tools.pictures.inline import Found, LeftOut, Picture, Reference, placeholder, unreadable
 from blip2tools.vision import Vision
 
-AT_ONCE: Final = 16  # pictures of one caller in the engine at a time: others want their turn too
+AT_ONCE: Final = 16  # pictures of one caller in the engine at a time: which leaves room for others
 
 _MENTION: Final = re.compile(r"\[image img_[0-9a-f]{16}\b")
 
@@ -30,20 +30,20 @@ async def aingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
 def ingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
     """The messages with each picture replaced by `[image img_...: a caption]`, for use before `agent.invoke`.
 
-    This is the way to keep pictures out of a checkpointer altogether: what `ingest` returns holds no base64, so nothing
-    that is given these messages can store any. (`VisionMiddleware` comes too late for that: LangGraph saves the input
-    before any middleware runs.) It protects what passes through it, and nothing else: pictures that tools return during
-    a run are `VisionMiddleware`'s matter. The caption leaves the process with the message, of course, and the encoded
-    picture is kept in the memory of `vision`, so that its handle works in every tool.
+    This keeps pictures out of a checkpointer altogether: the returned messages hold no base64 that could be stored.
+    (`VisionMiddleware` comes too late for that: LangGraph saves the input
+    before any middleware runs.) It protects only these messages: pictures that tools return during a
+    run are handled by `VisionMiddleware`. The caption leaves the process with the message, and the encoded picture
+    is kept in the memory of `vision`, so that its handle works in every tool.
 
-    All forms of LangChain and of its providers are understood, in messages of every role, also inside of other blocks
+    All forms of LangChain and of its providers are understood, in messages of every role, also nested in other blocks
     (`tool_result`, `non_standard`, lists in lists): standard `image` blocks (base64, url, file_id) and their older
     `source_type` form, `image_url`, `input_image`, Anthropic's `source`, MCP's image blocks and `resource` blobs, Bedrock's
     `image`, Google's `inline_data`, `image_generation_call`, and `file` or `media` blocks that declare a picture; data URIs
-    and pictures as bare base64 in the midst of text, too. Addresses are held to the rules of the settings, as in a tool
-    call. A picture that cannot be read becomes `[image unreadable: code: sentence]`. Of a tool's message everything becomes
-    text, and what is long base64 but no picture a note. Other blocks and texts and the messages' ids stay as they are; a
-    message of which only plain text is left becomes a plain string, because many text-only models take no list.
+    and pictures as bare base64 within text, too. Addresses follow the rules of the settings, as in a tool call. A picture that
+    cannot be read becomes `[image unreadable: code: sentence]`. A tool message becomes text altogether,
+    with a note in place of long base64 that is not a picture. Other blocks and texts and the messages' ids stay as they are; a
+    message with only plain text left becomes a plain string, because many text-only models accept no list.
 
     Args:
         messages: messages in any form that LangChain takes; they are not changed.
@@ -53,12 +53,12 @@ def ingest(messages: Iterable[Any], vision: Vision) -> list[BaseMessage]:
 
 
 def holds_pictures(message: BaseMessage) -> bool:
-    """Whether there is a picture in the message, readable or not, or anything else that words must stand for."""
+    """Whether there is a picture in the message, readable or not, or anything else to be replaced by words."""
     return any(lines_of(message, block) is not None for block in _blocks(message))
 
 
 def mentions_picture(message: BaseMessage) -> bool:
-    """Whether words stand for a picture in the message."""
+    """Whether the message has words in place of a picture."""
     return _MENTION.search(message.text) is not None
 
 

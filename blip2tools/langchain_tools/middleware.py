@@ -1,4 +1,4 @@
-"""Sight for a `create_agent` whose model cannot see."""
+"""Middleware for a `create_agent` whose model cannot see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _merged(old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> dic
 
 
 class VisionState(AgentState[Any]):
-    """What the agent remembers: the caption of every picture seen, by its handle."""
+    """The state of the agent: the caption of every picture seen, by its handle."""
 
     images: NotRequired[Annotated[dict[str, str], _merged]]
 
@@ -30,25 +30,25 @@ class VisionMiddleware(AgentMiddleware[VisionState, Any, Any]):
         agent = create_agent(model, middleware=[VisionMiddleware(vision)])
 
     Before each call of the model, every picture in the conversation (in human, tool and all other messages, in every
-    form that `ingest` understands) is replaced by `[image img_...: a caption]`, and the tools of `Blip2Toolkit` are there
-    to ask about the handle. State field `images` maps each handle to its caption. A picture is looked at once, however
-    often it comes back. One that cannot be read becomes `[image unreadable: code: sentence]` and never an exception; if
+    form that `ingest` understands) is replaced by `[image img_...: a caption]`, and the tools of `Blip2Toolkit` are
+    available to ask about the handle. State field `images` maps each handle to its caption. A picture is looked at once,
+    however often it appears. One that cannot be read becomes `[image unreadable: code: sentence]` and never an exception; if
     the reason may pass (the engine is busy, the model is still loading), the state keeps the picture and the next call
     tries again.
 
     A model whose `profile` says that it can see gets its pictures untouched: `image_inputs` decides for messages,
-    `image_tool_message` for tool messages, at each call, so that a fallback to a blind model is served. The tools are
-    withheld from a seeing model, too, unless this conversation already has pictures that are only words.
+    `image_tool_message` for tool messages, at each call, so that a fallback to a text-only model works. A model that
+    can see gets no tools either, unless this conversation already has pictures that were replaced by words.
 
-    What this protects, exactly: the model is never sent a picture that its profile does not claim to take, and after
+    What this guarantees: the model is never sent a picture that its profile does not claim to take, and after
     the call the conversation in the state holds none. What it does not: a checkpointer saves the input before any
     middleware runs, and a tool's message before the model is called again, so earlier checkpoints do hold the base64
     (with `durability="exit"` only the end is saved, and a run cannot be resumed half-way). Call `ingest` before `invoke`
-    to keep the callers' pictures out of checkpoints. The handles' bytes live in the memory of `vision`, not in the
+    to keep the callers' pictures out of checkpoints. The handles' bytes are in the memory of `vision`, not in the
     checkpoint: after a restart a handle is `not_found` until the picture is shown again.
 
     Args:
-        vision: the model to look with, held to the allowed folders and the address rules of its settings. The
+        vision: the model to look with, bound by the allowed folders and the address rules of its settings. The
             middleware does not close it.
     """
 
@@ -74,7 +74,7 @@ class VisionMiddleware(AgentMiddleware[VisionState, Any, Any]):
         return _response(await handler(ready), update)
 
     async def _prepared(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], dict[str, Any]]:
-        """The request as the model can read it, and what the state has to learn."""
+        """The request as the model can read it, and the update of the state."""
         profile = getattr(request.model, "profile", None) or {}
 
         def blind_to(message: BaseMessage) -> bool:

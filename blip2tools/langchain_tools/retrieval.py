@@ -36,12 +36,12 @@ MAX_K: Final = 1000
 class Blip2Embeddings(Embeddings):
     """BLIP-2's contrastive (ITC) features as LangChain embeddings.
 
-    The interface wants one vector for each document, and so it fits only half of what ITC has: a text is one vector, but
+    The interface has one vector for each document, which suits only half of ITC: a text is one vector, but
     a picture is many (32, the query tokens), and the similarity of the two is the *largest* dot product. Therefore:
 
-    - `embed_query`, and `embed_documents` as it stands, embed texts, exactly.
+    - `embed_query`, and `embed_documents` by default, embed texts, exactly.
     - With `documents="image"`, `embed_documents` takes references of pictures (paths, handles, `data:` URIs) and gives
-      the mean of each picture's vectors, at length 1: an approximation, for vector stores that know no other way. (On
+      the mean of each picture's vectors, at length 1: an approximation, for vector stores that support nothing else. (On
       the demo checkpoint it finds the one right picture of 100 first in 91 and 93 cases, the exact way in 98 and 99.)
     - `embed_images` gives all vectors of each picture, for stores that can search many (MaxSim), exactly.
 
@@ -50,7 +50,7 @@ class Blip2Embeddings(Embeddings):
 
     Args:
         vision: the model to embed with; it must have a matcher. The caller's own paths are read as its verbs read them.
-        documents: what `embed_documents` is given: texts, or references of pictures.
+        documents: what `embed_documents` takes: texts, or references of pictures.
     """
 
     def __init__(self, vision: Vision, *, documents: Literal["text", "image"] = "text") -> None:
@@ -108,7 +108,7 @@ class ImageRetriever(BaseRetriever):
 
     A document's text is `[image img_...: a caption]`, as in a conversation with `VisionMiddleware`, so that a text-only
     model can go on asking about the handle. Its metadata are `handle`, `source`, `width`, `height`, `probability` (ITM) and
-    `cosine` (ITC). Always k documents are returned where there are so many pictures: a low probability means "no".
+    `cosine` (ITC). It always returns k documents if there are that many pictures: a low probability means "no".
 
     The pictures are the program's own choice, read as the verbs of `vision` read them; the query may come from a model.
     One that cannot be read is left out and listed in `unreadable`.
@@ -120,7 +120,7 @@ class ImageRetriever(BaseRetriever):
         shortlist: how many pictures ITM checks for a query; never fewer than k.
         score: what orders the checked pictures: "itm", its probability, or "both", its logit of a match plus the ITC cosine
             (LAVIS, `compute_sim_matrix`), which `Vision.retrieve` orders by.
-        captions: whether documents have captions; without, a query is faster and a document says its handle alone.
+        captions: whether documents have captions; without them a query is faster and a document holds only its handle.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -156,7 +156,7 @@ class ImageRetriever(BaseRetriever):
         return [(_label(self.images[index]), error) for index, error in sorted(self._unreadable.items())]
 
     def add(self, images: Sequence[ImageInput]) -> None:
-        """Search in these, too."""
+        """Add pictures to search in."""
         self.images.extend(images)
 
     def _get_relevant_documents(
@@ -214,7 +214,7 @@ class ImageRetriever(BaseRetriever):
         await each(shelve, [index for index in range(len(self.images)) if index not in done], at_once=AT_ONCE)
 
     async def _let_go(self, near: list[int]) -> bool:
-        """Whether some of these could be read once and cannot be any more, such as deleted files: they are left out now."""
+        """Drop those that can no longer be read, such as deleted files; returns whether there were any."""
         before = len(self._unreadable)
         for index in near:
             try:

@@ -1,7 +1,7 @@
 """A chat model that cannot see and does not think: a function of the messages, for demos and tests without a network.
 
-It refuses every block that is not text, so that whatever it knows about a picture has come to it as words. Its steps are
-the script's: what it calls and says shows that tools and messages work, and nothing about how a real model would choose.
+It refuses every block that is not text, so that whatever it knows about a picture has reached it as words. The script
+decides its steps: they show that tools and messages work, but not how a real model would choose.
 """
 
 from __future__ import annotations

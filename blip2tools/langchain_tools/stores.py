@@ -46,7 +46,7 @@ class Blip2VectorStore(VectorStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """What embeds queries, texts and pictures."""
+        """The embeddings of queries, texts and pictures."""
         return self._embedding
 
     def add_texts(
@@ -73,7 +73,7 @@ class Blip2VectorStore(VectorStore):
 
         Args:
             images: references, paths, bytes or `PIL.Image`s.
-            metadatas: what else is to be known of each.
+            metadatas: further metadata of each.
             ids: instead of the pictures' handles.
 
         Raises:

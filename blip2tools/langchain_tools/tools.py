@@ -23,7 +23,7 @@ class Blip2Toolkit(BaseToolkit):
     call is a `ToolMessage` of status "error" that says `code: sentence`; it never ends the run. A cancelled call frees
     its place in the engine.
 
-    In a graph that streams, `stream_mode="custom"` tells how far a call is, as `{"tool", "tool_call_id", "progress",
+    In a graph that streams, `stream_mode="custom"` reports a call's progress, as `{"tool", "tool_call_id", "progress",
     "done", "total"}`, and `stream_mode="tools"` has the result's lines as output deltas.
 
     Args:
@@ -45,9 +45,9 @@ class Blip2Toolkit(BaseToolkit):
 
 
 class _Tool(StructuredTool):
-    """A tool whose schema is the catalogue's own, as a dict: LangChain's models of it lose what they were told of JSON.
+    """A tool whose schema is the catalogue's own, as a dict: LangChain's models of it lose parts of it.
 
-    Nothing is checked by LangChain then, so that the catalogue can: every face refuses the same calls with the same words.
+    LangChain then checks nothing, and the catalogue does: every interface refuses the same calls with the same words.
     """
 
     _arguments: type[Arguments] = PrivateAttr(default=Arguments)
@@ -70,7 +70,7 @@ class _Tool(StructuredTool):
 
 def _tool(eyes: Vision, told: Told, spec: ToolSpec) -> BaseTool:
     async def look(runtime: Annotated[Any, InjectedToolArg] = None, **arguments: Any) -> tuple[str, dict[str, Any]]:
-        # LangChain's own runtime object is no argument. Anything that JSON can carry came from the model: let it be refused.
+        # LangChain's own runtime object is not an argument. Anything that JSON can carry came from the model, and is refused.
         if isinstance(runtime, str | int | float | list | dict):
             arguments["runtime"], runtime = runtime, None
         audience = _Audience(runtime, spec.name)
@@ -102,9 +102,9 @@ def _tool(eyes: Vision, told: Told, spec: ToolSpec) -> BaseTool:
 
 
 class _Audience:
-    """Whoever follows one call through LangChain's `ToolRuntime`; nobody, where none was put in.
+    """The listeners of one call, through LangChain's `ToolRuntime`; none, if it was not injected.
 
-    The runtime's two channels are themselves silent unless the graph is run with their stream mode.
+    The runtime's two channels are silent unless the graph is run with their stream mode.
 
     Attributes:
         thread: the conversation's name, where it has one.
@@ -118,11 +118,11 @@ class _Audience:
         self._label = {"tool": tool, "tool_call_id": getattr(runtime, "tool_call_id", None)}
 
     def told(self, told: Told) -> Told | None:
-        """Whose memory holds: nobody's outside of a graph, where each call may be another's."""
+        """The record of warned clients; none outside of a graph, where each call may come from another client."""
         return told if self._label["tool_call_id"] is not None else None
 
     def listener(self) -> Listener | None:
-        """Passes on what the call tells of itself, after word that it has begun."""
+        """A function that passes on the call's progress, once it has reported the beginning."""
         write = self._write
         if not callable(write):
             return None

@@ -114,7 +114,7 @@ class Front:
         return next_line(self._source, self._limit)
 
     def next_piece(self) -> bytes:
-        """Likewise, without regard to lines; nothing at the end of the input."""
+        """Likewise, without regard to lines; empty at the end of the input."""
         with self._changed:
             if (kept := self._next()) is not None:
                 return kept if isinstance(kept, bytes) else b"".join(kept)

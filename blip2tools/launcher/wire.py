@@ -9,7 +9,7 @@ import sys
 from typing import Any, BinaryIO, Tuple, Union
 
 TAIL = 512
-MARGIN = 2**20  # bytes of a message beside its picture
+MARGIN = 2**20  # bytes of a message besides its picture
 
 _PIECE = 2**16
 _MAX_TOKENS = 20_000
@@ -30,7 +30,7 @@ def longest_line(picture: int) -> int:
 
 
 def next_line(source: BinaryIO, limit: int) -> Line:
-    """The next line; of one above the limit its beginning and its end; nothing at the end of the input."""
+    """The next line; of one above the limit its beginning and its end; empty at the end of the input."""
     line = source.readline(limit + 1)
     if len(line) <= limit or line.endswith(b"\n"):
         return line
@@ -43,7 +43,7 @@ def next_line(source: BinaryIO, limit: int) -> Line:
 
 
 def written(sink: BinaryIO, line: bytes) -> bool:
-    """Whether it could be written, all of it."""
+    """Write a line; returns whether all of it could be written."""
     rest = memoryview(line)
     try:
         while rest:
@@ -54,7 +54,7 @@ def written(sink: BinaryIO, line: bytes) -> bool:
 
 
 def claim_stdin() -> BinaryIO:
-    """Keep standard input for the protocol: whatever else reads descriptor 0, here or in a child, finds it at its end."""
+    """Keep standard input for the protocol: whatever else reads descriptor 0, here or in a child, sees the end of the file."""
     source = os.fdopen(os.dup(0), "rb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from blip2tools.model.captioner import Asked, Captioner
     from blip2tools.model.matcher import Matcher, cosine
     from blip2tools.model.options import Generation, GenerationOptions, Spoken
-    from blip2tools.model.pixels import Pixels
-    from blip2tools.model.trunk import Trunk
+    from blip2tools.model.trunk import Pixels, Trunk
     from blip2tools.model.weights import fingerprint
 
 __all__ = [
@@ -40,8 +39,7 @@ _ROOMS = {
     "captioner": ("Asked", "Captioner"),
     "matcher": ("Matcher", "cosine"),
     "options": ("Generation", "GenerationOptions", "Spoken"),
-    "pixels": ("Pixels",),
-    "trunk": ("Trunk",),
+    "trunk": ("Pixels", "Trunk"),
     "weights": ("fingerprint",),
 }
 

@@ -42,8 +42,8 @@ class Asked:
 
 @contextmanager
 def _any_shape(device: torch.device) -> Iterator[None]:
-    """Without cuDNN's attention, which makes a plan for each new shape: an H100 takes a quarter of a second for that once for
-    every number of rows and every length, and gains nothing that could be measured."""
+    """Switch off cuDNN's attention, which makes a plan for each new shape: on an H100 that takes a quarter of a second for
+    every number of rows and every length, without a measurable gain."""
     if device.type != "cuda":
         yield
         return
@@ -53,14 +53,14 @@ def _any_shape(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _as_precise(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Products of float32 numbers as precise as of this dtype, where that is half precision.
+    """Compute float32 products with the precision of this dtype, if that is half precision.
 
-    TensorFloat-32 has float32's range, so that nothing overflows, and as many digits as float16, in which the states come
-    and the image tokens go on.
+    TensorFloat-32 has float32's range, so that nothing overflows, and as many digits as float16, which the states and
+    the image tokens have.
     """
     try:
         before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # who runs us has set it in a way of their own
+    except RuntimeError:  # the host program has set it in its own way
         before = None
     if device.type != "cuda" or dtype == torch.float32 or before != "highest":
         yield
@@ -77,7 +77,7 @@ class Captioner:
 
     Args:
         model: a loaded checkpoint with an OPT or T5 language model: a `modules.CaptionerModel`, or the library's. Its
-            Q-Former and query tokens are put back to float32 (in half precision the Q-Former overflows, LAVIS #267).
+            Q-Former and query tokens are converted back to float32 (in half precision the Q-Former overflows, LAVIS #267).
         trunk: a trunk to use in place of the model's own, for instance one shared with a matcher.
 
     Raises:
@@ -138,13 +138,13 @@ class Captioner:
 
     @property
     def language_fingerprint(self) -> str:
-        """Digest of the language model; computed anew each time, as only the self-test asks for it."""
+        """Digest of the language model; computed each time, as only the self-test needs it."""
         return fingerprint(self._language_model.named_parameters())
 
     def oddities(self) -> list[str]:
-        """In what the modules, as they stand, are not set up as the family was trained; empty if in nothing.
+        """Ways in which the modules are not set up as the family was trained; empty if there are none.
 
-        Each of these gives words that look right and are not: an overflowing Q-Former (LAVIS #267), another epsilon in the
+        Each of these gives words that look right but are not: an overflowing Q-Former (LAVIS #267), another epsilon in the
         vision LayerNorms (LAVIS #418), FLAN-T5 with the original T5's scaled or tied output layer, or in float16 (LAVIS
         #206).
         """
@@ -175,7 +175,7 @@ class Captioner:
         return (self._projection(hidden.to(self.dtype)),)
 
     def record(self, pool: Any, limit: int | None) -> None:
-        """Record what is done with a few pictures and prompts, steps apart; see `recorded`.
+        """Record the work on a few pictures and prompts, except steps; see `recorded`.
 
         Args:
             pool: as for `Recorded.record`.
@@ -184,12 +184,12 @@ class Captioner:
         self.trunk.record(pool)
         shape = (MORE, *self.trunk.states_shape)
         self._query.record([torch.zeros(shape, dtype=self.trunk.dtype, device=self.device)], pool)
-        with _any_shape(self.device):  # for prompts of 33 places cuDNN's is no faster either, but slower
+        with _any_shape(self.device):  # for prompts of 33 places cuDNN's is slower, too
             self._words.record(self.num_queries, pool, limit)
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:
-        """What `record` is about."""
+        """The work that `record` records."""
         return *self.trunk.recordings, self._query, *self._words.recordings
 
     @torch.inference_mode()
@@ -216,11 +216,11 @@ class Captioner:
             max_new_tokens: the longest text of each row; cut further where OPT's positions end.
             pictures: which of the U pictures each row is about; without it, row i is about picture i. OPT reads a picture
                 once for all its rows.
-            stop: asked as `stop(row)` after each token of each running row; a row for which it is true ends there with
+            stop: called as `stop(row)` after each token of each running row; a row for which it is true ends there with
                 what it has. A batch without running rows ends at once.
-            said: told as `said(row, texts)` when a row has ended, before the others of the batch have; what it raises ends
-                the batch.
-            more: asked before each token for rows that join the batch; theirs are the next numbers.
+            said: called as `said(row, texts)` when a row has ended, before the rest of the batch; an error that it raises
+                ends the batch.
+            more: called before each token for rows that join the batch; they get the next numbers.
 
         Raises:
             ValueError: shapes or ids that do not fit; nothing has run.
@@ -244,7 +244,7 @@ class Captioner:
             return decode(self.steps if self.steps.recorded else self._eager, first, chooser, said, joining)
 
     def _begin(self, asked: Asked) -> tuple[Rows, Tensor, list[int]]:
-        """What `LanguageModel.begin` gives, and the most new tokens of each row."""
+        """The result of `LanguageModel.begin`, and the most new tokens of each row."""
         count, pictures = len(asked.prompts), asked.pictures
         owners = list(range(count)) if pictures is None else list(pictures)
         if not count == len(asked.max_new_tokens) == len(owners) or set(owners) != set(range(len(asked.image_tokens))):
@@ -299,7 +299,7 @@ class Captioner:
     def plain_logits(self, image_tokens: Tensor, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
         """Logits (len(ids), V), float32, that predict each of `ids` after picture and prompt.
 
-        One pass of the library's own forward without a cache: slow, and what the way of `speak` must agree with.
+        One pass of the library's own forward without a cache: slow, but the standard that `speak` must agree with.
 
         Args:
             image_tokens: (1, Q, D) from `query`.

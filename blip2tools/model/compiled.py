@@ -1,12 +1,12 @@
 """The decoding step over blocks of fixed shapes: on a GPU replayed as a CUDA graph, compiled or as it is.
 
 One step of a language model is hundreds of small operations, and for a few rows a processor takes longer to start them than
-a GPU takes to do them. A graph starts them all at once, but only for the shapes and addresses that it was captured with:
+a GPU takes to run them. A graph starts them all at once, but only for the shapes and addresses that it was captured with:
 
     rows ─► the smallest shape that holds them ─► copied once into its blocks ─► each step: ids and place in, logits out
          └► there is none: the eager way
 
-What fills a block up is masked, and rows that have ended just go unused until the others fit into a smaller shape. The number
+Padding in a block is masked, and rows that have ended stay unused until the others fit into a smaller shape. The number
 of the place that a step fills is a tensor, so that one graph serves all steps.
 """
 
@@ -33,13 +33,13 @@ BACKEND = "inductor"  # of torch.compile
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 # Places of a prompt, image tokens included, and new tokens: of captions and plain questions, and of what is longer.
 USUAL, LONG = (PLACES, 32), (192, 64)
-# The compiler takes sizes that are equal when it sees them for the same for ever: these equal none of a model's.
+# The compiler takes sizes that are equal at first sight to be equal for ever: these equal none of a model's.
 ODD = (7, 3, 61, 37)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
-    """Of one graph."""
+    """The shape of one graph."""
 
     rows: int
     sequences: int  # of each row
@@ -83,7 +83,7 @@ class Steps:
     Attributes:
         recorded: whether the blocks are used; false until it is set.
         way: "compiled" or "recorded", what steps in blocks are.
-        hasty: whether recorded steps begin before it is known what the last one said: a GPU then waits for nobody.
+        hasty: whether recorded steps begin before the last token is known, so that a GPU never waits.
         count: steps so far, "compiled", "recorded" and "eager".
     """
 
@@ -99,16 +99,16 @@ class Steps:
 
     @property
     def shapes(self) -> list[Shape]:
-        """What there are blocks for, smallest first."""
+        """The shapes that have blocks, smallest first."""
         return list(self._graphs)
 
     @property
     def ahead(self) -> bool:
-        """Whether the next step may begin before it is known what the last one said."""
+        """Whether the next step may begin before the last token is known."""
         return self.recorded and self.hasty
 
     def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
-        """As `LanguageModel.extend`. In blocks, the logits are good until the next step."""
+        """As `LanguageModel.extend`. In blocks, the logits are valid until the next step."""
         if rows is not self._held or self._graph is None:
             self._graph = self._smallest(rows) if self.recorded and ids.shape[1] == 1 else None
             if self._graph is None:
@@ -143,7 +143,7 @@ class Steps:
         Args:
             wanted: the shapes, smallest first.
             limit: the most bytes for the blocks; larger shapes are left out.
-            progress: told how many shapes of how many are done.
+            progress: receives the number of shapes that are done, and of all.
             compiler: whether layers are compiled before.
         """
         self.drop()
@@ -182,7 +182,7 @@ class Steps:
             self._graphs[shape].capture(blocks.pool)
 
     def drop(self) -> None:
-        """Give the memory of all graphs back; from now on every step is eager."""
+        """Free the memory of all graphs; from now on every step is eager."""
         self.recorded = self.hasty = False
         self._graphs, self._graph, self._held = {}, None, None
 
@@ -226,7 +226,7 @@ class _Graph:
         self._run()  # compiles, unless that was done for a shape of the kind
 
     def capture(self, pool: Any) -> None:
-        """From now on replay a CUDA graph, with its memory from this pool; without a pool do nothing."""
+        """Replay a CUDA graph from now on, with its memory from this pool; without a pool do nothing."""
         if pool is not None:
             self._run = captured(self._run, pool, self._ids.device)
 
@@ -235,7 +235,7 @@ class _Graph:
         mine, count, places, filled = self._rows, rows.prompt.shape[2], rows.prompt.shape[4], rows.filled
         sequences, late = rows.own.shape[2], cast(Tensor, self._rows.late)
         mine.prompt[:, :, :count, :, :places].copy_(rows.prompt)
-        # What is masked counts for nothing only as long as it is a number, and what was here before may have been none.
+        # Masked values have no effect only if they are finite, and what was here before may not have been.
         mine.prompt[:, :, :count, :, places:].zero_()
         mine.mask.zero_()
         mine.mask[:count, ..., :places].copy_(rows.mask)

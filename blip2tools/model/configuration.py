@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration says of its parts: the values that decide what is computed, with the library's defaults.
+"""The values of a checkpoint's configuration that decide what is computed, with the library's defaults.
 
 Files written by transformers leave out what equals a default, so the defaults here must be the library's
 (tests/model/test_configuration.py). Values that only matter in training are not read.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-# Activations by the library's names (`transformers.activations.ACT2FN`); a checkpoint with another one goes the library's way.
+# Activations by the library's names (`transformers.activations.ACT2FN`); a checkpoint with another one is left to the library.
 ACTIVATIONS = ("gelu", "relu")
 
 
@@ -20,7 +20,7 @@ class Part:
 
     @classmethod
     def read(cls, written: Mapping[str, Any]) -> Self:
-        """The values of a part of `config.json`; what it does not say is the default.
+        """The values of a part of `config.json`; missing ones are the defaults.
 
         Raises:
             ValueError: a value of another type than the library takes.
@@ -89,7 +89,7 @@ class OptConfig(Part):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is of the kind that the family has; the others go the library's way."""
+        """Whether it is of the kind that the family has; others are left to the library."""
         return (
             self.do_layer_norm_before
             and not self._remove_final_layer_norm
@@ -125,14 +125,14 @@ class T5Config(Part):
 
     @classmethod
     def read(cls, written: Mapping[str, Any]) -> Self:
-        """See `Part.read`. What follows from other values is derived as the library does, unless it is written down."""
+        """See `Part.read`. Values that follow from others are derived as in the library, unless they are given."""
         aliases = {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
         named = {aliases.get(name, name): value for name, value in written.items()}
         gate, _, activation = str(named.get("feed_forward_proj", "relu")).rpartition("-")
         derived = {
             "dense_act_fn": "gelu_new" if (gate, activation) == ("gated", "gelu") else activation,
             "is_gated_act": gate == "gated",
-            # The library scales what an original T5 says, and tells one by its tied output layer.
+            # The library scales the logits of an original T5, which it recognises by its tied output layer.
             "scale_decoder_outputs": named.get("tie_word_embeddings") is not False,
         }
         # Not `super()`: a dataclass with slots is another class than the one that this method was defined in.
@@ -142,13 +142,13 @@ class T5Config(Part):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is of the kind that the family has; the others go the library's way."""
+        """Whether it is of the kind that the family has; others are left to the library."""
         return self.is_gated_act and self.dense_act_fn in ACTIVATIONS
 
 
 @dataclass(slots=True)
 class OtherConfig(Part):
-    """A language model that is neither."""
+    """A language model that is neither OPT nor T5."""
 
     model_type: str = ""
 
@@ -172,7 +172,7 @@ class Blip2Config:
         """
         parts = {name: written.get(name) or {} for name in ("vision_config", "qformer_config", "text_config")}
         if not all(isinstance(part, Mapping) for part in parts.values()):
-            raise ValueError("a part of the configuration is no object")
+            raise ValueError("a part of the configuration is not an object")
         text: Any = {"opt": OptConfig, "t5": T5Config}.get(parts["text_config"].get("model_type", "opt"), OtherConfig)
         made = cls(
             VisionConfig.read(parts["vision_config"]),
@@ -187,7 +187,7 @@ class Blip2Config:
 
     @property
     def is_plain(self) -> bool:
-        """Whether vision tower and Q-Former are of the kind that the family has; the others go the library's way."""
+        """Whether vision tower and Q-Former are of the kind that the family has; others are left to the library."""
         return {self.vision_config.hidden_act, self.qformer_config.hidden_act} <= set(ACTIVATIONS)
 
 

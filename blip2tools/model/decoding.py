@@ -2,8 +2,8 @@
 
 The search follows that of transformers 5 (`generation/utils.py`, `_beam_search`, with `early_stopping=False`), so that every
 row gets the tokens that the library would give it alone; on request it ends as the reference's search does, see
-`options.BeamRule`. What it does not share is the batch: others may join it before any token, a row that has ended is taken out,
-and one whose caller has gone ends at its next token.
+`options.BeamRule`. The batch is different: rows may join it before any token, a row that has ended is removed, and a
+cancelled row ends at its next token.
 """
 
 from __future__ import annotations
@@ -21,20 +21,18 @@ from blip2tools.model.encoder import MASKED
 from blip2tools.model.language import LanguageModel, Rows, sent
 from blip2tools.model.options import Finish, GenerationOptions, Spoken
 
-CROWDED = (
-    0.75  # rows are taken out when no more than this share of them goes on: copying the others costs about one step
-)
+CROWDED = 0.75  # rows are removed when no more than this share of them goes on: copying the others costs about one step
 
 Candidate: TypeAlias = tuple[float, int, int, float]  # score so far, sequence, next token, that token's log-probability
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What one sequence has said so far."""
+    """The text of one sequence so far."""
 
     ids: tuple[int, ...] = ()
     logprob: float = 0.0  # summed, of the model itself
-    score: float = 0.0  # summed, as the options that change scores have it
+    score: float = 0.0  # summed, after the options that change scores
     finish: Finish | None = None
 
     def then(self, token: int, logprob: float, score: float, finish: Finish | None = None) -> Text:
@@ -46,11 +44,11 @@ class Text:
 
 
 class Model(Protocol):
-    """What adds tokens to rows, and rows to rows."""
+    """A model that adds tokens to rows, and rows to rows."""
 
     @property
     def ahead(self) -> bool:
-        """Whether a step may be begun before it is known what the last one said, and be for nothing if that was the end."""
+        """Whether a step may begin before the last token is known, and be wasted if that was the end."""
 
     def extend(self, rows: Rows, ids: Tensor) -> tuple[Rows, Tensor]:
         """See `LanguageModel.extend`."""
@@ -68,7 +66,7 @@ class Row(Protocol):
 
     @property
     def left(self) -> int:
-        """Tokens that it may still say, unless it ends before."""
+        """Tokens that it may still generate, unless it ends before."""
 
     def choose(self, candidates: Sequence[Candidate]) -> None:
         """Take the next tokens, best candidates first."""
@@ -84,7 +82,7 @@ class Samples:
         cap: the most tokens.
         count: sequences.
         eos: end-of-sequence id.
-        stop: asked after each token whether the row shall end with what it has.
+        stop: tells after each token whether the row is to end with what it has.
     """
 
     def __init__(self, cap: int, count: int, eos: int, stop: Callable[[], bool]) -> None:
@@ -118,14 +116,14 @@ class Beams:
         cap: the most tokens.
         options: beams, length penalty, and how many of the texts to return.
         eos: end-of-sequence id.
-        stop: asked after each token whether the row shall end with what it has.
+        stop: tells after each token whether the row is to end with what it has.
     """
 
     def __init__(self, cap: int, options: GenerationOptions, eos: int, stop: Callable[[], bool]) -> None:
         self._cap, self._options, self._eos, self._stop = cap, options, eos, stop
         self._ended: list[tuple[float, Text]] = []
         self._stopped = False
-        # What is cut short has this many tokens more than it says: the reference counts the start token.
+        # A text that is cut short counts this many tokens more: the reference counts the start token.
         self._before = 1 if options.beam_rule == "lavis" else 0
         self.texts = [Text()]
         self.parents = [0]
@@ -178,11 +176,11 @@ class Beams:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What rows can say next, on its way from the device."""
+    """The candidates for the next tokens of rows, while they are copied from the device."""
 
     tokens: Tensor | None  # one for each sequence, still on the device; None where a search has to choose among them
     candidates: Callable[[], list[list[Candidate]]]
-    """Waits for it: of each row, best first."""
+    """Waits for the candidates of each row, best first."""
 
 
 class Chooser:
@@ -203,7 +201,7 @@ class Chooser:
         self._streams: dict[int, list[random.Random]] = {}  # of each request
 
     def __call__(self, logits: Tensor, rows: Sequence[int], texts: Sequence[Sequence[Text]]) -> Chosen:
-        """What the rows of these numbers can say next, from logits (all their sequences, V)."""
+        """The candidates for the next tokens of the rows with these numbers, from logits (all their sequences, V)."""
         logits = logits.float()
         said = [text.ids for row in texts for text in row]
         if self._options.do_sample:
@@ -255,7 +253,7 @@ class Chooser:
         return scores
 
     def _penalise(self, scores: Tensor, said: Sequence[Sequence[int]]) -> None:
-        """Change scores (R, V) by what each row has said, first what discourages words, then what forbids them.
+        """Change scores (R, V) by the text of each row: first discourage words, then forbid them.
 
         As the library does it: a penalty divides what is above 0 and multiplies what is below (CTRL, arXiv 1909.05858).
         """
@@ -270,7 +268,7 @@ class Chooser:
 
 
 def repeating(said: Sequence[int], size: int) -> set[int]:
-    """Ids that would end an n-gram of this size which is there already; none where the size is 0."""
+    """Ids that would complete an n-gram of this size that is there already; none where the size is 0."""
     if size < 1 or len(said) < size:
         return set()
     end = tuple(said[len(said) - size + 1 :])
@@ -296,18 +294,18 @@ class Batch:
         return [place for place, request in enumerate(self.live) if not self.requests[request].done]
 
     def keep(self, places: Sequence[int]) -> None:
-        """Only the rows at these places."""
+        """Keep only the rows at these places."""
         if len(places) < len(self.live):
             self.rows, self.live = self.rows.kept(places), [self.live[place] for place in places]
 
     def asked(self, logits: Tensor, chooser: Chooser) -> Chosen:
-        """What every request can choose among, from logits (R, V)."""
+        """The candidates of every request, from logits (R, V)."""
         return chooser(logits, self.live, [self.requests[number].texts for number in self.live])
 
     def choose(
         self, chosen: Chosen, said: Callable[[int, list[Spoken]], None] | None, ahead: Tensor | None = None
     ) -> Tensor | None:
-        """Let every request choose its sequences' next tokens, and tell what is done by that.
+        """Let every request choose its sequences' next tokens, and report those that are done.
 
         Args:
             chosen: what they can choose among.
@@ -341,7 +339,7 @@ class Batch:
         return ahead
 
     def goes_on(self) -> bool:
-        """Whether a request can say more than one token yet."""
+        """Whether any request can still generate more than one token."""
         return any(not one.done and one.left > 1 for one in (self.requests[number] for number in self.live))
 
     def newest(self) -> list[list[int]]:
@@ -389,13 +387,13 @@ def decode(
         model: adds the tokens.
         begun: requests and their prompts, one row for each.
         chooser: what can be said next.
-        said: told as `said(number, texts)` of each request when it is done, whatever the others still have to say.
-        more: asked before each token for requests that join; they are numbered on.
+        said: called as `said(number, texts)` for each request when it is done, before the others are.
+        more: called before each token for requests that join; they get the next numbers.
     """
     requests, rows, first = begun
     batch = Batch(list(requests), list(range(len(requests))), rows)
     batch.choose(batch.asked(first, chooser), said)
-    logits: Tensor | None = None  # of a step that has begun before those who join were there
+    logits: Tensor | None = None  # of a step that has begun before others joined
     while batch.live:
         if (found := more()) is not None:
             if logits is not None:
@@ -437,9 +435,9 @@ def _joined(
 
 
 def _together(*parts: Tensor) -> Callable[[], Any]:
-    """The values of tensors of one shape side by side, as lists: one wait for the device, and not one for each.
+    """The values of tensors of one shape side by side, as lists: with one wait for the device instead of one for each.
 
-    It is the wait for what the device has been told so far, whatever it is told until somebody asks for the values.
+    It waits only for the work that the device has been given so far, not for what it gets until the values are read.
     """
     whole = torch.stack([part.float() for part in parts], -1)  # exact for whole numbers below 2 ** 24
     if not whole.is_cuda:

@@ -1,4 +1,4 @@
-"""T5's encoder, and what encoder and decoder know of distances between tokens."""
+"""T5's encoder, and the biases of encoder and decoder for distances between tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MASKED = float("-inf")
 
 
 class Encoder:
-    """Rows of embeddings that are read in both directions.
+    """The encoder: rows of embeddings that are read in both directions.
 
     Args:
         stack: the encoder of a loaded language model.
@@ -48,7 +48,7 @@ class Encoder:
 
 
 def relative_bias(attention: Any, places: int, device: torch.device, *, both_ways: bool) -> Tensor:
-    """(1, heads, places, places), added to scores: how a token's distance counts (Raffel et al. 2020, 2.1).
+    """(1, heads, places, places), added to scores: the bias of a token's distance (Raffel et al. 2020, 2.1).
 
     Small distances have a row of the table each, larger ones share rows that grow with the logarithm, and all from a largest one
     on share the last.
@@ -69,7 +69,7 @@ def relative_bias(attention: Any, places: int, device: torch.device, *, both_way
     else:
         distance = (-distance).clamp(min=0)
     alone = rows // 2
-    # In single precision and this order, as in training: at a boundary the last digit decides.
+    # In single precision and this order, as in training: at a boundary the last digit matters.
     growth = torch.log(distance.float() / alone) / math.log(attention.relative_attention_max_distance / alone)
     shared = alone + (growth * (rows - alone)).clamp(min=0).long()
     row = torch.where(distance < alone, distance, shared.clamp(max=rows - 1)) + behind

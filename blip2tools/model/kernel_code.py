@@ -125,7 +125,7 @@ def attention_kernel(
     inside = number < SIZE
     mine = query + sequence * query_row + head * SIZE + number
     asked = tl.load(mine, inside, 0.0).to(tl.float32) * scaling
-    if OWN > 0:  # on their way while the prompt is looked at
+    if OWN > 0:  # loaded while the prompt is attended to
         key = tl.load(mine + heads * SIZE, inside, 0.0)
         value = tl.load(mine + 2 * heads * SIZE, inside, 0.0)
         newest = tl.load(at).to(tl.int32)

@@ -1,7 +1,7 @@
 """A decoding step's operations as kernels of our own, for the few rows that a step has.
 
 Around each product with a weight stand a norm, a bias, an activation and a sum, and around attention a dozen small operations.
-For one row each of them takes a GPU longer to begin than to do. Here they are part of their neighbours:
+For one row each of them takes a GPU longer to start than to run. Here they are fused with their neighbours:
 
     one row:     norm, product, bias ─► attention ─► product, bias, sum ─► norm, product, bias, ReLU ─► product, bias, sum
     more rows:   the library's products, between them attention, and sum and norm as one
@@ -52,7 +52,7 @@ def available(layers: Iterable[Any]) -> bool:
 
 
 def distrust() -> bool:
-    """Do without these kernels from now on, as what they computed was not right; whether that changes anything here."""
+    """Stop using these kernels, because their results were wrong; returns whether that changes anything here."""
     global trusted
     before, trusted = trusted, False
     return before and code is not None and torch.cuda.is_available()
@@ -67,7 +67,7 @@ def _runs(device: torch.device) -> bool:
     try:
         return torch.equal(_product(states, weight, None, None, False, None), torch.full_like(states[:, :4], 16.0))
     except Exception as error:  # noqa: BLE001 - of a compiler, a driver or Triton: the library's own way is always there
-        logger.warning("decoding steps do without kernels of our own (%s)", type(error).__name__)
+        logger.warning("decoding steps do not use our own kernels (%s)", type(error).__name__)
         return False
 
 
@@ -175,7 +175,7 @@ def _product(states: Tensor, weight: Tensor, bias: Tensor | None, norm: Any, rel
     count, width = weight.shape
     result = states.new_empty(1, count)
     scale, shift, eps = (states, states, 0.0) if norm is None else _parts(norm, states)
-    # Measured on an H100: what keeps enough of the weights on their way.
+    # Measured on an H100: sizes that keep enough of the weights in flight.
     outputs, numbers, warps = (4, WIDEST // 2, 4) if width > WIDEST else (8 if count >= 3 * width else 4, WIDEST, 8)
     code.product_kernel[(-(-count // outputs),)](
         states,

@@ -27,7 +27,7 @@ from blip2tools.model.recorded import PLACES, Recorded
 OPT_NAMES, T5_NAMES = ("q_proj", "k_proj", "v_proj"), ("q", "k", "v")
 # Devices on which query, key and value are one product instead of three: on an H100 4 of 55 ms of a compiled caption.
 JOINED = ("cuda",)
-PROMPTS = 16  # that are read together when that is recorded: each place of a large model's is a third of a megabyte
+PROMPTS = 16  # that a recording reads together: each place of a large model's is a third of a megabyte
 
 Prompt: TypeAlias = tuple[Tensor, Tensor] | None  # keys and values of a layer's prompts, and their mask
 Layer: TypeAlias = Callable[..., Tensor]  # `LanguageModel.layer`, or the same compiled
@@ -35,14 +35,14 @@ Layer: TypeAlias = Callable[..., Tensor]  # `LanguageModel.layer`, or the same c
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What decoding knows about B rows with S sequences each. Blocks are (layers, 2, rows, heads, places, head size)."""
+    """The state of decoding B rows with S sequences each. Blocks are (layers, 2, rows, heads, places, head size)."""
 
     prompt: Tensor  # keys and values that the sequences of a row share: B rows
     mask: Tensor  # (B, 1, 1, places), added to scores: 0, or -inf where a prompt is padded
     positions: Tensor  # (B,) position of a row's first new token
     own: Tensor  # keys and values of each sequence's new tokens: B * S rows, with room for all that may come
     bias: Tensor  # (1, heads or 1, places, places) between new tokens, added to scores: 0 or T5's bias, -inf backwards
-    starts: tuple[int, ...]  # of each row, the place in `own` of its first new token: who joined later begins later
+    starts: tuple[int, ...]  # of each row, the place in `own` of its first new token: late rows begin later
     filled: int = 0  # places of `own` in use
     late: Tensor | None = None  # (B, 1, 1, places), added to scores: -inf before a row's start; None if all start at 0
 
@@ -76,7 +76,7 @@ class Rows:
             used.copy_(used.index_select(2, sent(parents, self.own.device)))
 
     def scores(self, at: Tensor) -> Tensor:
-        """What is added to the scores between the new tokens at these places and all those of `own`."""
+        """The bias of the scores between the new tokens at these places and all those of `own`."""
         places = self.own.shape[4]
         bias = self.bias.index_select(2, at)[..., :places]
         return bias if self.late is None else bias + self.late[..., :places].repeat_interleave(self.sequences, 0)
@@ -93,7 +93,7 @@ class LanguageModel(ABC):
     _heads: int
     _size: int
     recordings: tuple[Recorded, ...] = ()
-    """What `record` is about: nothing of T5, whose encoder waits for the device."""
+    """The work that `record` records: none of T5, whose encoder waits for the device."""
 
     def __init__(self, model: Any) -> None:
         self._embed = model.get_input_embeddings()
@@ -101,7 +101,7 @@ class LanguageModel(ABC):
         for attention, names in self._attentions(model):
             _join(attention, names)
         if self._embed.weight.device.type == "cpu":
-            # Same numbers, other order in memory: a few rows times a weight that lies column by column take a fifth less.
+            # Same numbers, other order in memory: a few rows times a column-major weight take a fifth less time.
             for part in model.modules():
                 if isinstance(part, nn.Linear) and part is not self._head:
                     part.weight.data = part.weight.data.t().contiguous().t()
@@ -151,10 +151,10 @@ class LanguageModel(ABC):
         return replace(rows, filled=filled), self.step(seen, ids, at, self.layer)
 
     def join(self, rows: Rows, others: Rows) -> Rows:
-        """Both in one, `others` behind, which have as many sequences each but have hardly begun.
+        """Both in one, `others` last, which have as many sequences each but have hardly begun.
 
-        What is added next comes to the same place for all. Places before a row's own start are masked; those that no row
-        needs any more are given up, so that a batch which others join for ever does not grow for ever.
+        The next tokens go to the same place for all. Places before a row's own start are masked; those that no row needs
+        any more are dropped, so that a batch that rows keep joining does not grow for ever.
         """
         gone = min(rows.starts)
         filled = rows.filled - gone
@@ -187,7 +187,7 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
-        """Hidden states behind one decoder layer, of the last tokens of (R, T, D), as many as `bias` has rows.
+        """Hidden states after one decoder layer, of the last tokens of (R, T, D), as many as `bias` has rows.
 
         Keys and values of all of them go to the places `at` of `own`.
         """
@@ -474,7 +474,7 @@ def _join(attention: Any, names: tuple[str, str, str]) -> None:
     """One weight, and one bias, in the place of three that are multiplied with the same states.
 
     The three become parts of it, so that nothing is held twice. Those that are quantized, offloaded or spread stay as they are:
-    to call such a module does more than to multiply.
+    calling such a module does more than multiply.
     """
     parts = [getattr(attention, name) for name in names]
     plain = all(
@@ -512,12 +512,12 @@ def _picked(states: Tensor, dim: int, numbers: Sequence[int]) -> Tensor:
 
 
 def _causal(places: int, like: Tensor) -> Tensor:
-    """(1, 1, places, places) to add to scores: a token sees none behind it."""
+    """(1, 1, places, places) to add to scores: a token sees none after it."""
     return like.new_full((1, 1, places, places), MASKED).triu_(1)
 
 
 def _lengthened(states: Tensor, places: int, dim: int, filler: float) -> Tensor:
-    """With so many places in a dimension, counted from the last; the new ones hold the filler."""
+    """The states with so many places in a dimension, counted from the last; new places hold the filler."""
     padding = [0] * (-2 * dim)
     padding[-1] = places - states.shape[dim]
     return functional.pad(states, padding, value=filler)

@@ -18,8 +18,8 @@ class Matcher:
     """Image-text matching (ITM) and contrast (ITC) from vision states and BERT-style text ids.
 
     Args:
-        model: a loaded checkpoint: a `modules.MatcherModel`, or the library's. Everything behind its vision tower is put to
-            float32, the precision of the reference.
+        model: a loaded checkpoint: a `modules.MatcherModel`, or the library's. Everything after its vision tower is converted
+            to float32, the precision of the reference.
         trunk: a trunk to use in place of the model's own; the matcher's own `post_layernorm` is always kept.
     """
 
@@ -110,13 +110,13 @@ class Matcher:
 
     @torch.inference_mode()
     def image_embeddings(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What the queries saw: hidden states (B, Q, H) and their ITC features (B, Q, D), from states (B, 1 + P, Dv)."""
+        """Hidden states (B, Q, H) of the queries and their ITC features (B, Q, D), from states (B, 1 + P, Dv)."""
         look = self._look if self._look.holds_any else self._queries
         (hidden,) = look(states.to(self.device, self.trunk.dtype))
         return hidden, nn.functional.normalize(self._vision_projection(hidden), dim=-1)
 
     def record(self, pool: Any) -> None:
-        """Record what is done with a few pictures without a text, in the trunk too; see `recorded`."""
+        """Record the work on a few pictures without a text, in the trunk too; see `recorded`."""
         if not self.trunk.recordings[0].holds(1):
             self.trunk.record(pool)
         shape = (ROWS[-1], *self.trunk.states_shape)
@@ -124,7 +124,7 @@ class Matcher:
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:
-        """What `record` is about."""
+        """The work that `record` records."""
         return *self.trunk.recordings, self._look
 
     def _queries(self, states: Tensor) -> tuple[Tensor]:

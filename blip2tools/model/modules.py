@@ -94,7 +94,7 @@ class VisionFeedForward(nn.Module):
 
 
 class QFormer(nn.Module):
-    """Queries that look at a picture, and with `use_qformer_text_input` read a text beside."""
+    """Queries that look at a picture, and with `use_qformer_text_input` read a text too."""
 
     def __init__(self, config: QFormerConfig) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class QFormerLayer(nn.Module):
 
 
 class QFormerAttention(nn.Module):
-    """Projections of one attention, and what is done with its outcome."""
+    """Projections of one attention, and of its result."""
 
     def __init__(self, config: QFormerConfig, seen: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Intermediate(nn.Module):
 
 
 class _Output(nn.Module):
-    """Back to the layer's width; the norm comes behind the sum."""
+    """The projection back to the layer's width; the norm comes after the sum."""
 
     def __init__(self, config: QFormerConfig, inputs: int) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ class RootMeanSquareNorm(nn.Module):
 
 
 class CaptionerModel(nn.Module):
-    """What `Captioner` is made of."""
+    """The parts of `Captioner`."""
 
     def __init__(self, config: Blip2Config) -> None:
         super().__init__()
@@ -315,7 +315,7 @@ class CaptionerModel(nn.Module):
 
 
 class MatcherModel(nn.Module):
-    """What `Matcher` is made of."""
+    """The parts of `Matcher`."""
 
     def __init__(self, config: Blip2Config) -> None:
         super().__init__()

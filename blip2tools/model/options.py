@@ -20,7 +20,7 @@ BeamRule = Literal["transformers", "lavis"]
 class Generation(BaseModel):
     """Options of one generated text. None means the reference's default for the task and the family (LAVIS).
 
-    Sampling takes the place of the beam search, so `num_beams` counts for nothing when `do_sample` is set.
+    Sampling replaces the beam search, so `num_beams` has no effect when `do_sample` is set.
     """
 
     # A refused value of a subclass may be a token: pydantic must not print it.
@@ -70,7 +70,7 @@ class Generation(BaseModel):
 class GenerationOptions(Generation):
     """Decoding options of the rows of one batch; hashable: rows with equal options can be decoded together.
 
-    The longest text is each row's own, and no `max_new_tokens` of these options counts. Without a length penalty it is 1, and
+    Each row has a longest text of its own, so `max_new_tokens` has no effect here. Without a length penalty it is 1, and
     without a seed every row draws a fresh one. Repetition counts over generated tokens only, as the prompt is given as
     embeddings.
 

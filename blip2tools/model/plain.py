@@ -1,4 +1,4 @@
-"""The library's own language model over weights that are here already: what our way through them must agree with."""
+"""The library's own language model over loaded weights: the standard that our way through them must agree with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blip2tools.model.modules import OptModel, T5Model
 
 
 def language_model(ours: Any) -> Any:
-    """A stock OPT or T5 that shares every tensor; what the library made itself is given back.
+    """A stock OPT or T5 that shares every tensor; tensors that the library made itself are freed.
 
     Args:
         ours: the language model of a loaded captioner.

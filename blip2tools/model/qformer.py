@@ -1,4 +1,4 @@
-"""The Q-Former, without the work that nobody looks at.
+"""The Q-Former, without work whose results are not used.
 
 Layers and weights have the names of transformers' `Blip2QFormerModel`. The library's way through them attends to a picture once
 per text, multiplies the same states by queries', keys' and values' weights one after the other, and finishes the last layer for

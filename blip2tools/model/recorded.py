@@ -1,13 +1,13 @@
 """Work on a few rows, recorded: on a GPU replayed as a CUDA graph.
 
 A pass through a vision tower, a Q-Former or a language model is hundreds of small operations. For a few rows a processor takes
-longer to start them than a GPU to do them; a graph starts all of them at once, but only with the shapes and addresses that it
+longer to start them than a GPU to run them; a graph starts all of them at once, but only with the shapes and addresses that it
 was recorded with:
 
     rows ─► the smallest recording that holds them ─► copied into its blocks ─► replayed ─► as many rows of its results
          └► there is none: the work as it is
 
-Rows must not depend on each other: those that only fill up a recording hold whatever was there before.
+Rows must not depend on each other: padding rows of a recording hold whatever was there before.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Work = Callable[..., tuple[Tensor, ...]]
 
 @dataclass(frozen=True, slots=True)
 class _Recording:
-    """Of one number of rows."""
+    """A recording for one number of rows."""
 
     rows: int
     blocks: tuple[Tensor, ...]
@@ -47,21 +47,21 @@ class Recorded:
     """Work that may be recorded; called like the work itself.
 
     Args:
-        work: gets tensors of as many rows each, and gives such. The same operations whatever the values, without waiting for
-            the device.
-        given: which dimension of each tensor that it gets counts the rows.
-        gives: likewise of those that it gives.
-        pieces: into how many parts rows may be cut that no recording holds together.
+        work: takes and returns tensors with the same number of rows, by the same operations whatever the values, without
+            waiting for the device.
+        given: which dimension of each tensor that it takes counts the rows.
+        gives: the same for those that it returns.
+        pieces: into how many parts rows may be cut if no recording holds all of them.
 
     Attributes:
-        used: whether recordings are, where there are any.
+        used: whether recordings are used, where there are any.
         holds_any: whether there are any; an owner without them does its work itself.
     """
 
     def __init__(
         self, work: Work, given: Sequence[int] = (0,), gives: Sequence[int] = (0,), *, pieces: int = 1
     ) -> None:
-        # The owner's own method must not keep the owner: a model that nobody holds any more gives its memory back at once.
+        # The owner's own method must not keep the owner alive: an unused model frees its memory at once.
         self._work = _weak(work)
         self._given, self._gives, self._pieces = tuple(given), tuple(gives), pieces
         self._recordings: list[_Recording] = []
@@ -69,7 +69,7 @@ class Recorded:
         self.holds_any = False
 
     def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
-        """What the work gives for these."""
+        """The results of the work for these rows."""
         count = rows[0].shape[self._given[0]]
         fitting = [one for one in self._recordings if self._alike(one.blocks, rows)] if self.used else []
         most = fitting[-1].rows if fitting else 0
@@ -91,7 +91,7 @@ class Recorded:
         return tuple(whole)
 
     def _replayed(self, fitting: Sequence[_Recording], rows: Sequence[Tensor]) -> list[Tensor]:
-        """What the smallest recording that holds the rows gives for them, until the next replay."""
+        """The results of the smallest recording that holds the rows, valid until the next replay."""
         count = rows[0].shape[self._given[0]]
         held = next(one for one in fitting if one.rows >= count)
         for block, dim, given in zip(held.blocks, self._given, rows, strict=True):
@@ -105,7 +105,7 @@ class Recorded:
         Args:
             blocks: where rows are put from now on; they may lie in one memory with those of other recordings.
             pool: of CUDA graphs; None, on a CPU, only puts the work behind the blocks.
-            quick: gives the same in another way, which is recorded in the place of the work.
+            quick: computes the same in another way, and is recorded instead of the work.
         """
         work = self._work if quick is None else _weak(quick)
         most = blocks[0].shape[self._given[0]]
@@ -126,7 +126,7 @@ class Recorded:
         return self.used and any(one.rows * self._pieces >= rows for one in self._recordings)
 
     def drop(self) -> None:
-        """Give the memory back; from now on the work is done as it is."""
+        """Free the memory; from now on the work is done without recordings."""
         self._recordings = []
         self.holds_any = False
 
@@ -171,7 +171,7 @@ def captured(run: Callable[[], Any], pool: Any, device: torch.device) -> Callabl
     with _capturing, torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         aside = _stream(device, "warming up")
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # what a library sets up at its first call is not to become part of the graph
+        with torch.cuda.stream(aside):  # the setup of a library at its first call must not become part of the graph
             for _ in range(2):
                 run()
         torch.cuda.current_stream().wait_stream(aside)

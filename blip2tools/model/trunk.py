@@ -1,17 +1,70 @@
-"""What captioner and matcher share: pixels to the states of the vision trunk."""
+"""The vision trunk, which captioner and matcher share: pixels to states."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blip2tools.model import kernels
+from blip2tools.model.preprocessing import Processor
 from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.weights import fingerprint, freeze
+
+
+class Pixels:
+    """Pictures to pixels as in training: bicubic to S x S without keeping the aspect ratio, CLIP mean and std.
+
+    By Pillow: with torchvision installed transformers would choose another way, whose bicubic filter gives slightly different
+    pixels. `key` names all of this, for use in cache keys.
+
+    Args:
+        processor: the image processor of the checkpoint.
+    """
+
+    def __init__(self, processor: Processor) -> None:
+        height, width = int(processor.size["height"]), int(processor.size["width"])
+        if height != width:
+            raise ValueError("the image processor's size is not square")
+        self.size = height
+        self.target = (self.size, int(processor.resample))
+        """Side and filter: a picture that is resized so already passes unchanged through the same step here."""
+        self.key = (
+            f"pil:{self.size}:{int(processor.resample)}:{processor.rescale_factor}"
+            f":{tuple(processor.image_mean)}:{tuple(processor.image_std)}"
+        )
+        # A value has 256 levels, so that each channel is a table: rescaled in double precision, then normalized in single, as
+        # the library does it.
+        levels = (np.arange(256, dtype=np.float64) * processor.rescale_factor).astype(np.float32)
+        mean, std = (np.array(values, dtype=np.float32) for values in (processor.image_mean, processor.image_std))
+        self._levels = (levels[None] - mean[:, None]) / std[:, None]
+        if self._levels.shape != (3, 256):
+            raise ValueError("the image processor's mean and deviation are not those of three channels")
+
+    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Float32 CPU tensor (B, 3, S, S) of one RGB picture or several.
+
+        Raises:
+            TypeError: anything but pictures: a string is no path here.
+            ValueError: a picture that is not RGB, or none at all.
+        """
+        pictures = [images] if isinstance(images, Image.Image) else images
+        if not all(isinstance(picture, Image.Image) for picture in pictures):
+            raise TypeError("pictures must be PIL images")
+        if not pictures or any(picture.mode != "RGB" for picture in pictures):
+            raise ValueError("pictures must be RGB, and at least one")
+        side, resample = self.target
+        made = np.empty((len(pictures), 3, side, side), dtype=np.float32)
+        for number, picture in enumerate(pictures):
+            values = np.asarray(picture.resize((side, side), Image.Resampling(resample)))
+            for channel, levels in enumerate(self._levels):
+                np.take(levels, values[..., channel], out=made[number, channel])
+        return torch.from_numpy(made)
 
 
 class Trunk:
@@ -74,18 +127,18 @@ class Trunk:
 
     @property
     def recordings(self) -> tuple[Recorded, ...]:
-        """What `record` is about."""
+        """The work that `record` records."""
         return (self._see,)
 
     def _states(self, pixels: Tensor) -> tuple[Tensor]:
         hidden = self._embedded(pixels)
         for layer in cast(Any, self.encoder).layers:
             hidden = _attended(layer.self_attn, layer.layer_norm1(hidden)) + hidden
-            hidden = layer.mlp(layer.layer_norm2(hidden)) + hidden
+            hidden = _fed(layer.mlp, layer.layer_norm2(hidden)) + hidden
         return (hidden,)
 
     def _plain(self) -> bool:
-        """Whether its layers are of the kind that `_quick_states` knows."""
+        """Whether its layers are of the kind that `_quick_states` supports."""
         layers = cast(Any, self.encoder).layers
         norms = [norm for layer in layers for norm in (layer.layer_norm1, layer.layer_norm2)]
         return all(type(norm) is nn.LayerNorm for norm in norms) and kernels.available(
@@ -93,14 +146,14 @@ class Trunk:
         )
 
     def _quick_states(self, pixels: Tensor) -> tuple[Tensor]:
-        """As `_states`, with each sum and the norm behind it as one kernel of our own."""
+        """As `_states`, with each sum and the norm after it as one kernel of our own."""
         layers, hidden = cast(Any, self.encoder).layers, self._embedded(pixels)
         shape = hidden.shape
         hidden, ready = kernels.normed(hidden.view(-1, shape[-1]), layers[0].layer_norm1)
         for number, layer in enumerate(layers):
             seen = _attended(layer.self_attn, ready.view(shape)).view(-1, shape[-1])
             hidden, ready = kernels.normed(hidden, layer.layer_norm2, plus=seen)
-            made = layer.mlp(ready)
+            made = _fed(layer.mlp, ready)
             if number + 1 < len(layers):
                 hidden, ready = kernels.normed(hidden, layers[number + 1].layer_norm1, plus=made)
             else:
@@ -123,8 +176,13 @@ class Trunk:
         return embedded
 
 
+def _fed(mlp: Any, states: Tensor) -> Tensor:
+    """The feed-forward part of a layer, for states (..., D)."""
+    return cast(Tensor, mlp.fc2(mlp.activation_fn(mlp.fc1(states))))
+
+
 def _attended(attention: Any, states: Tensor) -> Tensor:
-    """What the positions of states (B, T, D) see in each other."""
+    """Self-attention of states (B, T, D)."""
     rows, places, width = states.shape
     parts = attention.qkv(states).reshape(rows, places, 3, attention.num_heads, attention.head_dim)
     query, keys, values = parts.permute(2, 0, 3, 1, 4)

@@ -1,4 +1,4 @@
-"""What holds for the weights of any part: names, a fingerprint, and that nobody trains them."""
+"""Helpers for the weights of any part: names, a fingerprint, and freezing."""
 
 from __future__ import annotations
 

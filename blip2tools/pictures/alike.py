@@ -1,4 +1,4 @@
-"""Files whose names look like one that was written, found by walking down from a folder, a part of the name at a time."""
+"""Files whose names look like a given one, found by walking down from a folder, one part of the path at a time."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from blip2tools.call import STOP
 from blip2tools.pictures.names import Likeness
 from blip2tools.pictures.references import real_path
 
-WALK_S = 5.0  # for all names that are compared
-MAX_BRANCHES = 64  # folders that look alike, beside each other
+WALK_S = 5.0  # for comparing all names
+MAX_BRANCHES = 64  # look-alike folders that are followed at one level
 _CHECK_EVERY = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to begin, and the parts of the name from there on."""
+    """A folder to start from, and the parts of the path below it."""
 
     start: Path
     parts: Sequence[str]
 
 
 def look_alikes(places: Sequence[Place], allows: Callable[[Path], bool], *, folder: bool) -> list[Path]:
-    """The real paths of what looks like a name, each once.
+    """The real paths of files or folders that look like the name, each once.
 
-    What is called exactly so, in one of the spellings of `names`, excludes what only looks like it.
+    Exact matches, in any of the spellings of `names`, exclude those that only look alike.
 
     Args:
         places: where it may be.
-        allows: whether a real path may be read. It is asked of every folder before that is listed.
+        allows: whether a real path may be read; asked about every folder before it is listed.
         folder: whether a folder is meant; files and folders exclude each other where both are found.
     """
     until = time.monotonic() + WALK_S

@@ -1,4 +1,4 @@
-"""The boxes of an AVIF or HEIC: what belongs to its primary picture, and whether all of the file is there (ISO/IEC 23008-12)."""
+"""The boxes of an AVIF or HEIC: what belongs to its primary picture, and whether the file is complete (ISO/IEC 23008-12)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MAX_ITEMS = 20 * _MAX_BOXES
 
 
 def walk(data: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, and beginning and end of the content of boxes one after another (ISO/IEC 14496-12, 4.2)."""
+    """Name, content start and content end of successive boxes (ISO/IEC 14496-12, 4.2)."""
     for _ in range(_MAX_BOXES):
         if begin + 8 > end:
             return
@@ -28,12 +28,12 @@ def _inside(data: bytes, name: bytes, begin: int, end: int) -> tuple[int, int] |
 
 
 def has_items(data: bytes) -> bool:
-    """Whether there is anything but tracks, which are films."""
+    """Whether the file holds a still picture, not only tracks (video)."""
     return _inside(data, b"meta", 0, len(data)) is not None
 
 
 def primary_properties(data: bytes) -> list[tuple[bytes, int, int]]:
-    """Name, and beginning and end of the content of each property of the primary item (ISO/IEC 23008-12, 9.3)."""
+    """Name, content start and content end of each property of the primary item (ISO/IEC 23008-12, 9.3)."""
     meta = _inside(data, b"meta", 0, len(data))
     if meta is None:
         return []
@@ -76,11 +76,11 @@ def _associated(data: bytes, begin: int, end: int, item: int) -> list[int]:
 def is_cut_off(data: bytes) -> bool:
     """Whether an item's bytes lie beyond the end of the file (ISO/IEC 14496-12, 8.11.3).
 
-    libheif shows a photo of tiles all the same, with the missing ones black.
+    libheif would decode a tiled photo anyway, with the missing tiles black.
     """
     end = max((last for _, _, last in walk(data, 0, len(data))), default=0)
     if data[end + 4 : end + 8] in (b"meta", b"mdat"):
-        return True  # the box that would come next is longer than the rest
+        return True  # the next box is longer than the rest of the file
     meta = _inside(data, b"meta", 0, len(data))
     place = _inside(data, b"iloc", meta[0] + 4, meta[1]) if meta else None
     if place is None:
@@ -107,19 +107,19 @@ def is_cut_off(data: bytes) -> bool:
 
 
 def is_plain_hevc(data: bytes) -> bool:
-    """Whether every coded picture in a HEIC has 8 bits and halved colours, as phones write them: these take less memory."""
+    """Whether every coded picture in a HEIC has 8 bits and 4:2:0 chroma or none, as phones write: it takes less memory."""
     meta = _inside(data, b"meta", 0, len(data))
     iprp = _inside(data, b"iprp", meta[0] + 4, meta[1]) if meta else None
     ipco = _inside(data, b"ipco", *iprp) if iprp else None
     coded = [data[begin:end] for name, begin, end in walk(data, *ipco) if name == b"hvcC"] if ipco else []
-    # ISO/IEC 14496-15, 8.3.3.1: chroma format, and depths less 8.
+    # ISO/IEC 14496-15, 8.3.3.1: chroma format, and bit depths minus 8.
     return bool(coded) and all(
         len(one) > 18 and one[16] & 3 < 2 and not one[17] & 7 and not one[18] & 7 for one in coded
     )
 
 
 class _Reader:
-    """Numbers one after another; zeros behind the end."""
+    """Successive numbers; zeros past the end."""
 
     def __init__(self, data: bytes, position: int, end: int) -> None:
         self._data, self._position, self._end = data, position, end

@@ -1,7 +1,7 @@
-"""The colours of a picture as a person sees them: whatever a file says about its values, applied to its pixels as a browser does.
+"""Conversion of colours to sRGB: what a file says about its values, applied to its pixels as a browser does.
 
-What counts is what Chromium 156 draws, measured on several hundred forms of small files (`tests/pictures/forms`). Where it is not
-followed, the documentation says so. LittleCMS does the work, through Pillow; only light beyond white is done here.
+The reference is what Chromium 156 draws, measured on several hundred small files (`tests/pictures/forms`); the documentation
+names the exceptions. LittleCMS does the work, through Pillow; only light brighter than white is handled here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PRIMARIES: dict[int, Chromaticities] = {
     22: ((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
 }
 _SRGB_CURVE = icc.parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-# H.273, table 3, as far as a browser goes by it: as `para` elements.
+# H.273, table 3, as far as browsers support it: as `para` elements.
 _CURVES = {
     4: icc.parametric(0, 2.2),
     5: icc.parametric(0, 2.8),
@@ -49,11 +49,11 @@ _VIDEO = frozenset({1, 6, 11, 14, 15})  # BT.709 and its like, which also name a
 _VIDEO_CURVE = icc.parametric(0, 2.4)
 PQ, HLG = 16, 18
 
-_REFERENCE_WHITE = 203.0  # nits of what is white in print (Rep. ITU-R BT.2408)
+_REFERENCE_WHITE = 203.0  # nits of diffuse white (Rep. ITU-R BT.2408)
 _USUAL_PEAK = 1000.0
 _LATTICE = 33
 _NO_WHITE_FIXUP = 0x0004  # cmsFLAGS_NOWHITEONWHITEFIXUP: paper that is not quite white stays so
-_SAME = 1  # levels that nobody sees
+_SAME = 1  # a difference in levels that cannot be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ class CodePoints:
 
     Attributes:
         primaries, transfer: the numbers.
-        peak: the brightest light in nits, if the file tells it.
-        is_video: whether the transfer of BT.709 means a display's gamma of 2.4, as in PNG; else it is taken as sRGB's.
+        peak: the brightest light in nits, if the file gives it.
+        is_video: whether BT.709's transfer means a display gamma of 2.4, as in PNG; otherwise it is taken as sRGB's.
     """
 
     primaries: int
@@ -73,7 +73,7 @@ class CodePoints:
 
     @property
     def is_known(self) -> bool:
-        """Whether both numbers stand for something that is applied."""
+        """Whether both numbers are supported."""
         return self.primaries in _PRIMARIES and (
             self.transfer in (PQ, HLG) or self.transfer in _CURVES or self.transfer in _VIDEO
         )
@@ -85,7 +85,7 @@ class Gamma:
 
     Attributes:
         exponent: of the value, which gives light.
-        primaries: sRGB's, if none are told.
+        primaries: sRGB's, if none are given.
     """
 
     exponent: float
@@ -93,17 +93,17 @@ class Gamma:
 
 
 Description = Profile | CodePoints | Gamma
-"""What a file says about its colours, as far as it counts."""
+"""A file's description of its colours."""
 
 Conversion = Callable[[Image.Image], Image.Image]
-"""An opaque image to RGB in sRGB; the image may be changed and given back."""
+"""Converts an opaque image to sRGB; may change that image and return it."""
 
 
 def conversion(description: Description, mode: str) -> Conversion | None:
-    """What turns pixels of a mode (`L`, `RGB` or `CMYK`) into sRGB; `None` if they are that already.
+    """The conversion of pixels of a mode (`L`, `RGB` or `CMYK`) to sRGB; `None` if they are sRGB already.
 
     Raises:
-        UnusableError: the description does not fit the mode, or is broken; its text goes on from "its colour profile".
+        UnusableError: the description does not fit the mode, or is broken; its text continues "its colour profile ...".
     """
     if mode not in ("L", "RGB", "CMYK"):
         raise UnusableError(f"is not applied to {mode}")
@@ -154,7 +154,7 @@ def _of_profile(profile: Profile, mode: str) -> Conversion | None:
 
 
 def _for_mode(apply: Conversion, mode: str, own: str = "RGB") -> Conversion | None:
-    """For grey a table of what its 256 values become; for RGB nothing at all, if it would change nothing that shows."""
+    """A table of the 256 values for grey; `None` for RGB if the difference could not be seen."""
     if mode == "L":
         ramp = Image.frombytes("L", (256, 1), bytes(range(256)))
         bands = apply(ramp.convert(own)).split()
@@ -187,10 +187,10 @@ def _probe() -> Image.Image:
 
 
 def _beyond_white(primaries: Chromaticities, transfer: int, peak: float) -> ImageFilter.Color3DLUT:
-    """Light brighter than white brought down to it: as a lattice between whose points pixels are interpolated.
+    """Tone mapping of light brighter than white, as a 3D lookup table.
 
-    Up to white all is made darker by one factor; from there a curve leads to the brightest light (the default of SMPTE
-    ST 2094-50, which Chromium goes by). The largest of red, green and blue of BT.2020 decides how much darker a colour becomes.
+    Up to white everything is darkened by one factor; above it a curve leads to the brightest light (the default of SMPTE
+    ST 2094-50, which Chromium follows). The largest of red, green and blue in BT.2020 decides how much a colour is darkened.
     """
     to_xyz = icc.to_d50(primaries)
     to_judge = _between(to_xyz, icc.to_d50(_BT2020))
@@ -225,7 +225,7 @@ def _triple(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _toned(value: float, peak: float) -> float:
-    """Light in units of white to what is shown of it, 0-1: linear up to white, then a quadratic Bézier curve."""
+    """The displayed value, 0-1, of light in units of white: linear up to white, then a quadratic Bézier curve."""
     most = peak / _REFERENCE_WHITE
     if most <= 1:
         return value
@@ -255,6 +255,6 @@ def _hlg(value: float) -> float:
 
 
 def _encoded(value: float) -> float:
-    """The curve of sRGB, also beyond 0 and 1: what is clipped after it was interpolated is clipped in the right place."""
+    """The sRGB curve, extended beyond 0 and 1 so that clipping after interpolation happens at the right place."""
     size = abs(value)
     return math.copysign(size * 12.92 if size <= 0.0031308 else 1.055 * size ** (1 / 2.4) - 0.055, value)

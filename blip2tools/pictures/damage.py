@@ -1,11 +1,11 @@
-"""Damage that the bytes of a picture show while its pixels take no memory yet: refusing is to cost less than decoding.
+"""Detection of damage before a picture's pixels take memory, so that refusing costs less than decoding.
 
-Whatever is found here the decoder refuses too, only later; what is not found, it still may. So each check follows what Pillow
-and its libraries do with a damaged file, down to what they let pass: a PNG that ends early in good order, a checksum that nobody
-compares, a JPEG that lacks its last two bytes.
+The decoder would refuse whatever is found here, only later, and may refuse more. So each check follows what Pillow and its
+libraries do with a damaged file, including what they accept: a PNG that ends early between rows, a checksum that is not
+verified, a JPEG without its last two bytes.
 
-The decoder alone would be as right. Without this look beforehand a damaged picture that is refused could take as much memory as
-one that is read, which may be 512 MB, and the promise that a refusal costs less than 50 MiB (SECURITY.md) would not hold.
+The decoder alone would be as correct. But without this check a refused picture could take as much memory as one that is read,
+up to 512 MB, and the promise that a refusal costs less than 50 MiB (SECURITY.md) would not hold.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from PIL import Image, ImageFile
 
 from blip2tools.pictures import formats
 
-CHEAP_BYTES = 16 * 2**20  # of a decode and its file: below this a look beforehand would save nothing that counts
+CHEAP_BYTES = 16 * 2**20  # of a decode and its file: below this the check would save too little
 
 _PIECE = 2**16  # bytes of a file at a time
 _STEP = 2**18  # bytes of pixels at a time
-_MAX_RUNS = 2**20  # that are counted: half a second, while a decoder takes several times as long
-_MAX_TAIL = 2**22  # of a file, that is copied to be judged without its pixels
+_MAX_RUNS = 2**20  # counted at most: half a second; a decoder takes several times as long
+_MAX_TAIL = 2**22  # bytes of a file that are copied to be judged without its pixels
 # By what a WebP's first picture is coded in (RFC 9649, 2.7): lossy, lossless, or lossy with an alpha plane before it.
 _LATE_WEBP = {"VP8 ": 4.5, "VP8L": 8.5, "ALPH": 6.5}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# Segments and comments that are no matter of the decoder's; JFIF and Adobe (0xE0, 0xEE) tell it the colours.
+# Segments and comments that the decoder ignores; it takes the colour space from JFIF and Adobe (0xE0, 0xEE).
 _OF_APPLICATIONS = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})
 # PNG specification, 8.1: first column and row of the seven passes, and the steps between.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 def is_found(image: ImageFile.ImageFile, data: bytes) -> bool:
-    """Whether an opened picture, whose bytes are `data`, is certain not to decode.
+    """Whether an opened picture, whose bytes are `data`, certainly cannot be decoded.
 
     Takes less than 10 MB, and for a PNG the time to decompress it.
     """
@@ -52,9 +52,9 @@ def is_found(image: ImageFile.ImageFile, data: bytes) -> bool:
 
 
 def late_cost_of(kind: str, data: bytes, channels: int) -> float:
-    """Bytes of memory for each pixel that a decode may have taken when damage shows that `is_found` does not see.
+    """Bytes per pixel that a decode may have taken by the time it meets damage that `is_found` misses.
 
-    Measured with bytes changed within (Pillow 13 on Linux). 0 where next to nothing is taken, or all is looked at beforehand.
+    Measured with altered bytes (Pillow 13 on Linux). 0 where next to nothing is taken, or everything is checked beforehand.
 
     Args:
         kind: format, under Pillow's name.
@@ -72,13 +72,13 @@ def late_cost_of(kind: str, data: bytes, channels: int) -> float:
             return 1.0
         case "TIFF":
             return float(channels)
-        case "BMP" if len(data) > 2 * _MAX_RUNS:  # below, all runs are counted: each has two bytes at the least
+        case "BMP" if len(data) > 2 * _MAX_RUNS:  # in smaller files all runs are counted: each has at least two bytes
             return 3.0
     return 0.0
 
 
 def _is_damaged_jpeg(data: bytes) -> bool:
-    """Of several scans all must be there before a pixel is; of one, as much as is there is decoded, row by row."""
+    """Several scans must all be there before a pixel is decoded; a single one is decoded row by row, as far as it goes."""
     twin, markers = bytearray(data[:2]), list[int]()
     components, scans, several = 0, 0, False
     for code, position in formats.jpeg_markers(data):
@@ -86,7 +86,7 @@ def _is_damaged_jpeg(data: bytes) -> bool:
         segment = data[position : position + max(2, int.from_bytes(data[position : position + 2], "big"))]
         if code in formats.JPEG_FRAMES and len(segment) > 7:
             components, several = segment[7], several or code & 3 == 2
-            # Height and width: 16 pixels, so that the same headers are judged over a picture that takes no memory.
+            # Height and width become 16 pixels, so that the same headers are judged with a picture that takes no memory.
             segment = segment[:3] + b"\0\x10\0\x10" + segment[7:]
         if code == 0xDA:
             scans += 1
@@ -101,7 +101,7 @@ def _is_damaged_jpeg(data: bytes) -> bool:
 
 
 def _loads(data: bytes, *, shrunk: bool = False) -> bool:
-    """Whether a decoder gets through it; a JPEG also at an eighth of its sides, which reads the same bytes in the same steps."""
+    """Whether it decodes; a JPEG may be shrunk to an eighth of its sides, which reads the same bytes in the same steps."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if shrunk:
@@ -126,7 +126,7 @@ def _is_damaged_png(data: bytes, tile: ImageFile._Tile) -> bool:
         position += length + 12
         length, name = int.from_bytes(data[position - 8 : position - 4], "big"), data[position - 4 : position]
     if not rows.is_over:
-        return name != b"fdAT"  # of which Pillow goes on to read
+        return name != b"fdAT"  # Pillow reads on from these
     head, tail = data[: tile.offset - 8], data[position - 8 :]
     if name == b"IEND" or len(head) + len(tail) > _MAX_TAIL:
         return False
@@ -138,7 +138,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 class _Rows:
-    """Decompresses the rows of a PNG and keeps none: counts them, and looks at the filter of each."""
+    """Decompresses the rows of a PNG and keeps none: counts them and checks the filter of each."""
 
     def __init__(self, data: bytes, extents: tuple[int, int, int, int]) -> None:
         width, height = extents[2] - extents[0], extents[3] - extents[1]
@@ -161,14 +161,14 @@ class _Rows:
 
     @property
     def is_over(self) -> bool:
-        """Whether what follows cannot matter: a decoder ends with its last row, or where the stream does."""
+        """Whether the rest cannot matter: a decoder stops after its last row, or where the stream ends."""
         return self._inflate.eof or self._done >= self.wanted
 
     def take(self, piece: memoryview) -> bool:
-        """The next bytes of the stream, in the pieces that Pillow reads; true if its decoder fails there."""
+        """Feed the next bytes, in the pieces that Pillow reads; true if its decoder fails there."""
         rest: bytes | memoryview = piece
         while not self.is_over:
-            # The last byte by itself: with it comes what decoders read of the checksum behind it, which is not always all.
+            # The last byte separately: with it decoders read the checksum that follows, not always all of it.
             most = min(_STEP, self.wanted - 1 - self._done) or 1
             try:
                 pixels = self._inflate.decompress(rest, most)
@@ -198,7 +198,7 @@ class _Rows:
 
 
 def _is_short_rle(data: bytes, tile: ImageFile._Tile) -> bool:
-    """Whether the runs of a BMP end before its pixels do, counted as Pillow lays them out, and no longer than is bearable."""
+    """Whether the runs of a BMP end before its pixels do, counted as Pillow lays them out, up to a limit."""
     left, top, right, bottom = cast("tuple[int, int, int, int]", tile.extents)
     width, wanted, four = right - left, (right - left) * (bottom - top), cast("tuple[object, ...]", tile.args)[1]
     position, end, done, x = tile.offset, len(data), 0, 0
@@ -227,11 +227,11 @@ def _is_short_rle(data: bytes, tile: ImageFile._Tile) -> bool:
             if position > end:
                 return True
             done, x, position = done + count, x + value, position + position % 2
-    return False  # who knows
+    return False  # not known
 
 
 def _last_row(image: ImageFile.ImageFile, data: bytes, tile: ImageFile._Tile) -> int:
-    """How far the file must reach at the least, for the last row of plain pixels."""
+    """The least length of a file that holds the last row of plain pixels."""
     left, top, right, bottom = cast("tuple[int, int, int, int]", tile.extents)
     stride = cast("tuple[str, int, int]", tile.args)[1]
     if image.format == "TIFF":

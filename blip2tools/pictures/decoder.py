@@ -1,6 +1,6 @@
-"""Foreign pictures are decoded in processes of their own, which can be killed: a decoder may crash, hang or eat memory.
+"""Decoding of foreign pictures in separate processes, which can be killed: a decoder may crash, hang or exhaust memory.
 
-Nothing of a foreign picture but its first bytes is parsed in the process that holds the model.
+The process that holds the model parses only the first bytes of a foreign picture.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AT_ONCE = 2  # decodes at a time: each may take half a gigabyte
-HEADER_SECONDS = 4.0  # for a size alone, which takes a moment
-HURRY_SECONDS = 0.5  # for a picture that nobody waits for any more: most are done by then, and their process is kept
-SECONDS = 9.5  # for one picture: with its clearing away, nobody waits longer than 10
+HEADER_SECONDS = 4.0  # for the size alone
+HURRY_SECONDS = 0.5  # for a cancelled picture: most are done by then, and their process is kept
+SECONDS = 9.5  # for one picture: with cleaning up, no call waits longer than 10
 MAX_REPLY = 2**16  # bytes of a line
-START_SECONDS = 60.0  # for a process to start, on a machine that has much else to do
+START_SECONDS = 60.0  # for a process to start on a busy machine
 
 _ERRORS: dict[str, type[VisionError]] = {
     error.code: error
     for error in (InvalidInputError, TooLargeError, UnsupportedImageError, CorruptImageError, InternalError)
 }
-# What the process's own alarm and the system's limits end it with.
+# The signals with which the process's own alarm and the system's limits end it.
 _TIME_SIGNALS = frozenset({-14, -24})
 
 # The standard library first, then where this package and Pillow come from, then whatever else is installed: never a
-# working folder, into which somebody may have written a module since.
+# working folder, where someone may have put a module since.
 _START = (
     "import sys\n"
     "here = [n for n, path in enumerate(sys.path) if path.endswith(('site-packages', 'dist-packages'))]\n"
@@ -72,13 +72,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a request needs of a picture.
+    """The parts of a picture that a request needs.
 
     Attributes:
         width, height: pixels of the whole upright picture.
         animated: whether this is the first frame of several.
-        warnings: what should be said of it.
-        parts: for each region one RGB image for each target in turn; without targets each region at full resolution.
+        warnings: what callers should know about it.
+        parts: for each region one RGB image per target, in order; without targets each region at full resolution.
     """
 
     width: int
@@ -96,7 +96,7 @@ def decode_here(
     Raises:
         VisionError: as `images.decode`.
     """
-    from blip2tools.pictures import images  # PIL: not before a picture is there
+    from blip2tools.pictures import images  # loads PIL: only once there is a picture
 
     picture = images.decode(data, limits)
     parts = tuple(images.parts(picture, regions, targets))
@@ -106,7 +106,7 @@ def decode_here(
 class Decoder:
     """Decodes pictures in a few processes, started when first needed. Safe to use from several threads.
 
-    What is under way ends early when nobody waits for it any more: see `stopping`.
+    A decode ends early when its call is cancelled: see `call.Stop`.
 
     Args:
         settings: limits on pictures.
@@ -134,9 +134,9 @@ class Decoder:
 
         Raises:
             UnsupportedImageError, TooLargeError: as `images.decode`.
-            CorruptImageError: as that, or the picture made its decoder crash.
+            CorruptImageError: likewise, or the decoder crashed.
             DeadlineError: it took longer than the seconds for one picture.
-            BusyError: the system has no room for another process.
+            BusyError: the system cannot start another process.
             CancelledError: closed.
         """
         wanted = len(regions) * max(1, len(targets))
@@ -151,7 +151,7 @@ class Decoder:
             return self._ask({"regions": list(regions), "targets": list(targets)}, data, receive, self._seconds)
 
     def size_of(self, data: bytes | memoryview) -> tuple[int, int]:
-        """Width and height of the upright picture, from its header alone; it waits for no decode.
+        """Width and height of the upright picture, from its header alone; does not wait for decodes.
 
         Raises:
             VisionError: as `decode`.
@@ -169,11 +169,11 @@ class Decoder:
             self._give_back(self._take())
 
     def close(self) -> None:
-        """Kill every process. Calls under way fail with `cancelled`. May be called twice."""
+        """Kill every process. Calls in progress fail with `cancelled`. May be called twice."""
         with self._lock:
             self._closed = True
             if os.getpid() != self._owner:
-                return  # a fork: they belong to the process that it came from
+                return  # after a fork: they belong to the parent process
             processes, idle = list(self._all), self._idle
             self._all, self._idle = set(), []
         for process in processes:
@@ -198,7 +198,7 @@ class Decoder:
                 process.send(request, data)
                 answer = receive(process)
         except VisionError:
-            self._give_back(process)  # its answer was a refusal; or it is dead, which is seen when it is taken
+            self._give_back(process)  # it refused; or it is dead, which `_take` notices
             raise
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise self._failure(process, seconds) from error
@@ -211,7 +211,7 @@ class Decoder:
     def _take(self) -> Child:
         """A process that is alive: an idle one, or a new one."""
         with self._lock:
-            if os.getpid() != self._owner:  # a fork: two processes must not speak to one, nor this one end it
+            if os.getpid() != self._owner:  # after a fork: two processes must not share one, nor this one end it
                 self._inherited = self._all
                 self._idle, self._all, self._owner = [], set(), os.getpid()
             while self._idle and not self._closed:
@@ -239,7 +239,7 @@ class Decoder:
         process.end()
 
     def _unready(self, process: Child) -> VisionError:
-        """Why a process ended before it could be spoken to."""
+        """Why a process ended before it was ready."""
         if self._closed:
             return CancelledError("The decoder was closed.")
         return to_vision_error(
@@ -254,7 +254,7 @@ class Decoder:
         if process.is_overdue:
             return DeadlineError(
                 f"Decoding the picture took longer than {seconds:g} s and was stopped; make it smaller, or save it "
-                "anew as PNG or JPEG."
+                "again as PNG or JPEG."
             )
         logger.warning("a decoder process ended with status %s on a picture", process.status)
         return CorruptImageError("The picture could not be decoded; save it again as PNG or JPEG.")
@@ -285,7 +285,7 @@ class Child:
             )
         except OSError as error:
             logger.warning("no process can be started", exc_info=error)
-            raise BusyError("The system has no room for a process to decode pictures in; try again later.") from error
+            raise BusyError("The system cannot start another process to decode pictures; try again later.") from error
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._replies = cast("IO[bytes]", self._process.stdout)
         self._lock = threading.Lock()
@@ -295,7 +295,7 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """Its exit status, once it has been waited for; a signal that ended it as a negative number."""
+        """Its exit status, once waited for; negative for the signal that ended it."""
         return self._process.returncode
 
     @property
@@ -307,7 +307,7 @@ class Child:
         return not self._overdue and self._process.poll() is None
 
     def start(self) -> bool:
-        """Wait until it can be spoken to; false if it ended before that."""
+        """Wait until it is ready; false if it ended before that."""
         return self.first_reply() is not None
 
     def first_reply(self, seconds: float = START_SECONDS) -> dict[str, Any] | None:
@@ -323,9 +323,9 @@ class Child:
 
     @contextmanager
     def watched(self, seconds: float) -> Iterator[Callable[[], None]]:
-        """Kill it if the block takes longer; a blocked read or write then ends. Pipes have no timeouts everywhere.
+        """Kill it if the block takes longer; a blocked read or write then ends. Not every system has timeouts for pipes.
 
-        Yields what leaves the block but a moment more.
+        Yields a function that leaves the block only a moment more.
         """
         watch = self._watch = object()
         timers = [self._kill_after(seconds, watch)]
@@ -333,7 +333,7 @@ class Child:
         def hurry() -> None:
             try:
                 timers.append(self._kill_after(HURRY_SECONDS, watch))
-            except RuntimeError:  # the system has no room for another thread
+            except RuntimeError:  # the system cannot start another thread
                 self._expire(watch)
 
         try:
@@ -351,7 +351,7 @@ class Child:
         return timer
 
     def send(self, request: dict[str, Any], data: bytes | memoryview) -> None:
-        """Lines of JSON; the picture's bytes follow."""
+        """Send a request: a line of JSON, then the picture's bytes."""
         self._requests.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n")
         self._requests.write(data)
         self._requests.flush()
@@ -361,7 +361,7 @@ class Child:
 
         Raises:
             VisionError: the reply is a refusal.
-            ValueError, LookupError, TypeError: it has ended, or says what it never should.
+            ValueError, LookupError, TypeError: it has ended, or its reply makes no sense.
         """
         reply: dict[str, Any] = json.loads(self._replies.readline(longest))
         if "error" in reply:
@@ -389,24 +389,24 @@ class Child:
                 self.kill()
 
     def kill(self) -> None:
-        """End it at once; whoever reads from it sees the end of its stream."""
+        """End it at once; a reader sees the end of its stream."""
         self._process.kill()
 
     def wait(self) -> None:
-        """Until it has ended and left nothing behind."""
+        """Wait until it has ended, and reap it."""
         self._process.wait()
 
     def end(self) -> None:
-        """Kill it, wait, and close what leads to it."""
+        """Kill it, wait, and close its pipes."""
         self.kill()
         self.wait()
         for stream in (self._requests, self._replies):
-            with suppress(OSError):  # what was written to it and not read
+            with suppress(OSError):  # bytes written to it that it never read
                 stream.close()
 
 
 def _group() -> dict[str, Any]:
-    """A process group of its own: Ctrl-C in a terminal goes to all of one, and is for the owner."""
+    """Options for a process group of its own: Ctrl-C in a terminal goes to a whole group, and is meant for the owner."""
     if sys.platform == "win32":  # pragma: no cover
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     return {"process_group": 0}

@@ -1,8 +1,8 @@
-"""The other end of `decoder`: a process that turns foreign bytes into plain pixels, and may be killed at any moment.
+"""The child of `decoder`: a process that turns foreign bytes into plain pixels, and may be killed at any moment.
 
-It imports Pillow and the rooms for pictures, nothing of the model. It reads requests from standard input and ends with it,
-so it never outlives its owner. Nothing it sends is more than JSON and pixels: whoever takes it over by a flaw in a
-decoder has gained a process without the owner's files, model or sockets in it.
+It imports Pillow and the modules for pictures, nothing of the model. It reads requests from standard input and ends with it,
+so it never outlives its owner. It sends only JSON and pixels: an attacker who takes it over through a flaw in a decoder gains
+a process without the owner's files, model or sockets.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(arguments: str) -> None:  # pragma: no cover  runs in the process that 
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):  # what native libraries print is no reply, and no log of ours
+    for descriptor in (0, 1, 2):  # native libraries must not print into the replies or the log
         os.dup2(nothing, descriptor)
     _send(replies, {})  # ready
     serve(requests, replies, limits, seconds)
@@ -48,13 +48,13 @@ def main(arguments: str) -> None:  # pragma: no cover  runs in the process that 
 def serve(requests: BinaryIO, replies: BinaryIO, limits: images.PictureLimits, seconds: float) -> None:
     """Answer requests until their stream ends. The process ends itself if one takes longer than `seconds`.
 
-    A request is a line of JSON with `bytes`, `regions` and `targets`, and so many bytes of a picture; without regions only
-    its size is asked for. Each reply is a line of JSON, and pixels in bands of rows where it names a size.
+    A request is a line of JSON with `bytes`, `regions` and `targets`, and that many bytes of a picture; without regions it
+    asks only for the size. Each reply is a line of JSON, and pixels in bands of rows where it names a size.
     """
     while line := requests.readline():
         request = json.loads(line)
         data = requests.read(request["bytes"])
-        # Also where nobody is left to kill it. A moment later than the owner would: the owner's word is the better one.
+        # Works even if the owner is gone. A moment later than the owner would kill it: the owner's message is better.
         _alarm(seconds + 1)
         try:
             _answer(replies, data, request, limits)
@@ -91,7 +91,7 @@ def _alarm(seconds: float) -> None:
 
 
 def _confine(limits: images.PictureLimits) -> None:  # pragma: no cover  see main
-    """Bound what a decoder can take, and take away what none needs. Where the system has no such bounds, less is bounded."""
+    """Limit what a decoder can take, and drop what none needs, as far as the system supports it."""
     if sys.platform == "win32":
         return
     import resource

@@ -1,4 +1,4 @@
-"""JPEGs that lack nothing but the two bytes which tell their end (0xFF 0xD9): all of their pixels are there, so they are read."""
+"""JPEGs that lack only their end marker (0xFF 0xD9): all of their pixels are there, so they are read."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from blip2tools.pictures import formats
 
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _JPEG_END = b"\xff\xd9"
-# Bits that a decoder would go on with, were more of them needed: none, alternating, all ones, and without pattern.
+# Bits to append, to see whether a decoder needs more: none, alternating, all ones, and without pattern.
 _TAILS = (b"\x55\xaa" * 64, b"\xff\0" * 64, bytes(n * 73 % 251 for n in range(128)))
 
 
 def whole_jpeg(data: bytes, room: int) -> bytes:
-    """A JPEG that lacks nothing but the two bytes at its end, with them; any other as it is.
+    """A JPEG that lacks only its end marker, completed; any other as it is.
 
     Args:
         data: bytes that `formats.is_sane`.
-        room: bytes of memory that may be gone when damage shows.
+        room: bytes of memory that may be taken before damage is noticed.
     """
     if data.endswith(_JPEG_END):
         return data
@@ -44,7 +44,7 @@ def whole_jpeg(data: bytes, room: int) -> bytes:
         return data
     several = progressive or len(scans) > 1
     height, width = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[5:7], "big")
-    # The coefficients of several scans wait in memory until the last is there.
+    # The coefficients of several scans stay in memory until the last has been read.
     if several and width * height * (formats.cost_of("JPEG", data) - 3) > room:
         return data
     ended = data[:-1] if data.endswith(b"\xff") else data
@@ -74,7 +74,7 @@ def _covers(scans: list[bytes], components: bytes, progressive: bool) -> bool:
 
 
 def _needs_no_more(data: bytes, scale: int) -> bool:
-    """Whether what follows the data changes nothing: whether all of the pixels are in it. Looked at in a fraction of its size."""
+    """Whether bytes after the data change nothing, so that all of the pixels are in it. Decoded at a fraction of its size."""
     seen = set()
     for tail in _TAILS:
         with Image.open(io.BytesIO(data + tail + _JPEG_END), formats=("JPEG",)) as image:

@@ -3,7 +3,7 @@
 An address comes from a model that may have read it on a hostile page, so it must not lead into the network around this
 machine (server-side request forgery). It is parsed once; its name is resolved once; every answer must be public; the
 connection goes to exactly the addresses that were judged; and each redirect starts over. The guards end at the address:
-what a public host does with a request is beyond them. A fetch that nobody waits for any more ends at once: see `stopping`.
+what a public host does with a request is beyond them. A cancelled fetch ends at once: see `call.Stop`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from blip2tools.settings import Settings
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Sequence[str]]
-"""Host name and port to every address of the host, as text; raises `OSError` when there is none."""
+"""Resolves host name and port to every address of the host, as text; raises `OSError` when there is none."""
 Judge = Callable[[Address], bool]
 """Whether an address may be connected to."""
 
@@ -48,7 +48,7 @@ PORTS = (80, 443)
 MAX_REDIRECTS = 3
 MAX_URL = 8192
 MAX_HEADERS = 256
-MAX_RESOLVING = 32  # names asked for at a time: nothing stops a resolver that waits for a server which does not answer
+MAX_RESOLVING = 32  # concurrent lookups: a resolver that waits for a silent server cannot be stopped
 MAX_ADDRESSES = 4  # tried in turn; a name with hundreds of dead addresses must not cost hundreds of connection attempts
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
@@ -63,7 +63,7 @@ _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa", ".localdomain")
 _PRIVATE_NAMES = frozenset({"metadata", "metadata.goog", "instance-data"})
 
-# Cloud metadata services hand out credentials. They stay out of reach whatever the judge says; one is a public address.
+# Cloud metadata services hand out credentials. They are refused whatever the judge says; one has a public address.
 _METADATA = frozenset(
     ip_address(text)
     for text in (
@@ -97,7 +97,9 @@ _resolving = threading.BoundedSemaphore(MAX_RESOLVING)
 _SWITCHED_OFF = "Fetching http(s) pictures is switched off."
 _PRIVATE = "That address leads to a private or reserved network, which is never fetched; use a public picture address."
 _TOO_LATE = "The picture did not arrive in time; try again later or use another address."
-_UNREACHABLE = "The picture could not be fetched: its server cannot be reached or breaks off; check the address."
+_UNREACHABLE = (
+    "The picture could not be fetched: its server cannot be reached or drops the connection; check the address."
+)
 
 
 def fetch(
@@ -114,7 +116,7 @@ def fetch(
 
     Args:
         url: the address as the caller wrote it.
-        settings: `allow_urls` must be on; `url_hosts`, if given, holds at every hop.
+        settings: `allow_urls` must be on; `url_hosts`, if given, applies at every hop.
         resolve: for tests; the system's resolver by default.
         judge: for tests; `is_public` by default. Metadata services are refused whatever it says.
         ports: the ports that may be connected to.
@@ -122,9 +124,9 @@ def fetch(
         total_s: seconds for everything: names, connections, redirects and the body.
 
     Raises:
-        InvalidInputError: not an address that can be read in one way only.
-        NotAllowedError: another scheme, port, host or network than may be fetched from, at any hop.
-        FetchFailedError: no answer, or not the answer of a picture.
+        InvalidInputError: a malformed or ambiguous address.
+        NotAllowedError: a scheme, port, host or network that may not be fetched from, at any hop.
+        FetchFailedError: no answer, or not one that can be a picture.
         TooLargeError: a longer body than may be read.
         DeadlineError: out of time.
         BusyError: too many names are being looked up.
@@ -154,7 +156,7 @@ def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet, judged by what it must be rather than by a list of bad ones.
 
     Forms that carry an IPv4 address inside an IPv6 one are a way around such a judgement. The two that a resolver may
-    return in earnest (mapped, and NAT64 as DNS64 synthesises it) are judged by the address inside; 6to4, Teredo, ISATAP,
+    legitimately return (mapped, and NAT64 as DNS64 synthesises it) are judged by the address inside; 6to4, Teredo, ISATAP,
     compatible addresses and local NAT64 prefixes belong to no public picture host and are refused.
     """
     if isinstance(address, IPv6Address):
@@ -201,7 +203,7 @@ class _Visit:
     clock: _Clock
 
     def parse(self, text: str) -> _Target:
-        """The one reading of an address. Whatever two parsers could read in two ways is refused (CVE-2026-24779)."""
+        """Parse an address. Whatever two parsers could read differently is refused (CVE-2026-24779)."""
         if len(text) > MAX_URL:
             raise InvalidInputError(f"The address is longer than {MAX_URL:,} characters.")
         if "\\" in text or not text.isprintable() or any(char.isspace() for char in text):
@@ -270,7 +272,7 @@ class _Visit:
         return found[:MAX_ADDRESSES]
 
     def _resolve(self, target: _Target) -> Sequence[str]:
-        """Resolution with a deadline, which the system's has not: past it, its thread goes on and nobody waits."""
+        """Resolve with a deadline, which the system's resolver lacks: past it, the thread runs on and its result is dropped."""
         answers: queue.SimpleQueue[Sequence[str] | Exception] = queue.SimpleQueue()
         stopped = TimeoutError()
 
@@ -288,7 +290,7 @@ class _Visit:
             threading.Thread(target=ask, name="blip2tools-resolve", daemon=True).start()
         except RuntimeError as error:
             _resolving.release()
-            raise BusyError("The system has no room for another thread; try again later.") from error
+            raise BusyError("The system cannot start another thread; try again later.") from error
         try:
             with STOP.get().ending(lambda: answers.put(stopped)):
                 answer = answers.get(timeout=self.clock.left(None))
@@ -299,12 +301,12 @@ class _Visit:
         return answer
 
     def get(self, target: _Target, addresses: Sequence[Address]) -> bytes | str:
-        """The body, or the place that the server redirects to."""
+        """The body, or the address that the server redirects to."""
         formats = ", ".join(f"image/{name.lower()}" for name in self.settings.formats)
         headers = [
             ("Host", target.url.netloc.decode("ascii")),
             ("User-Agent", "blip2tools"),
-            ("Accept", f"{formats}, */*;q=0.1"),  # a server that negotiates must not pick a format that is not read
+            ("Accept", f"{formats}, */*;q=0.1"),  # a server that negotiates must not pick an unsupported format
             ("Accept-Encoding", "identity"),
             ("Connection", "close"),
         ]
@@ -335,7 +337,7 @@ class _Visit:
             try:
                 return headers[b"location"].decode()
             except UnicodeDecodeError as error:
-                raise FetchFailedError("The address redirects to a place that cannot be read.") from error
+                raise FetchFailedError("The address redirects to one that is not valid.") from error
         if response.status != 200:
             raise FetchFailedError(
                 f"The server answered with status {response.status} instead of a picture; check the address."
@@ -358,7 +360,7 @@ class _Visit:
             if len(body) > limit:
                 raise too_large
         if not body:
-            raise FetchFailedError("The server answered with nothing; check the address.")
+            raise FetchFailedError("The server sent an empty answer; check the address.")
         return bytes(body)
 
     def follow(self, target: _Target, location: str) -> _Target:
@@ -368,7 +370,7 @@ class _Visit:
                 raise InvalidInputError(location)
             return self.parse(str(target.url.join(location)))
         except (InvalidInputError, httpx2.InvalidURL, ValueError) as error:
-            raise FetchFailedError("The address redirects to a place that cannot be read.") from error
+            raise FetchFailedError("The address redirects to one that is not valid.") from error
 
 
 class _PinnedBackend(httpcore2.NetworkBackend):

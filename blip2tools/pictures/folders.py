@@ -1,8 +1,8 @@
 """The allowed folders: which files may be read, and how to open one so that nothing can be swapped on the way.
 
 A path is judged where it really leads: both sides resolved and compared part by part (CVE-2025-53110, CVE-2025-53109),
-then the opened file once more. A hard link inside an allowed folder counts as inside: whoever could make it may read
-the file anyway. A name that no file has exactly is compared with those that are there, as `names` folds them.
+then the opened file once more. A hard link inside an allowed folder counts as inside: a user who could make it may read
+the file anyway. A name without an exact match is compared with the names that are there, as `names` folds them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Folders:
         found = default_roots() if configured is None else configured_roots(configured)
         self.roots = found.real
         self.warnings = found.warnings
-        """What to know about configured folders that are not there."""
+        """Warnings about configured folders that do not exist."""
         self._written = found.written
         self._labels = labels_of(self.roots)
         self._trusted = trusted
@@ -75,23 +75,23 @@ class Folders:
         return [_by_part(spelled, as_path(Path(name), of_folder=True)) for name in self._labels]
 
     def find(self, text: str, *, is_uri: bool = False, folder: bool = False) -> Path:
-        """The real path of what a caller calls a file or folder.
+        """The real path of the file or folder that a caller names.
 
-        First exactly as it is written, also without quotes, a link's markdown or a shell's escapes around it; then the one file
-        whose name looks the same.
+        First exactly as written, also without quotes, a link's markdown or shell escapes around it; then the one file whose
+        name looks the same.
 
         Args:
             text: the name.
-            is_uri: it comes from a `file:` address, in which nothing stands for anything else.
+            is_uri: it comes from a `file:` address, in which nothing is expanded or unwrapped.
             folder: whether a folder is meant.
 
         Raises:
-            InvalidInputError: no path at all: control characters, or too long.
+            InvalidInputError: not a path: control characters, or too long.
             NotAllowedError: outside the allowed folders, whether or not something is there.
             NotFoundError: inside, but nothing is there, or several things look like it.
         """
         if not self.roots and not self._trusted:
-            self.locate(text)  # says that there is none
+            self.locate(text)  # raises: there is none
         expand_home = not is_uri
         meant = [text] if is_uri else readings(text)
         for one in meant:
@@ -106,7 +106,7 @@ class Folders:
         return self.locate(text if is_uri else unwrapped(text), expand_home=expand_home)
 
     def locate(self, text: str, *, expand_home: bool = True) -> Path:
-        """The real path of an existing file or folder that is named exactly so and that may be read.
+        """The real path of an existing file or folder with exactly this name that may be read.
 
         Raises:
             VisionError: as `find`.
@@ -116,15 +116,15 @@ class Folders:
         raise self._why_not(text, expand_home)
 
     def is_called(self, path: Path, text: str, *, is_uri: bool = False) -> bool:
-        """Whether what `find` gave for a text is named exactly so."""
+        """Whether the result of `find` for a text has exactly that name."""
         return self._exactly(text, expand_home=not is_uri) == path
 
     def is_inside(self, path: Path) -> bool:
-        """Whether a path lies in an allowed folder, as it is written."""
+        """Whether a path, as written, lies in an allowed folder."""
         return any(path.is_relative_to(root) for root in self.roots)
 
     def below(self, path: Path) -> str:
-        """A path from its allowed folder on; its last part where it lies in none."""
+        """A path relative to its allowed folder; its last part where it lies in none."""
         root = next((root for root in self.roots if path.is_relative_to(root)), path.parent)
         return str(path.relative_to(root))
 
@@ -132,7 +132,7 @@ class Folders:
         """The real path of a file that was found in a folder.
 
         Raises:
-            NotFoundError, NotAllowedError: it has gone, or leads outside by now.
+            NotFoundError, NotAllowedError: it is gone, or now leads outside.
         """
         real = real_path(path)
         if real is None or not self.allows(real):
@@ -178,16 +178,16 @@ class Folders:
     def unseen(self, scan: Scan) -> list[str]:
         """A sentence for each folder that a scan could not look into."""
         return [
-            f'the folder "{printably(self.shown(folder))[:MAX_SHOWN]}" cannot be listed, so what is in it is not seen'
+            f'the folder "{printably(self.shown(folder))[:MAX_SHOWN]}" cannot be listed, so its pictures are left out'
             for folder in scan.unlisted
         ]
 
     def shown(self, path: Path) -> str:
-        """A found file as a reference that leads back to it: in full, or from its allowed folder on."""
+        """A found file as a reference that leads back to it: in full, or relative to its allowed folder."""
         return self._leading_back(self._shown(path), path)
 
     def short(self, path: Path) -> str:
-        """A found file as the shortest reference that leads back to it: from its allowed folder on, if that leads to no other."""
+        """A found file as the shortest reference that leads back to it: relative to its allowed folder, if unambiguous."""
         return self._leading_back(self._short(path), path)
 
     def _short(self, path: Path) -> str:
@@ -210,7 +210,7 @@ class Folders:
     def _leading_back(self, text: str, path: Path) -> str:
         told = _by_part(spelled, text)
         if told != text and self._exactly(told, expand_home=False) not in (None, path):
-            return "file:" + quote(os.fsencode(text))  # something else is really called as this is spelled
+            return "file:" + quote(os.fsencode(text))  # another file really has this spelling as its name
         return told
 
     def allows(self, real: Path) -> bool:
@@ -218,7 +218,7 @@ class Folders:
         return self._trusted or any(real.is_relative_to(root) for root in self.roots)
 
     def _exactly(self, text: str, expand_home: bool) -> Path | None:
-        """The real path of what is named exactly so, if it is there and may be read."""
+        """The real path of an exact match, if it exists and may be read."""
         if not text or len(text) > MAX_PATH or "\0" in text or not has_bytes(text) or self._is_foreign_share(text):
             return None
         for candidate in self._candidates(text, expand_home):
@@ -228,8 +228,8 @@ class Folders:
         return None
 
     def _is_foreign_share(self, text: str) -> bool:
-        """Whether this is a Windows share that is not allowed: one is contacted, with the user's credentials, as soon as its
-        path is resolved."""
+        """Whether this is a Windows share that is not allowed: resolving its path would already contact it, with the user's
+        credentials."""
         share = text[:2].replace("\\", "/") == "//" and not self._trusted
         return share and not any(root.drive and text.lower().startswith(root.drive.lower()) for root in self.roots)
 
@@ -242,28 +242,28 @@ class Folders:
             yield Path.cwd() / path
         root_named = self._labels.get(path.parts[0]) if path.parts else None
         labelled = [root_named.joinpath(*path.parts[1:])] if root_named else []
-        # Among several folders the name of one comes first, as `shown` writes it; of only one, what is in it.
+        # With several folders, the name of one comes first, as `shown` writes it; with a single one, what is in it.
         yield from labelled if len(self.roots) > 1 else ()
         for root in self.roots:
             yield root / path
         yield from labelled if len(self.roots) == 1 else ()
 
     def _alike(self, text: str, expand_home: bool, folder: bool) -> list[Path]:
-        """What may be read and looks like what is written."""
+        """Files or folders that look like the text and may be read."""
         if not text.strip() or len(text) > MAX_PATH or "\0" in text or self._is_foreign_share(text):
             return []
         path = at_home(text) if expand_home else Path(text)
         return look_alikes(list(self._places(Path(os.path.normpath(path)))), self.allows, folder=folder)
 
     def _places(self, path: Path) -> Iterator[Place]:
-        """Where the parts of a name may be looked up: below an allowed folder that it begins with, or below each of them."""
+        """The places to look up the parts of a path: below the allowed folder that it begins with, or below each of them."""
         if self._trusted:
             whole = Path.cwd() / path
             there = next(folder for folder in (whole, *whole.parents) if folder.is_dir() or folder == folder.parent)
             yield Place(there, whole.parts[len(there.parts) :])
         parts = path.parts
         if ".." in parts:
-            return  # above where it starts from
+            return  # above its starting folder
         if path.is_absolute():
             for root in dict.fromkeys((*self.roots, *self._written)):
                 if len(parts) >= len(root.parts) and all(map(_is_like, parts, root.parts)):
@@ -279,7 +279,7 @@ class Folders:
     def _opened(self, path: Path) -> Iterator[tuple[BinaryIO, int]]:
         """A regular file, judged again through its descriptor, and its size."""
         try:
-            # Looked at before it is opened: opening some devices does something.
+            # Checked before it is opened: opening some devices has effects.
             mode = path.lstat().st_mode
             if stat.S_ISDIR(mode):
                 hint = "" if self._trusted else " list_images shows what is there."
@@ -294,8 +294,7 @@ class Folders:
                 yield file, status.st_size
         except PermissionError as error:
             raise NotFoundError(
-                "That file is there, but its permissions keep this program from reading it; give the user that runs it the "
-                "right to read it."
+                "That file exists, but this program has no permission to read it; give read access to the user that runs it."
             ) from error
         except OSError as error:
             raise NotFoundError("That file is gone or cannot be read.") from error
@@ -346,7 +345,7 @@ class Folders:
         return f" ({', '.join(names[:5])}{more})"
 
     def _which(self, text: str, fits: Sequence[Path]) -> NotFoundError:
-        """The question which of several files is meant, with names that show how they differ and that lead back to them."""
+        """The question which of several files is meant, with names that show the difference and lead back to them."""
         names = [self._short(path) for path in fits[:MAX_SUGGESTIONS]]
         told = ", ".join(f'"{_within(_by_part(distinctly, name))}"' for name in names)
         more = f" and {len(fits) - len(names)} more" if len(fits) > len(names) else ""
@@ -361,18 +360,18 @@ class Folders:
             return NotFoundError(f"There is no file {quoted(text)}; such paths belong to a chat client's own machine.")
         if is_drive(text):
             return NotFoundError(
-                f"There is no file {quoted(text)}; a drive's letter is of another machine than this server's, or of the other "
-                f"side of a container. Pass the picture as a data: URI, or copy it into an allowed folder{self._named()}."
+                f"There is no file {quoted(text)}; a drive letter belongs to another machine than this server's, or to the host "
+                f"outside its container. Pass the picture as a data: URI, or copy it into an allowed folder{self._named()}."
             )
         near = self._near(real)
         hint = f"did you mean {' or '.join(near)}?" if near else "list_images shows what is there."
-        if self._trusted:  # a person's own words, who has better ways to list a folder
+        if self._trusted:  # a person, who has better ways to list a folder
             return NotFoundError(f"There is no file {quoted(text)}" + (f"; {hint}" if near else "."))
         where = " in the allowed folders" + ("" if near else self._named())
         return NotFoundError(f"There is no file {quoted(text)}{where}; {hint}")
 
     def _near(self, missing: Path) -> Sequence[str]:
-        """References of pictures beside it, or in the allowed folders, whose names resemble the one not found."""
+        """References to pictures next to it, or in the allowed folders, whose names resemble the one not found."""
         by_name: dict[str, Path] = {}
         for folder in (missing.parent, None):
             for found in self.newest(MAX_COMPARED, folder, by_bytes=False).newest():
@@ -391,6 +390,6 @@ def _within(text: str) -> str:
 
 
 def _by_part(spell: Callable[[str], str], path: Path | str) -> str:
-    """A path with each of its parts spelled: they are compared one by one."""
+    """A path with each part spelled by itself: parts are compared one by one."""
     separator = os.sep
     return separator.join(map(spell, str(path).split(separator)))

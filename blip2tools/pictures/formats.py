@@ -1,4 +1,4 @@
-"""What the bytes of a picture say before any decoder reads them: which format they are, and whether its blocks are sane.
+"""Format and structure of a picture, judged by its bytes before any decoder reads them.
 
 A file of 20 MB can hold millions of empty blocks, which a decoder visits one by one for many seconds and hundreds of MB.
 """
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from blip2tools.pictures import boxes
 
 MAX_JPEG_SCANS = 100  # encoders write about ten; each is a pass over the whole picture, however few bytes it takes
-_MAX_WEBP_CHUNKS = 64  # before the first picture: headers, a profile, and what else somebody put there
+_MAX_WEBP_CHUNKS = 64  # before the first picture: headers, a profile, and other additions
 MAX_JPEG_FILL = 2**16  # Pillow steps over it byte by byte: 20 MB take ten seconds
 MAX_BLOCKS = 50_000  # and one more for every 256 bytes
 
-# The second half is known only to be named. Names and declared types say nothing.
+# The second half is recognised only to be named in errors. File names and declared types are not trusted.
 _MAGIC = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)"
     rb"|(?P<PNG>\x89PNG\r\n\x1a\n)"
@@ -59,12 +59,12 @@ def kind_of(data: bytes) -> str | None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether so few bytes are there that they could be the beginning of a picture."""
+    """Whether there are so few bytes that they could be the beginning of a picture."""
     return len(data) < 18 and any(data[: len(start)] == start[: len(data)] for start in _FIRST_BYTES)
 
 
 def is_sane(kind: str, data: bytes) -> bool:
-    """Whether there are no more blocks, scans and fill than an encoder would write, and all of a WebP, an AVIF or a HEIC."""
+    """Whether there are no more blocks, scans and fill than an encoder would write, and a WebP, AVIF or HEIC is complete."""
     if kind == "WEBP":
         return int.from_bytes(data[4:8], "little") + 8 <= len(data)
     if kind in ("AVIF", "HEIC"):
@@ -76,7 +76,7 @@ def is_sane(kind: str, data: bytes) -> bool:
     scans, fill, end = 0, 0, 2
     for count, (block, position) in enumerate(walk(data)):
         if kind == "JPEG":
-            # Between segments: fill (ITU-T T.81, B.1.1.2), and whatever else; behind the start of a scan are its pixels.
+            # Between segments: fill (ITU-T T.81, B.1.1.2), and whatever else; after the start of a scan come its pixels.
             fill += 0 if scans else position - 2 - end
             end = position if block == 0x01 else position + int.from_bytes(data[position : position + 2], "big")
             scans += block == 0xDA
@@ -101,14 +101,14 @@ def cost_of(kind: str, data: bytes) -> float:
         scans += code == 0xDA
     if not frame or not (progressive or scans > 1):
         return 8.0
-    # The coefficients of every component, two bytes each, wait for the last scan (ITU-T T.81, B.2.2).
+    # The coefficients of every component, two bytes each, are kept until the last scan (ITU-T T.81, B.2.2).
     factors = [(one >> 4, one & 15) for one in frame[9 : 8 + 3 * frame[7] : 3]] if len(frame) > 9 else []
     most = max((width for width, _ in factors), default=0) * max((height for _, height in factors), default=0)
     return max(8.0, 4 + 2 * sum(width * height for width, height in factors) / max(1, most))
 
 
 def size_of_webp(data: bytes) -> tuple[int, int] | None:
-    """Width and height by the header of a WebP (RFC 9649, 2.5 to 2.7), which Pillow copies twice to learn them."""
+    """Width and height from the header of a WebP (RFC 9649, 2.5 to 2.7); Pillow would copy the file twice to find them."""
     match data[12:16]:
         case b"VP8X":
             return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
@@ -121,13 +121,13 @@ def size_of_webp(data: bytes) -> tuple[int, int] | None:
 
 
 def webp_chunk(data: bytes) -> str:
-    """What the first picture of a WebP begins with: `VP8 `, `ALPH` or `VP8L`; what cannot be told is taken for `VP8L`."""
+    """The first chunk of a WebP's first picture: `VP8 `, `ALPH` or `VP8L`; if that cannot be told, `VP8L`."""
     position = 12
     for _ in range(_MAX_WEBP_CHUNKS):
         name = data[position : position + 4]
         if name in (b"VP8 ", b"ALPH", b"VP8L"):
             return name.decode()
-        # A frame's own chunks follow 16 bytes about it.
+        # A frame's own chunks follow a header of 16 bytes.
         length = 16 if name == b"ANMF" else int.from_bytes(data[position + 4 : position + 8], "little")
         position += 8 + length + length % 2
     return "VP8L"

@@ -1,7 +1,7 @@
-"""Which picture of a file is looked at: its first as a browser shows it, where it stands, and how many there are.
+"""The picture of a file that is used: its first as a browser shows it, its position, and how many there are.
 
-Later frames are never sought: a frame has a size of its own, which no check of a header has seen (CVE-2026-96636). What has to be
-looked at is put into a plain file of its own instead.
+The decoder never seeks later frames: a frame has a size of its own, which no check of a header has seen (CVE-2026-96636). A
+frame that is needed is copied into a plain file of its own instead.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _MASKS = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
 class First(NamedTuple):
-    """The bytes that are decoded instead of a file, and where their picture stands in it."""
+    """The bytes to decode instead of the file, and the position of their picture in it."""
 
     data: bytes
     canvas: tuple[int, int] | None = None
-    """Width and height of the whole, where the first frame covers a part of it only."""
+    """Width and height of the whole, where the first frame covers only a part of it."""
     place: tuple[int, int] = (0, 0)
     """Left and top of that part."""
     is_cut_out: bool = False
-    """Whether the decoder gives the part, and not the whole with something around it."""
+    """Whether the decoder returns only the part, instead of the whole with something around it."""
     is_opaque: bool = False
-    """Whether transparency, if there is any, is not shown."""
+    """Whether transparency is ignored."""
 
 
 def first(kind: str, data: bytes, room: int) -> First:
@@ -41,7 +41,7 @@ def first(kind: str, data: bytes, room: int) -> First:
     Args:
         kind: format, under Pillow's name.
         data: bytes that `formats.is_sane`.
-        room: bytes of memory that may be gone when damage shows.
+        room: bytes of memory that may be taken before damage is noticed.
     """
     match kind:
         case "PNG":
@@ -58,7 +58,7 @@ def first(kind: str, data: bytes, room: int) -> First:
 
 
 def count(kind: str, data: bytes, image: Image.Image | None = None) -> int:
-    """How many frames or pages a file holds, at least as far as can be told without decoding them."""
+    """How many frames or pages a file holds, as far as can be told without decoding them."""
     match kind:
         case "GIF":
             return sum(1 for _ in _gif_frames(data)) or 1
@@ -74,7 +74,7 @@ def count(kind: str, data: bytes, image: Image.Image | None = None) -> int:
 
 
 def _png_frames(data: bytes) -> int:
-    """What acTL says, which counts only before the pixels (PNG specification, 11.3.6.1)."""
+    """The count in acTL, which is valid only before the pixels (PNG specification, 11.3.6.1)."""
     for name, begin, end in png_chunks(data):
         if name == b"acTL" and end - begin == 8:
             return max(1, int.from_bytes(data[begin : begin + 4], "big"))
@@ -84,7 +84,7 @@ def _png_frames(data: bytes) -> int:
 
 
 def _of_png(data: bytes) -> First:
-    """An animation whose still image is no frame of it shows its first frame, and never that image."""
+    """An animation whose still image is not one of its frames shows its first frame instead of that image."""
     head, control, parts, is_animated, behind = [_SIGNATURE], b"", list[bytes](), False, False
     for name, begin, end in png_chunks(data):
         if name == b"IDAT":
@@ -125,7 +125,7 @@ def _of_gif(data: bytes) -> First:
     if frame is None or (frame[:2] == (0, 0) and frame[2] >= canvas[0] and frame[3] >= canvas[1]):
         return First(data)
     left, top, width, height = frame
-    # A frame that reaches beyond the screen makes it larger, in browsers as in Pillow.
+    # A frame that reaches beyond the logical screen enlarges it, in browsers as in Pillow.
     return First(data, (width, height), (left, top))
 
 
@@ -152,7 +152,7 @@ def _gif_table(flags: bytes) -> int:
 
 
 def _of_webp(data: bytes) -> First:
-    """Of an animation transparency shows also where the header does not tell of it; of a still picture only where it does."""
+    """Transparency of an animation always shows; that of a still picture only where the header declares it."""
     if data[12:16] != b"VP8X":
         return First(data)
     flags = data[20]
@@ -167,7 +167,7 @@ def _of_webp(data: bytes) -> First:
 
 
 def _with_alpha(data: bytes) -> bytes:
-    """A BMP of 32 bits whose header names a mask for alpha as one whose masks count, which is how browsers read it."""
+    """A 32-bit BMP with an alpha mask in its header, changed so that Pillow uses the masks, as browsers do."""
     header = int.from_bytes(data[14:18], "little")
     if (
         header < 108

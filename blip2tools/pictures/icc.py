@@ -1,6 +1,6 @@
-"""ICC profiles: which of a file's are usable, what of them counts, and small ones made from numbers (ICC.1:2022).
+"""ICC profiles: which are usable, which of their parts apply, and small ones made from numbers (ICC.1:2022).
 
-A profile is a stranger's bytes. Nothing of its text is ever shown: it may hold instructions for a model.
+A profile is untrusted. None of its text is ever shown: it may hold instructions for a model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Chromaticities = Sequence[tuple[float, float]]
 
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
-# Chromatic adaptation as every profile has it (ICC.1:2022, annex E).
+# Chromatic adaptation as every profile stores it (ICC.1:2022, annex E).
 _BRADFORD: Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 
 
@@ -39,7 +39,7 @@ class Profile:
     Attributes:
         space: `RGB`, `grey` or `CMYK`.
         code_points: primaries and transfer of its `cicp` tag (ICC.1:2022, 9.2.17), which wins over its curves in browsers.
-        data: its bytes, changed such that what a browser takes of them is what LittleCMS takes with relative intent.
+        data: its bytes, changed so that LittleCMS, with relative intent, uses the same tags as a browser.
     """
 
     space: str
@@ -78,7 +78,7 @@ def parse(data: bytes) -> Profile:
 
 
 def made(primaries: Chromaticities, curve: bytes) -> Profile:
-    """A profile of RGB from chromaticities and one curve, which is a `para` or `curv` element.
+    """An RGB profile from chromaticities and one curve, which is a `para` or `curv` element.
 
     Raises:
         UnusableError: no colours have these chromaticities.
@@ -103,7 +103,7 @@ def parametric(kind: int, *values: float) -> bytes:
 
 
 def to_d50(primaries: Chromaticities) -> Matrix:
-    """Linear RGB to XYZ under D50, adapted as Bradford does.
+    """The matrix from linear RGB to XYZ under D50, with Bradford adaptation.
 
     Raises:
         UnusableError: no colours have these chromaticities.
@@ -171,7 +171,7 @@ def _code_points(data: bytes, tags: dict[bytes, tuple[int, int]]) -> tuple[int, 
 
 
 def _plain(data: bytes, count: int, table: bytes | None) -> bytes:
-    """The profile with one table at the most, which is called that of relative intent, and of a class that is applied."""
+    """The profile with at most one table, named as that of relative intent, and of a class that LittleCMS applies."""
     out = bytearray(data)
     if data[12:16] not in _CLASSES:
         out[12:16] = b"mntr"
@@ -188,7 +188,7 @@ def _plain(data: bytes, count: int, table: bytes | None) -> bytes:
 
 
 def _as_version_4(out: bytearray, begin: int, length: int) -> None:
-    """Take the Lab of a `mft2` table for that of version 4, as browsers do: what ends at 65,280 for others ends at 65,535 there.
+    """Read the Lab values of an `mft2` table as those of version 4, as browsers do: they end at 65,535 instead of 65,280.
 
     White comes out as (252, 254, 255). LittleCMS reads the older encoding, so the end of the table is scaled to that.
     """

@@ -1,4 +1,4 @@
-"""Encoded bytes become one safe RGB picture.
+"""Decoding of encoded bytes to one safe RGB picture.
 
 Settings are not imported here: a process that only decodes starts without them.
 """
@@ -23,23 +23,23 @@ Region = tuple[float, float, float, float]
 """Left, top, right, bottom as fractions 0-1 of the upright picture."""
 
 Target = tuple[int, int]
-"""A square that pictures are resized to, without keeping their aspect: its side in pixels, and Pillow's number of the filter."""
+"""A square to resize pictures to, without keeping the aspect ratio: its side in pixels, and Pillow's number of the filter."""
 
 BYTES_A_PIXEL = 9
 """Memory that a decode may take at its peak, for each pixel of `max_pixels`: 450 MB for 50 megapixels."""
 
-_SOME_BYTES = 2**20  # that any decode takes beside pixels
+_SOME_BYTES = 2**20  # that any decode takes in addition to pixels
 
 MIN_SIDE = 2  # a side of one pixel makes image processors mistake rows for channels
 
-_CORRUPT = "The picture is damaged or incomplete and does not decode; send the whole file again or save it anew."
+_CORRUPT = "The picture is damaged or incomplete and could not be decoded; send the whole file, or save it again."
 
 _ORIENTATION_TAG = 0x0112  # CIPA DC-008
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
 class PictureLimits(Protocol):
-    """What of the settings decides which pictures are read."""
+    """The settings that decide which pictures are read."""
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class PictureLimits(Protocol):
 
     @property
     def max_damage_mb(self) -> int:
-        """The most memory that may be gone when damage shows, MiB."""
+        """The most memory that may be taken before damage is noticed, MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Picture:
     animated: bool
     """Whether this is the first frame of several."""
     warnings: tuple[str, ...] = ()
-    """What should be said of it: which of several pages it is, a profile that does not fit."""
+    """Notes for callers: which of several pages it is, a profile that does not fit."""
 
     @property
     def width(self) -> int:
@@ -91,7 +91,7 @@ def decode(data: bytes, settings: PictureLimits) -> Picture:
     Raises:
         UnsupportedImageError: not one of `settings.formats`, or a side below 2 pixels.
         TooLargeError: more bytes, pixels or a longer side than the settings allow.
-        CorruptImageError: a known format that does not decode.
+        CorruptImageError: a known format that cannot be decoded.
     """
     with _guarded():
         opened = _open(data, settings)
@@ -104,19 +104,19 @@ def decode(data: bytes, settings: PictureLimits) -> Picture:
             raise CorruptImageError(_CORRUPT)
         said = metadata.read(kind, first.data, opened.info.get("icc_profile"))
         number = frames.count(kind, data, opened)
-        opened.info.pop("xmp", None)  # by which Pillow would turn a TIFF
+        opened.info.pop("xmp", None)  # Pillow would rotate a TIFF by it
         opened.load()
         image, notes = rendering.render(opened, first, said)
-        del opened  # two of a large picture are in memory at most
+        del opened  # at most two copies of a large picture are in memory
         _check_size(image.size, settings)
-    image.info = {}  # comments, profiles and EXIF are a stranger's text
+    image.info = {}  # comments, profiles and EXIF are untrusted text
     return Picture(image, number > 1, (*_counted(kind, number), *notes))
 
 
 def parts(
     picture: Picture, regions: Sequence[Sequence[float] | None], targets: Sequence[Target]
 ) -> Iterator[Image.Image]:
-    """What a model looks at: for each region (None is all of the picture) one RGB image for each target in turn.
+    """The input of a model: for each region (`None` is the whole picture) one RGB image per target, in order.
 
     Without targets, each region at full resolution.
 
@@ -133,7 +133,7 @@ def parts(
 
 
 def warm() -> None:
-    """Load Pillow's readers, which otherwise come with the first pictures."""
+    """Load Pillow's readers, which otherwise load with the first pictures."""
     Image.preinit()
     Image.init()
     kinds.register()
@@ -164,10 +164,10 @@ def crop(image: Image.Image, region: Sequence[float]) -> Image.Image:
 def encode_png(image: Image.Image) -> bytes:
     """The PNG of an image that a Python caller holds: lossless up to 16 bit, alpha and profile kept, orientation applied.
 
-    Inks with a profile, which no PNG holds, become a JPEG.
+    CMYK with a profile, which PNG does not support, becomes a JPEG.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: it is not an image.
     """
     if not isinstance(image, Image.Image):
         raise InvalidInputError(
@@ -195,12 +195,12 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def encode(image: Image.Image, limit: int) -> bytes:
-    """An image that a Python caller holds as bytes that may be kept: its PNG, or a JPEG where that has more than `limit` bytes.
+    """An image of a Python caller as bytes to keep: its PNG, or a JPEG where the PNG has more than `limit` bytes.
 
     A photo of 12 megapixels that takes 5 MB as JPEG can take 25 as PNG.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: it is not an image.
     """
     data = encode_png(image)
     if len(data) <= limit:
@@ -212,7 +212,7 @@ def encode(image: Image.Image, limit: int) -> bytes:
 
 
 def profile_of(image: Image.Image) -> bytes | None:
-    """The colour profile that came with an image which a Python caller holds, if it is usable."""
+    """The colour profile of an image of a Python caller, if it is usable."""
     profile = image.info.get("icc_profile")
     try:
         return profile if isinstance(profile, bytes) and icc.parse(profile) else None
@@ -224,7 +224,7 @@ class _Silence:
     """Keeps Pillow's warnings quiet while any thread decodes.
 
     Pillow warns about large areas, odd EXIF and malformed MPO with text from the file; the limits here are our own.
-    `warnings.catch_warnings` swaps a list that all threads share, and two overlapping decodes would put back each
+    `warnings.catch_warnings` swaps a list that all threads share, and two overlapping decodes would restore each
     other's. One swap for all of them, counted, cannot; and its filter names Pillow's modules only.
     """
 
@@ -254,20 +254,20 @@ _silence = _Silence()
 
 @contextmanager
 def _guarded() -> Iterator[None]:
-    """Turns whatever Pillow raises into our errors; damaged files bring a dozen exception types besides OSError."""
+    """Turn whatever Pillow raises into our errors; damaged files raise a dozen exception types besides OSError."""
     try:
         with _silence:
             yield
     except VisionError:
         raise
     except Image.DecompressionBombError as error:
-        raise TooLargeError("The picture has far more pixels than are read; make it smaller first.") from error
+        raise TooLargeError("The picture has far too many pixels; make it smaller first.") from error
     except Exception as error:
         raise CorruptImageError(_CORRUPT) from error
 
 
 def _open(data: bytes, settings: PictureLimits) -> ImageFile.ImageFile:
-    """The picture behind its header, nothing decoded yet, within every limit."""
+    """Open a picture by its header, within every limit; nothing is decoded yet."""
     if not data:
         raise CorruptImageError("The picture is empty: it has no bytes.")
     if len(data) > settings.max_image_bytes:
@@ -330,7 +330,7 @@ def _check_cost(kind: str, data: bytes, size: tuple[int, int], settings: Picture
     most = int(settings.max_pixels * BYTES_A_PIXEL / formats.cost_of(kind, data))
     if size[0] * size[1] > most:
         raise TooLargeError(
-            f"The picture is {size[0]} × {size[1]} pixels; of this kind of {kind} at most {most:,} are read, since it takes "
+            f"The picture is {size[0]} × {size[1]} pixels; at most {most:,} are read of this kind of {kind}, which takes "
             "much memory to decode. Save it as PNG or plain JPEG, or make it smaller first."
         )
 
@@ -349,8 +349,8 @@ def _check_late_damage(kind: str, data: bytes, size: tuple[int, int], channels: 
     most = max(0, int(left / late))
     if size[0] * size[1] > most:
         raise TooLargeError(
-            f"The picture is {size[0]} × {size[1]} pixels; of a {kind} file like this at most {most:,} are read, since only "
-            "decoding it tells whether it is damaged. Save it as PNG or plain JPEG, or make it smaller first."
+            f"The picture is {size[0]} × {size[1]} pixels; at most {most:,} are read of a {kind} file like this, since only "
+            "decoding shows whether it is damaged. Save it as PNG or plain JPEG, or make it smaller first."
         )
 
 
@@ -366,7 +366,7 @@ def _counted(kind: str, number: int) -> tuple[str, ...]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How to turn an image that a Python caller holds: as `metadata` reads it, where it came from a file."""
+    """The EXIF orientation of an image of a Python caller: as `metadata` reads it, where the image came from a file."""
     data = image.info.get("exif")
     if image.format == "WEBP":
         return 1

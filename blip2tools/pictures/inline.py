@@ -1,4 +1,4 @@
-"""Pictures inside of messages: in blocks of every provider's form, and in the midst of text."""
+"""Pictures inside messages: in blocks of every provider's form, and within text."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from blip2tools.pictures import formats
 Reference: TypeAlias = str | bytes
 Block: TypeAlias = Mapping[str, Any]
 
-LONG: Final = 200  # characters of base64 that no model should be sent
+LONG: Final = 200  # characters of base64; more is never sent to a model
 
 _PICTURE_TYPES: Final = ("image", "image_url", "input_image", "computer_screenshot", "image_generation_call")
 _DATA_KEYS: Final = ("base64", "data", "blob", "bytes", "result", "file_data")
 _KIND_KEYS: Final = ("mime_type", "media_type", "mimeType", "mediaType")
-# Formats with a signature that nothing else begins with by chance.
+# Formats with a signature that other data do not begin with by chance.
 _SURE: Final = frozenset({"PNG", "JPEG", "GIF", "WEBP", "TIFF", "AVIF", "HEIC", "PSD", "JPEG2000"})
 _NO_DATA: Final = InvalidInputError("The message's picture holds no data that can be read; send it as base64.")
 _FOREIGN_FILE: Final = NotFoundError(
-    "The picture is only named by a file id, which nobody but its provider can open; send it as base64."
+    "The picture is only named by a file id, which only its provider can open; send it as base64."
 )
 
 _LINE = r"(?:\\r)?(?:\\n|\r?\n)[ \t]*"  # an end of line, also as JSON writes it
@@ -49,7 +49,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Something long that is no picture, and the words in its place."""
+    """Long data that are not a picture, and the words in their place."""
 
     words: str
 
@@ -58,7 +58,7 @@ Found: TypeAlias = str | LeftOut | Picture
 
 
 def picture_of(block: Any) -> Reference | VisionError | None:
-    """The picture that a content block is, as a reference; why there is none; or None for a block of another kind."""
+    """A content block's picture as a reference; an error if it has none; or None for a block of another kind."""
     if not isinstance(block, Mapping):
         return None
     source = _source(block)
@@ -81,7 +81,7 @@ def picture_of(block: Any) -> Reference | VisionError | None:
 
 
 def _source(block: Block) -> Block:
-    """Where a block's data lie: Anthropic, MCP (`resource`), OpenAI (`file`), Google and Bedrock nest them."""
+    """The part of a block that holds its data: Anthropic, MCP (`resource`), OpenAI (`file`), Google and Bedrock nest them."""
     for key in ("source", "resource", "file", "inline_data", "inlineData"):
         if isinstance(block.get(key), Mapping):
             return _source_of_bedrock(block[key])
@@ -103,11 +103,11 @@ def _declares(data: Any) -> bool:
 def of_bytes(data: bytes) -> Found:
     if formats.kind_of(data) in _SURE:
         return Picture(data)
-    return LeftOut(f"[data left out: {len(data):,} bytes that are no picture]")
+    return LeftOut(f"[data left out: {len(data):,} bytes that are not a picture]")
 
 
 def of_text(text: str, of_tool: bool) -> Iterator[Found]:
-    """A text, cut where pictures are in it."""
+    """A text, split at the pictures in it."""
     rest = 0
     for match in re.finditer(f"{_DATA_URI.pattern}|(?P<bare>{_BASE64.pattern})", text, re.ASCII | re.IGNORECASE):
         found = _of_match(match, of_tool)
@@ -132,7 +132,7 @@ def _of_match(match: re.Match[str], of_tool: bool) -> Picture | LeftOut | None:
     if _is_picture(data):
         return Picture(f"data:;base64,{data}")
     if of_tool and (bare is None or _MIXED.match(data)):
-        return LeftOut(f"[data left out: {len(data):,} characters of base64 that are no picture]")
+        return LeftOut(f"[data left out: {len(data):,} characters of base64 that are not a picture]")
     return None
 
 
@@ -145,10 +145,10 @@ def _is_picture(data: str) -> bool:
 
 
 def placeholder(handle: str, caption: str | None, confidence: float | None = None) -> str:
-    """What stands for a picture in a text; without a caption, its handle alone."""
+    """The text in place of a picture; without a caption, its handle alone."""
     if caption is None:
         return f"[image {handle}]"
-    # The caption was read from a picture, which may have been made to close the bracket and go on as somebody else.
+    # The caption was read from a picture, which may be crafted to close the bracket and go on as someone else.
     words = caption.translate(str.maketrans("[]", "()")) or "no caption"
     sure = "" if confidence is None else f", confidence {confidence:.2f}"
     return f"[image {handle}: {words}{sure}]"

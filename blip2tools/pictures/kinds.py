@@ -1,4 +1,4 @@
-"""Whole files of kinds that are not read, though their first bytes are those of one that is: each is refused by its own name."""
+"""Kinds of file that are not read, though their first bytes are those of a supported format: each is refused by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SAVE = "Save it as an ordinary PNG or JPEG first."
 
 
 def refused(kind: str, data: bytes) -> str | None:
-    """Why a file that is whole is not read, as one sentence; `None` if nothing speaks against it.
+    """Why a complete file is not read, as one sentence; `None` if it may be.
 
     Args:
         kind: format, under Pillow's name.
@@ -36,14 +36,14 @@ def refused(kind: str, data: bytes) -> str | None:
 
 
 def register() -> None:
-    """Let Pillow know a reader of HEIC, which is loaded with the first such photo. May be called again."""
+    """Register a reader of HEIC with Pillow, loaded with the first such photo. May be called again."""
     Image.register_open("HEIC", _open_heic, lambda start: formats.kind_of(start) == "HEIC")
 
 
 def _open_heic(file: IO[bytes], name: str | bytes) -> ImageFile.ImageFile:
     import pillow_heif
 
-    # Nothing but the picture itself, and no threads, whose stacks count as memory.
+    # Only the picture itself, and no threads, whose stacks count as memory.
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     opened: Any = cast("Any", pillow_heif).HeifImageFile(file, name)
     opened.format = "HEIC"
@@ -67,7 +67,7 @@ def _of_tiff(data: bytes) -> str | None:
     if tiff.DNG_VERSION in first:
         return "This is a camera's raw file (DNG), in which only a small preview could be read. Export the photo as JPEG first."
     if tiff.is_reduced(first):
-        return "The first page of this TIFF is but a small preview, as in cameras' raw files. Export the photo as JPEG first."
+        return "The first page of this TIFF is only a small preview, as in cameras' raw files. Export the photo as JPEG first."
     return None
 
 

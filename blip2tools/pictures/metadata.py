@@ -1,7 +1,7 @@
-"""What the bytes around the pixels say about their colours and about which way is up: one rule for each container.
+"""Colours and orientation of a picture, from the bytes around its pixels: one rule for each container.
 
-The rules are those of a browser, read off Chromium 156; where a desktop viewer differs (a WebP that EXIF turns), the browser's
-hold. Nothing is decoded here but a compressed profile, and that within bounds.
+The rules are those of Chromium 156; where a desktop viewer differs (a WebP that EXIF rotates), the browser's apply. Nothing is
+decoded here but a compressed profile, and that within bounds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NEAR_SRGB = 0.05  # of an exponent: a PNG that says about 1/2.2 means sRGB
 _ORIENTATION = 0x0112  # CIPA DC-008
 _SHORT = 3
 _MAX_ENTRIES = 1_000
-# What `irot` (quarters against the clock) and then `imir` (axis) come to, as an EXIF orientation (ISO/IEC 23008-12, 6.5.10).
+# What `irot` (quarter turns anticlockwise) and then `imir` (axis) come to, as an EXIF orientation (ISO/IEC 23008-12, 6.5.10).
 _TURNS = {
     (0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6,
     (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7,
@@ -31,12 +31,12 @@ _MAX_CHUNKS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What counts of what a file says.
+    """A file's description of its colours and orientation.
 
     Attributes:
         colours: how its values are meant; `None` is sRGB, or whatever a browser takes for it.
-        problem: what is wrong with its colour profile, if something is; goes on from "its colour profile".
-        orientation: 1-8 as EXIF counts; 1 also where the decoder itself turns the pixels.
+        problem: what is wrong with its colour profile, if anything; continues "its colour profile ...".
+        orientation: 1-8 as in EXIF; 1 also where the decoder itself rotates the pixels.
     """
 
     colours: Description | None = None
@@ -45,7 +45,7 @@ class Metadata:
 
 
 def read(kind: str, data: bytes, profile: bytes | None = None) -> Metadata:
-    """What counts of what a file says.
+    """A file's description of its colours and orientation.
 
     Args:
         kind: format, under Pillow's name.
@@ -71,9 +71,9 @@ def read(kind: str, data: bytes, profile: bytes | None = None) -> Metadata:
 
 
 def exif_orientation(tiff: bytes) -> int:
-    """The orientation in the first directory of EXIF data without its prefix; 1 if there is none that a browser heeds.
+    """The orientation in the first directory of EXIF data without its prefix; 1 if there is none that a browser accepts.
 
-    It heeds one value of the type SHORT, and nothing that is written otherwise.
+    It accepts one value of the type SHORT, and nothing else.
     """
     order = {b"II\x2a\0": "<", b"MM\0\x2a": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
@@ -100,11 +100,11 @@ def _with_profile(profile: bytes | None, orientation: int = 1) -> Metadata:
 
 class _Png(NamedTuple):
     chunks: dict[bytes, bytes]
-    """The first of each name before the pixels; of cICP, before the palette."""
+    """The first chunk of each name before the pixels; of cICP, before the palette."""
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, and beginning and end of the content of each chunk of a PNG."""
+    """Name, content start and content end of each chunk of a PNG."""
     position = 8
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
@@ -121,7 +121,7 @@ def _of_png(data: bytes) -> Metadata:
         if name == b"IDAT":
             break
         if name == b"PLTE":
-            chunks.setdefault(b"cICP", b"")  # behind the palette it counts no more
+            chunks.setdefault(b"cICP", b"")  # after the palette it no longer counts
         elif name in _OF_COLOURS and name not in chunks and _is_sound(data, begin, end):
             chunks[name] = data[begin:end]
     orientation = exif_orientation(chunks.get(b"eXIf", b""))
@@ -145,7 +145,7 @@ def _is_sound(data: bytes, begin: int, end: int) -> bool:
 
 
 def _unpacked(chunk: bytes) -> bytes | None:
-    """The profile in an iCCP chunk, if it is one; more bytes than any profile has are not made."""
+    """The profile in an iCCP chunk, if it is one; decompression stops above the size of any profile."""
     name, separator, rest = chunk.partition(b"\0")
     if not name or not separator or rest[:1] != b"\0":
         return None
@@ -202,9 +202,9 @@ def _of_jpeg(data: bytes) -> Metadata:
 
 
 def _joined(parts: list[bytes]) -> bytes | None:
-    """The profile in the parts of a JPEG, which begin with their number and how many there are (ICC.1:2022, annex B.4).
+    """The profile from its parts in a JPEG, each of which begins with its number and the total (ICC.1:2022, annex B.4).
 
-    Where the first says that it is all, it is; else each must be there once.
+    If the first claims to be the only one, it is; otherwise each must be there once.
     """
     count = parts[0][1]
     if parts[0][:2] == b"\1\1":
@@ -216,7 +216,7 @@ def _joined(parts: list[bytes]) -> bytes | None:
 
 
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, and beginning and end of the content of the first chunks of a WebP (RFC 9649, 2.3)."""
+    """Name, content start and content end of the first chunks of a WebP (RFC 9649, 2.3)."""
     position = 12
     for _ in range(_MAX_CHUNKS):
         if position + 8 > len(data):
@@ -227,7 +227,7 @@ def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _webp_profile(data: bytes) -> bytes | None:
-    # Of an animation a browser heeds none.
+    # A browser ignores that of an animation.
     if data[12:16] != b"VP8X" or data[20] & 0x22 != 0x20:
         return None
     return next((data[begin:end] for name, begin, end in webp_chunks(data) if name == b"ICCP"), None)
@@ -242,7 +242,7 @@ def _bmp_profile(data: bytes) -> bytes | None:
 
 
 def _of_boxes(data: bytes, *, turns: bool) -> Metadata:
-    """An AVIF or HEIC: a profile first, else code points; and how the container turns its primary item."""
+    """An AVIF or HEIC: a profile first, else code points; and the container's rotation of its primary item."""
     properties = boxes.primary_properties(data)
     angle, axis, profile, points, peak = 0, None, None, None, None
     for name, begin, end in properties:
@@ -262,7 +262,7 @@ def _of_boxes(data: bytes, *, turns: bool) -> Metadata:
     orientation = _TURNS[angle, axis] if turns else 1
     if profile or points is None:
         return _with_profile(profile, orientation)
-    # 2 is "unspecified" for both; what nobody knows is taken for that.
+    # 2 is "unspecified" for both; unknown values are treated as that.
     primaries, transfer = points
     described = CodePoints(primaries, transfer, peak)
     if not described.is_known:

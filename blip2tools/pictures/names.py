@@ -1,11 +1,11 @@
 r"""Names as people, shells and models write them, and names that look alike.
 
 A model that retypes a name loses what cannot be seen: the narrow space of a Mac's screenshot, the form of an accent, a
-typographic quote. Names are therefore compared by a folded form where none is exactly as written. Nothing here becomes a path by
-being folded: folded names are compared with those that a folder really has.
+typographic quote. Names are therefore compared by a folded form where none matches exactly. A folded name never becomes a
+path: it is only compared with the names that a folder really has.
 
-A name that cannot be shown is written with escapes, `\u202e` for a character and `\xff` for a byte that is no UTF-8; what is
-written so leads back to its file.
+A name that cannot be shown is written with escapes, `\u202e` for a character and `\xff` for a byte that is not UTF-8; the
+escaped name leads back to its file.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from urllib.parse import unquote
 
 _SINGLE = "\u2018\u2019\u201a\u201b\u2032\u2035\u2039\u203a\u02b9\u02bb\u02bc\u02bd\u02c8\u00b4\u1fef\u1ffd\u1fbd\uff07"
 _DOUBLE = "\u201c\u201d\u201e\u201f\u2033\u2036\u00ab\u00bb\u301d\u301e\u301f\uff02"
-_DASHES = "\u2212\u2043\u02d7\u2796"  # beside those that Unicode calls dashes
-_SPACES = "\u1680\u2028\u2029\u3164\u2800"  # beside those that compatibility makes a space
+_DASHES = "\u2212\u2043\u02d7\u2796"  # besides those that Unicode classes as dashes
+_SPACES = "\u1680\u2028\u2029\u3164\u2800"  # besides those that NFKD turns into a space
 _LOOKS = {
     ord(char): plain
     for chars, plain in ((_SINGLE, "'"), (_DOUBLE, '"'), (_DASHES, "-"), (_SPACES, " "))
     for char in chars
 }
 
-# Selectors of a variant (text or emoji) and the grapheme joiner: marks without a look of their own.
+# Selectors of a variant (text or emoji) and the grapheme joiner: marks that are invisible themselves.
 _SILENT = re.compile("[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _JOINERS = "\u200c\u200d"  # letters of Persian, Indic and emoji names need them
 _MARKS_OF_SPELLING = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
@@ -54,13 +54,13 @@ _DRIVE = re.compile(r"[A-Za-z]:(?:[\\/]|$)")
 
 
 def fold(name: str) -> str:
-    """What is left of a name without the differences that are not seen when it is retyped.
+    """A name without the differences that are lost when it is retyped.
 
     Compatibility forms (NFKD), case (`str.casefold`), kinds of space, dash and quote, invisible characters, doubled spaces.
     """
     if name.isascii():
         return " ".join(name.replace("`", "'").casefold().split())
-    # Before compatibility makes a space and an accent of an acute one, and after it has made primes of longer ones.
+    # Before NFKD makes a space and an accent of an acute accent, and after it has made primes of double and triple ones.
     name = unicodedata.normalize("NFKD", name.translate(_LOOKS)).casefold()
     name = unicodedata.normalize("NFKD", name).translate(_LOOKS)
     kept = (char for char in _SILENT.sub("", name) if unicodedata.category(char) != "Cf")
@@ -68,12 +68,12 @@ def fold(name: str) -> str:
 
 
 def spelled(name: str) -> str:
-    """A name as it is, or with escapes for what would turn, break or leave a text: joiners of letters stay."""
+    """A name, with escapes for characters that would reorder, break or vanish from a text; joiners of letters stay."""
     return _spell(name, lambda char: not (char.isprintable() or char in _JOINERS or unicodedata.category(char) == "Zs"))
 
 
 def printably(name: str) -> str:
-    """A name with escapes for all that a message must not hold."""
+    """A name with escapes for everything that a message must not hold."""
     return _spell(name, lambda char: not char.isprintable())
 
 
@@ -83,7 +83,7 @@ def distinctly(name: str) -> str:
 
 
 def lookalikes(names: Iterable[str]) -> list[str]:
-    """What the escapes of `distinctly` stand for, such as `\\u202f is NARROW NO-BREAK SPACE`."""
+    """The meaning of the escapes of `distinctly`, such as `\\u202f is NARROW NO-BREAK SPACE`."""
     found = dict.fromkeys(char for name in names for char in name if _is_lookalike(char))
     return [f"{_escape(char)} is {unicodedata.name(char)}" for char in found if unicodedata.name(char, "")]
 
@@ -102,19 +102,19 @@ def _is_lookalike(char: str) -> bool:
 def _spell(name: str, hides: Callable[[str], bool]) -> str:
     if not any(map(hides, name)):
         return name
-    # A backslash that is one would make the others ambiguous.
+    # A literal backslash would make the escapes ambiguous.
     return "".join("\\\\" if char == "\\" else _escape(char) if hides(char) else char for char in name)
 
 
 def _escape(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte of a name that is no UTF-8 (PEP 383)
+    if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte of a name that is not UTF-8 (PEP 383)
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def unspelled(text: str) -> str:
-    """The text with its escapes as characters, which a model may have doubled on the way."""
+    """The text with its escapes, which a model may have doubled, turned into characters."""
     if "\\" not in text:
         return text
 
@@ -172,7 +172,7 @@ def _inside(text: str) -> str | None:
 
 
 def _without_title(destination: str) -> str:
-    """Where a link leads to, without the title that may follow (CommonMark, 6.3)."""
+    """The destination of a link, without the title that may follow (CommonMark, 6.3)."""
     for opening, closing in ('""', "''", "()"):
         begun = destination.find(f" {opening}")
         if begun > 0 and destination.endswith(closing) and begun + 2 < len(destination):
@@ -181,14 +181,14 @@ def _without_title(destination: str) -> str:
 
 
 def readings(reference: str) -> list[str]:
-    """What the name of a file may mean: as it is written, unwrapped, without a shell's escapes, with slashes for backslashes.
+    """The possible readings of a file's name: as written, unwrapped, without a shell's escapes, with slashes for backslashes.
 
-    All of them are judged like the first: none leads where it would not.
+    All of them are judged by the same rules.
     """
     inner = unwrapped(reference)
     found = [reference, inner]
     if inner != reference.strip() and "%" in inner and _LINK.fullmatch(reference.strip()):
-        found.append(unquote(inner))  # what a link leads to is an address
+        found.append(unquote(inner))  # a link's destination is percent-encoded
     found += [_without_shell(text) for text in (reference.strip(), inner)]
     if os.sep == "/":
         found += [text.replace("\\", "/") for text in found if "\\" in text and not _DRIVE.match(text)]
@@ -196,7 +196,7 @@ def readings(reference: str) -> list[str]:
 
 
 def _without_shell(text: str) -> str:
-    """A word of a shell's command line as the program gets it; the text itself where it is no single word."""
+    """A shell word as the program would get it; the text itself where it is not a single word."""
     if not any(char in text for char in "\\'\""):
         return text
     text = _ANSI_C.sub(lambda match: "'" + _ansi_c(match[1]) + "'", text)
@@ -213,7 +213,7 @@ def _without_shell(text: str) -> str:
         else:
             word.append(char)
         position += 1
-    return text if quote else "".join(word)  # an apostrophe is no quote
+    return text if quote else "".join(word)  # an apostrophe is not a quote
 
 
 def _ansi_c(text: str) -> str:

@@ -1,7 +1,7 @@
-"""The newest pictures in a folder, however many files there are: streamed, and no more kept than are wanted.
+"""The newest pictures in a folder, however many files there are: streamed, keeping no more than are wanted.
 
 A file counts as a picture by its name or by its first bytes, which are read only where it could be among the newest. Whether it
-can be decoded is not asked here: what cannot be read must be told, and not be passed over for an older picture.
+can be decoded is not checked here: an unreadable file must be reported, not skipped for an older picture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from blip2tools.pictures import signs
 from blip2tools.pictures.references import real_path
 
 SCAN_S = 30.0  # a folder on a slow network must not keep a thread from others for longer
-_CHECK_EVERY = 256  # entries between two looks at the clock
+_CHECK_EVERY = 256  # entries between checks of the clock
 
 # O_NONBLOCK: a FIFO with no writer must not hang the call. Flags that a system does not know count as 0.
 READ_FLAGS = os.O_RDONLY
@@ -42,7 +42,7 @@ class Found:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path of the file."""
         return self.folder / self.name
 
     def __lt__(self, other: Found) -> bool:
@@ -57,8 +57,8 @@ class Scan:
     Args:
         wanted: how many.
         allows: whether what a link leads to may be read.
-        accepts: which names are asked for; all of them by default. It is given the folder, too.
-        by_bytes: whether files with other names are looked into.
+        accepts: which names are wanted, by folder and name; all by default.
+        by_bytes: whether files with other names are recognised by their first bytes.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Scan:
         by_bytes: bool = True,
     ) -> None:
         self.unlisted: list[Path] = []
-        """Folders that could not be looked into, or not to their end."""
+        """Folders that could not be listed, or not completely."""
         self.is_cut = False
-        """Whether the time was over before all was looked at."""
+        """Whether time ran out before the scan was complete."""
         self._wanted = wanted
         self._allows = allows
         self._accepts = accepts
@@ -83,7 +83,7 @@ class Scan:
         self._count = 0
 
     def look(self, roots: Iterable[Path]) -> None:
-        """Look at folders and their direct subfolders. Hidden names are left out, and each folder is looked at once."""
+        """Scan folders and their direct subfolders. Hidden names are left out, and each folder is scanned once."""
         links: list[Path] = []
         subfolders: list[Path] = []
         for root in roots:
@@ -96,7 +96,7 @@ class Scan:
                 self._folder(link, real)
 
     def newest(self) -> list[Found]:
-        """What was found, newest first."""
+        """The pictures found, newest first."""
         return sorted(self._heap, reverse=True)
 
     def _folder(
@@ -119,7 +119,7 @@ class Scan:
                     elif self._accepts is None or self._accepts(folder, entry.name):
                         self._offer(folder, entry)
         except FileNotFoundError:
-            if subfolders is not None:  # a subfolder may go meanwhile; a folder that was asked for may not
+            if subfolders is not None:  # a subfolder may vanish meanwhile; a folder that was asked for may not
                 self.unlisted.append(folder)
         except OSError as error:
             logger.debug("a folder could not be listed: %s", error)
@@ -154,7 +154,7 @@ class Scan:
             heapq.heappush(self._heap, found)
 
     def _leads_to(self, link: os.DirEntry[str]) -> tuple[str, os.stat_result]:
-        """The file behind a link, or the link itself: of what lies outside or nowhere nothing is told, not even whether it is."""
+        """The file behind a link; the link itself if that lies outside or does not exist, to reveal nothing about it."""
         real = real_path(Path(link.path))
         if real is not None and self._allows(real):
             try:
@@ -167,7 +167,7 @@ class Scan:
 def _leads_to_a_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_symlink() and entry.is_dir()
-    except OSError:  # a ring of links
+    except OSError:  # a loop of links
         return False
 
 

@@ -1,7 +1,7 @@
-"""Threads for what is slow about pictures: files, folders, addresses, decoding, each in a pool of its own.
+"""Thread pools for the slow work on pictures: files, folders, addresses and decoding have one each.
 
-A slow address must not hold up a file, and one caller's slow pictures not another's: in each pool callers take turns, as
-in the engine's line. Work that nobody waits for any more leaves the line, or ends.
+A slow address must not hold up a file, nor one caller's slow pictures another's: in each pool callers take turns, as in
+the engine's queue. Cancelled work leaves the queue, or ends.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class _Work:
         STOP.set(self.stop)
         try:
             found = self.does()
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits
-            # Stopped, it ends with whatever its wait ended with; who still hears of it hears of a pool that closes.
+        except BaseException as error:  # noqa: BLE001  passed to the waiting caller
+            # Stopped work may end with any error. Only closing the pool stops work whose caller still waits.
             self.future.set_exception(CancelledError(CLOSED) if self.stop.is_set() else error)
         else:
             self.future.set_result(found)
@@ -45,11 +45,11 @@ class _Work:
 
 
 class Pool:
-    """Work of one kind, at most so many pieces at a time.
+    """Threads for one kind of work.
 
     Args:
         name: of its threads.
-        threads: how many pieces of work go on at a time.
+        threads: how many pieces of work run at a time.
     """
 
     def __init__(self, name: str, threads: int) -> None:
@@ -60,11 +60,11 @@ class Pool:
         self._closed = False
 
     async def run(self, does: Callable[[], T]) -> T:
-        """Do something in a thread of this pool, when it is the caller's turn. Cancelled, it stops: see `stopping`.
+        """Run a function in a thread of this pool when it is the caller's turn. Cancelling stops it: see `call.Stop`.
 
         Raises:
             CancelledError: the pool was closed.
-            BusyError: the system has no room for its threads.
+            BusyError: the system cannot start a thread.
         """
         work = self._add(does)
         try:
@@ -75,11 +75,11 @@ class Pool:
             raise
 
     def wait(self, does: Callable[[], T]) -> T:
-        """The same for a thread of another pool, which waits for it: what it holds meanwhile is bounded by its own pool.
+        """The same for a thread of another pool, which blocks meanwhile: that pool bounds what it holds.
 
         Raises:
             CancelledError: the pool was closed.
-            BusyError: the system has no room for its threads.
+            BusyError: the system cannot start a thread.
         """
         work = self._add(does)
         with STOP.get().ending(lambda: self._forget(work)):
@@ -87,7 +87,7 @@ class Pool:
             return found
 
     def close(self) -> None:
-        """End what is under way and what waits; new work is refused. May be called twice."""
+        """End running and waiting work; new work is refused. May be called twice."""
         with self._lock:
             self._closed = True
             waiting = [work for works in self._callers.values() for work in works]
@@ -110,15 +110,15 @@ class Pool:
                 self._threads.submit(self._next)
             except RuntimeError as error:
                 self._remove(work)
-                raise BusyError("The system has no room for another thread; try again later.") from error
+                raise BusyError("The system cannot start another thread; try again later.") from error
         return work
 
     def _next(self) -> None:
-        """Do the work whose turn it is: in a thread of the pool, which was sent once for each piece of work."""
+        """Do the work whose turn it is. The pool's threads run this once for each piece of work."""
         with self._lock:
             if not self._callers:
-                return  # what this was sent for has left the line
-            # Whoever has something under way comes after those who have nothing.
+                return  # the work that this was for has left the queue
+            # Callers with work in progress come after those without.
             busy = {work.caller for work in self._running}
             caller = next((name for name in self._callers if name not in busy), next(iter(self._callers)))
             works = self._callers[caller]
@@ -139,7 +139,7 @@ class Pool:
             self._remove(work)
 
     def _remove(self, work: _Work) -> None:
-        """Take it out of the line, if it is still there; under the lock."""
+        """Remove it from the queue, if it is still there; called under the lock."""
         works = self._callers.get(work.caller)
         if works is not None:
             with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What is known of pictures before anything decodes them: their bytes and where they came from, the newest, a listing."""
+"""Records of pictures before they are decoded: their bytes and origin, the newest, a listing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blip2tools.errors import (
     VisionError,
 )
 
-# What is about the picture itself, and not about a place in a line.
+# Errors about the picture itself, not about load.
 _ABOUT_THE_PICTURE = (
     CorruptImageError,
     DeadlineError,
@@ -33,13 +33,13 @@ class Source:
 
     data: bytes
     label: str
-    """What a result may show as their origin: the reference, printable and bounded; a data: URI shortened."""
+    """Their origin as a result may show it: the reference, printable and bounded; a data: URI shortened."""
     fetched: bool = False
-    """Whether they came from an address."""
+    """Whether they came from an http(s) address."""
     path: Path | None = None
     """The file that they were read from."""
     newest: Newest | None = None
-    """What was found for `latest`."""
+    """The file found for `latest`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Newest:
     warnings: tuple[str, ...] = ()
     """Reasons to doubt that it is the newest."""
     hint: str = ""
-    """What to do if it cannot be read."""
+    """Advice if it cannot be read."""
 
     def failed(self, error: VisionError) -> VisionError:
         """An error that says which file could not be read; another picture in its place would be a wrong answer."""
@@ -72,7 +72,7 @@ class ListedImage:
     height: int
     bytes: int
     modified: datetime
-    """In UTC, whole seconds."""
+    """Time of the last change in UTC, whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,13 @@ class UnreadFile:
     """A reference that leads back to it."""
     bytes: int
     modified: datetime
-    """In UTC, whole seconds."""
+    """Time of the last change in UTC, whole seconds."""
     error: VisionError
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a picture that is kept, without decoding it."""
+    """Facts about a kept picture, without decoding it."""
 
     format: str
     width: int

@@ -1,6 +1,6 @@
-"""What kind of reference a text is, and what can be said of a path without knowing which folders are allowed.
+"""Kinds of references, and what can be said about a path without knowing which folders are allowed.
 
-The kind is decided once, by how the text begins, and without touching anything that it names.
+The kind is decided once, by how the text begins, and without accessing anything that it names.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _WINDOWS = re.compile(r"[\\/]*([A-Za-z])[:|](?=[\\/]|$)")
 
 
 def bare(reference: str) -> str:
-    """A reference without the `@` that chat clients put before a file, nor what is written around anything but a file.
+    """A reference without the `@` that chat clients put before a file, and without quotes or markup around it.
 
-    Around a file's name it stays: a file may be called so, and what it is called comes first.
+    Quotes and markup around a file's name stay: they may belong to it, and an exact name comes first.
     """
     reference = reference[1:] if reference.startswith("@") else reference
     if reference[:5].lower() == "data:":
@@ -53,13 +53,13 @@ def is_latest(reference: str) -> bool:
 
 
 def handle_in(reference: str) -> str | None:
-    """The handle that a reference is, in the form of the store."""
+    """The handle that a reference stands for, in the form of the store."""
     handle = HANDLE.fullmatch(bare(reference))
     return handle and handle[1]
 
 
 def place_of(reference: str) -> Place:
-    """Where the bytes behind a reference come from, and so what they may make one wait for; memory counts as a file."""
+    """The place that the bytes of a reference come from, which tells how slow they may be; memory counts as a file."""
     reference = bare(reference)
     if reference[:8].lower().startswith(("http:", "https:")):
         return "address"
@@ -70,7 +70,7 @@ def path_of_uri(uri: str) -> str:
     """The path of a `file:` URI (RFC 8089), percent-decoded once; those of Windows in its own form, `C:/...`.
 
     Raises:
-        NotAllowedError: it is of another machine.
+        NotAllowedError: it is on another machine.
         InvalidInputError: it names nothing.
     """
     rest = uri[5:]
@@ -81,7 +81,7 @@ def path_of_uri(uri: str) -> str:
             raise NotAllowedError("A file: address of another machine is not read; its path must follow file:///.")
         rest = slash + path
         drive = _WINDOWS.match(rest) or _WINDOWS.match(_decoded(rest[:16]))
-    # Bytes that are no UTF-8 are a name's own (PEP 383): whether there is such a file, is asked of the folder.
+    # Bytes that are not UTF-8 may belong to a name (PEP 383): the folder tells whether there is such a file.
     rest = _decoded(rest)
     if drive is not None:
         rest = rest.lstrip("\\/")
@@ -107,7 +107,7 @@ _ELSEWHERE = ("/mnt/user-data", "/mnt/data", "/home/claude", "/home/oai", "/tmp/
 
 
 def problem_of(text: str) -> InvalidInputError | None:
-    """Why a text that nothing is called by is no path at all."""
+    """Why a text that names nothing cannot be a path."""
     if len(text) > MAX_PATH:
         return InvalidInputError(f"The path is longer than {MAX_PATH} characters.")
     # "Cs" are lone surrogates, which have no bytes; control characters would end up in logs and terminals.
@@ -127,17 +127,17 @@ def has_bytes(text: str) -> bool:
 
 
 def at_home(text: str) -> Path:
-    """A path with one's own home for `~`."""
+    """A path with `~` expanded to the user's own home."""
     path = Path(text)
     if text.startswith("~") and path.parts[0] == "~":
-        # Only one's own home: `~user` and `$HOME` are names like any other, and so is `./~`.
+        # Only the user's own home: `~user` and `$HOME` are names like any other, and so is `./~`.
         with suppress(RuntimeError):
             return path.expanduser()
     return path
 
 
 def as_path(path: Path, *, of_folder: bool = False) -> str:
-    """A relative path that is read as one: `@2x.png`, `~/x.png`, `http:x.png`, `latest` and `"x.png"` would be something else."""
+    """A relative path, with `./` where it would mean something else: `@2x.png`, `~/x.png`, `http:x.png`, `latest`, `"x.png"`."""
     text = str(path)
     if not path.parts:
         return text
@@ -152,14 +152,14 @@ def is_drive(text: str) -> bool:
 
 
 def is_elsewhere(text: str) -> bool:
-    """Whether a path can only be one of the client's own machine."""
+    """Whether a path can only be on the client's own machine."""
     return is_drive(text) or any(PurePosixPath(text).is_relative_to(folder) for folder in _ELSEWHERE)
 
 
 def real_path(path: Path) -> Path | None:
-    """Where a path leads, or nothing if it changes while that is found out.
+    """The target of a path, or `None` if it changes meanwhile.
 
-    Unlike `Path.resolve`, `os.path.realpath` does not raise for a loop of links, which would tell what is outside.
+    Unlike `Path.resolve`, `os.path.realpath` does not raise for a loop of links, which would reveal what is outside.
     """
     try:
         return Path(os.path.realpath(path))
@@ -170,14 +170,14 @@ def real_path(path: Path) -> Path | None:
 def is_there(path: Path) -> bool:
     """Whether something is at a resolved path."""
     try:
-        # What is still a link after it was resolved leads in a circle.
+        # A path that is still a link after it was resolved is a loop.
         return not stat.S_ISLNK(path.lstat().st_mode)
     except OSError:
         return False
 
 
 def path_of(descriptor: int, opened: Path) -> Path:
-    """Where an open file really is."""
+    """The real path of an open file."""
     try:
         return Path(f"/proc/self/fd/{descriptor}").readlink()
     except OSError:

@@ -1,4 +1,4 @@
-"""From decoded pixels to the picture that a person sees: sRGB, upright, whole, on a ground that shows it."""
+"""From decoded pixels to the picture that a person sees: sRGB, upright, whole, on a background that shows it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How stored pixels are turned before a person sees them, by the EXIF orientation (CIPA DC-008, tag 0x0112)."""
+"""How stored pixels are rotated or flipped for display, by EXIF orientation (CIPA DC-008, tag 0x0112)."""
 
-_KEYED = frozenset({"1", "L", "I;16", "RGB"})  # with one transparent colour, which is mostly the ground of a drawing
+_KEYED = frozenset({"1", "L", "I;16", "RGB"})  # with one transparent colour, mostly a drawing's background
 ON_BLACK = "it is drawn in white or nearly white on transparency, and so it is shown on black"
 ON_WHITE = "it is drawn in white or nearly white on a transparent colour, and so next to nothing shows on white"
 NOTHING = "it is wholly transparent: there is nothing to see"
 
 
 def render(image: Image.Image, first: First, said: Metadata) -> tuple[Image.Image, list[str]]:
-    """The picture as a person sees it, and what should be said of it. The loaded image is used up."""
+    """The picture as a person sees it, and notes about it. The loaded image must not be used afterwards."""
     notes = []
     _mend(image, first.data)
     convert, problem = None, said.problem
@@ -75,7 +75,7 @@ def _on(image: Image.Image, first: First, convert: rgb.Conversion | None, ground
 
 
 def _mend(image: Image.Image, data: bytes) -> None:
-    """What Pillow leaves undone of some formats."""
+    """Correct what Pillow gets wrong in some formats."""
     if image.format == "PNG":
         _scale_transparent_colour(image, data[24])
         palette = image.getpalette() if image.mode == "P" else None
@@ -91,7 +91,7 @@ def _mend(image: Image.Image, data: bytes) -> None:
 def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
     """The transparent colour of a PNG in the scale of the pixels: Pillow scales 2, 4 and 3 x 16 bits to 8, but not their key.
 
-    Of 3 x 16 bits the lower halves are gone by now: a colour that differs from the key in these alone is hidden too.
+    Of 3 x 16 bits the lower bytes are gone by now: a colour that differs from the key only there is hidden too.
     """
     key = image.info.get("transparency")
     most = 2**depth - 1
@@ -102,6 +102,6 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
 
 
 def _let_go(image: Image.Image) -> None:
-    """Part a loaded image from its decoder, which for some formats holds the canvas two or three times."""
+    """Detach a loaded image from its decoder, which for some formats holds two or three copies of the canvas."""
     vars(image).pop("_decoder", None)
     vars(image)["fp"] = None

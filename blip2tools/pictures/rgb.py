@@ -1,4 +1,4 @@
-"""Any mode of a decoded picture as RGB, upright in range and on white: what a person sees is what the model sees.
+"""Conversion of a decoded picture of any mode to 8-bit RGB on a background: the model sees what a person sees.
 
 Works in bands of rows, so that a large picture never exists more than twice.
 """
@@ -19,22 +19,22 @@ Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 
 Conversion = Callable[[Image.Image], Image.Image]
-"""An opaque image to RGB; the image may be changed and given back."""
+"""Converts an opaque image to RGB; may change that image and return it."""
 
-_VISIBLE = 48  # levels by which a colour must differ from its ground, so that a shape is seen in 224 pixels
+_VISIBLE = 48  # levels by which a colour must differ from its ground, for a shape to be seen in 224 pixels
 
 _WITH_ALPHA = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 
 
 def to_rgb(image: Image.Image, convert: Conversion | None = None, ground: Colour = WHITE) -> Image.Image:
-    """Any mode as RGB, on a ground: a model must not see the colours that transparency hides (CVE-2026-12491).
+    """Any mode as RGB, on a background: a model must not see the colours that transparency hides (CVE-2026-12491).
 
-    An image that is opaque RGB already is given back itself.
+    An image that already is opaque RGB is returned itself.
 
     Args:
-        image: what was decoded; its colours may be changed.
-        convert: its opaque colours, in the mode that `base_of` tells, to sRGB; `None` leaves them.
-        ground: what is seen through it.
+        image: the decoded image; it may be changed.
+        convert: converts its opaque colours, in the mode that `base_of` returns, to sRGB; `None` leaves them.
+        ground: the background colour.
 
     Raises:
         CorruptImageError: infinite or undefined values.
@@ -59,7 +59,7 @@ def base_of(mode: str) -> str:
 
 
 def is_lost_on(image: Image.Image, ground: Colour) -> bool:
-    """Whether nothing of an RGB image can be told from a ground of one colour that it stands on."""
+    """Whether an RGB image cannot be seen on a background of one colour."""
     extrema = cast("list[tuple[int, int]]", image.getextrema())
     return all(abs(value - own) < _VISIBLE for pair, own in zip(extrema, ground, strict=True) for value in pair)
 
@@ -83,7 +83,7 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 def range_of(image: Image.Image) -> tuple[float, float]:
-    """The values of deep grey that are black and white.
+    """The values that are black and white in deep grey.
 
     16-bit modes have a fixed range. 32-bit and float pictures do not say theirs: 0-1, 0-255 and 0-65,535 are taken as
     such, anything else is stretched between its extremes.
@@ -112,7 +112,7 @@ def eight_bit(image: Image.Image, scaling: tuple[float, float]) -> Image.Image:
 
 
 def invert(image: Image.Image) -> None:
-    """Turn deep grey of a fixed range, in which 0 is white, around in its place."""
+    """Invert, in place, deep grey of a fixed range in which 0 is white."""
     low, high = range_of(image)
     for top, bottom in bands(image.size):
         band = image.crop((0, top, image.width, bottom)).convert("I")

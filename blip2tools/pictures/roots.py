@@ -1,4 +1,4 @@
-"""Which folders are the allowed ones: those that the settings name and that are there, or the working directory."""
+"""The allowed folders: those in the settings that exist, or the working directory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Roots:
     Attributes:
         real: resolved.
         written: each as it was configured, absolute but not resolved.
-        warnings: what to know about those that were configured and are not among them.
+        warnings: what to know about configured folders that are not among them.
     """
 
     real: tuple[Path, ...]
@@ -35,10 +35,10 @@ class Roots:
 
 
 def configured_roots(configured: Sequence[Path]) -> Roots:
-    """The configured folders that are there; a missing one is a warning while there is another.
+    """The configured folders that exist; a missing one is only a warning while there is another.
 
     Raises:
-        InvalidInputError: none is there, or one may never be opened.
+        InvalidInputError: none exists, or one may never be opened.
     """
     real: list[Path] = []
     written: list[Path] = []
@@ -64,7 +64,7 @@ def configured_roots(configured: Sequence[Path]) -> Roots:
 
 
 def default_roots() -> Roots:
-    """The working directory, unless a client started the server in `/` or somebody's home."""
+    """The working directory, unless a client started the server in `/` or a home folder."""
     try:
         here = Path(os.path.realpath(Path.cwd()))
         home = Path(os.path.realpath(Path.home()))
@@ -99,7 +99,7 @@ def _real_folder(path: Path) -> Path | None:
 
 
 def _missing(configured: Path, folder: Path) -> str:
-    """Why a configured folder is none."""
+    """Why a configured folder is missing."""
     if names := unexpanded(folder):
         return f"The allowed folder {_quoted(configured)} names {names[0]}, which is not set here; write the folder out"
     try:
@@ -108,7 +108,9 @@ def _missing(configured: Path, folder: Path) -> str:
         is_file = False
     if is_file:
         return f"The allowed folder {_quoted(configured)} is a file; name the folder that it lies in"
-    return f"The allowed folder {_quoted(configured)} does not exist; make or mount it, then start this again, or name another"
+    return (
+        f"The allowed folder {_quoted(configured)} does not exist; create or mount it and start again, or name another"
+    )
 
 
 def _quoted(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Signs that a file is a picture, whether or not it can be read here: the end of its name, or its first bytes.
 
-Broad on purpose. What would be passed over here could be the newest picture, and an older one be described in its place.
+Broad on purpose: a file missed here could be the newest picture, and an older one would be described in its place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ENDINGS = (  # noqa: SIM905  a list of these would take a page
     "dng cr2 cr3 crw nef nrw arw srf sr2 orf ori raf rw2 rwl pef ptx srw x3f 3fr fff erf kdc dcr k25 mrw iiq mos mef"
 ).split()
 _KNOWN = frozenset(_ENDINGS)
-# Also what programs put behind an ending: photo.jpg_large, photo.jpg:large, photo.jpg!d, photo.png~, photo.jpg.1. A second
+# Also what programs append to an ending: photo.jpg_large, photo.jpg:large, photo.jpg!d, photo.png~, photo.jpg.1. A second
 # ending (photo.jpg.json, photo.png.md5) is another kind of file.
 _NAME = re.compile(
     rf".*\.(?:{'|'.join(_ENDINGS)})(?:[_:!?@~=;&#%,-][^.]{{0,60}}|~\d*|\.\d{{1,3}}|\s*\(\d{{1,4}}\))?[\s.]*",

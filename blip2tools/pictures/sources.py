@@ -1,6 +1,6 @@
-"""A reference becomes bytes: a path, `file:`, `data:`, http(s), a handle of an earlier result, or `latest`.
+"""Resolution of references to bytes: a path, `file:`, `data:`, http(s), a handle of an earlier result, or `latest`.
 
-What a reference is, is decided once, by how it begins; nothing falls through from one kind to another.
+The kind of a reference is decided once, by how it begins; nothing falls through from one kind to another.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ MAX_REFERENCE = 8192  # for everything but a data: URI
 MAX_LABEL = 200
 MAX_SCHEME = 40  # characters of one that a message repeats
 MAX_DATA_HEADER = 256
-LISTING_S = 10.0  # for the headers of one listing: files made to be slow must not take longer from others
+LISTING_S = 10.0  # for the headers of one listing: files made to be slow must not hold up others longer
 HEAD_BYTES = 256 * 2**10  # enough for the header of nearly every picture
-FUTURE_S = 86_400  # a time of change that is so far ahead is a wrong clock's
+FUTURE_S = 86_400  # a modification time further ahead means a wrong clock
 
 _DATA = re.compile(
     r'(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[\w.+:-]*))*(?P<coding>;base64)?', re.ASCII | re.I
@@ -70,7 +70,7 @@ class Sources:
     Args:
         settings: allowed folders, limits, and whether URLs may be fetched.
         store: the pictures behind handles.
-        size_of: judges a picture by its header, as `images.size_of`, but where a decoder may crash.
+        size_of: judges a picture by its header, as `images.size_of`, but in a process that may crash.
         trusted: the references come from a Python program's own author: any regular file may be read, unless the
             settings name allowed folders. `folders` then only serves `latest`, bare names and listings.
         reveal_folders: whether messages name the allowed folders in full, or by their last part.
@@ -158,7 +158,7 @@ class Sources:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know about allowed folders that are not there."""
+        """Warnings about allowed folders that do not exist."""
         return self._folders.warnings
 
     def read(self, reference: str) -> Source:
@@ -186,12 +186,12 @@ class Sources:
         """The newest picture in the allowed folders and their direct subfolders, whether or not it can be read.
 
         Args:
-            reference: `latest`, as it was written: a file that is called so, but for that word itself, comes first.
+            reference: `latest`, as written: a file with that name comes first, except for the plain word itself.
 
         Raises:
             NotFoundError: there is none.
-            NotAllowedError: no folder is open.
-            DeadlineError: there are too many files to say.
+            NotAllowedError: no folder is allowed.
+            DeadlineError: there are too many files to scan in time.
         """
         self._folder(None)
         if bare(reference) != "latest":
@@ -211,12 +211,12 @@ class Sources:
             raise NotFoundError(f"There is no picture in the allowed folders or their direct subfolders{missing}.")
         name = printably(self._folders.short(found[0].path))
         ahead = found[0].modified_ns / 1e9 - time.time()
-        wrong = f"{name} says that it was changed in the future, so others may be newer"
+        wrong = f"the modification time of {name} is in the future, so others may be newer"
         warnings = (*self.warnings, *unseen, *((wrong,) if ahead > FUTURE_S else ()))
         return Newest(found[0].path, name, warnings, "" if self._trusted else " list_images names the others.")
 
     def read_newest(self, newest: Newest) -> Source:
-        """The bytes of what `newest` has found.
+        """The bytes of the file that `newest` found.
 
         Raises:
             VisionError: as `read`; the sentence names the file.
@@ -234,14 +234,14 @@ class Sources:
     def list_images(self, folder: str | None, limit: int, offset: int = 0, name: str | None = None) -> Listing:
         """Pictures in `folder`, or in every allowed one, and in their direct subfolders, newest first.
 
-        A picture is what is called like one or begins like one. What cannot be read, by its header, is listed as such.
+        A file counts as a picture by its name or its first bytes. One whose header cannot be read is listed as unreadable.
 
         Args:
             folder: where; a reference of a folder.
             limit: how many.
-            offset: how many of the newest are passed over.
-            name: only files whose name or path holds this, or fits it as a pattern where it has `*` or `?`; without regard to
-                case, accents' forms and the like.
+            offset: how many of the newest to skip.
+            name: only files whose name or path holds this, or fits it as a pattern where it has `*` or `?`; ignoring case,
+                forms of accents and the like.
 
         Raises:
             InvalidInputError: `folder` is a file.
@@ -281,9 +281,9 @@ class Sources:
         return Facts(formats.kind_of(data) or "picture", width, height, len(data))
 
     def suggest(self, begun: str, limit: int) -> list[str]:
-        """References of pictures in the allowed folders that go on from `begun`, by path or by name, newest first.
+        """References to pictures in the allowed folders whose path or name starts with `begun`, newest first.
 
-        Only names are looked at. Without regard to case, since a person types them.
+        Only names are read. Case is ignored, since a person types them.
         """
         begun = begun.removeprefix("@").casefold()
         if not self._folders.roots:
@@ -305,7 +305,7 @@ class Sources:
         return found
 
     def _named(self, reference: str) -> Source:
-        """Everything but data: URIs."""
+        """The bytes behind any reference but a data: URI."""
         if not reference.strip():
             raise InvalidInputError("The image is empty; name a file, a data: URI or the handle of an earlier result.")
         if handle := HANDLE.fullmatch(reference):
@@ -336,7 +336,7 @@ class Sources:
         return Source(data, label, path=path)
 
     def _file_or_scheme(self, reference: str, scheme: str, label: str) -> Source:
-        """A name such as `shot:1.png` is a file's if there is one, else an address of a kind that is not read."""
+        """A name such as `shot:1.png`: a file if there is one, else an address of an unsupported scheme."""
         if "://" not in reference and len(reference) <= MAX_PATH:
             try:
                 return self._file(reference, label)
@@ -344,7 +344,7 @@ class Sources:
                 pass
         if scheme in OF_CLIENTS:
             raise NotAllowedError(
-                "That file is on another machine: the chat client keeps it to itself. Ask for the picture to be saved "
+                "That file is on another machine, inside the chat client. Ask for the picture to be saved "
                 "into an allowed folder and pass its path, or pass it as a data: URI."
             )
         raise NotAllowedError(
@@ -368,7 +368,7 @@ class Sources:
     def _data(self, reference: str, start: int) -> Source:
         """A `data:` URI (RFC 2397), base64 only.
 
-        What programs do to base64 on its way is undone (see `_tidied`); beyond that it is strict: what one decoder skips,
+        Common changes to base64 in transit are undone (see `_tidied`); beyond that it is strict: what one decoder skips,
         another would read.
         """
         comma = reference.find(",", start, start + MAX_DATA_HEADER)
@@ -401,7 +401,7 @@ class Sources:
             data = binascii.a2b_base64(text, strict_mode=True)
         except ValueError as error:
             raise InvalidInputError(
-                "The data: URI is not sound base64 (A-Z, a-z, 0-9, + and /, padded with =); send it whole, unchanged."
+                "The data: URI is not valid base64 (A-Z, a-z, 0-9, + and /, padded with =); send it whole, unchanged."
             ) from error
         return Source(data, f"data:{printable(kind, 60)} ({len(data):,} bytes)")
 
@@ -419,7 +419,7 @@ class Sources:
         )
 
     def label_of(self, handle: str) -> str:
-        """A handle as the origin of a result, with the file behind it where that may be read."""
+        """A handle as the origin of a result, with the file behind it if that may be read."""
         path = self._store.path(handle)
         known = path is not None and self._folders.is_inside(path)
         return _shortened(f"{handle} ({printably(self._folders.short(path))})") if path and known else handle
@@ -427,7 +427,7 @@ class Sources:
     def _folder(self, text: str | None) -> Path | None:
         if text is None:
             if not self._folders.roots:
-                self._folders.locate(".")  # says why there is none
+                self._folders.locate(".")  # raises: why there is none
             return None
         text = bare(text)
         is_uri = text[:5].lower() == "file:"
@@ -437,7 +437,7 @@ class Sources:
         return path
 
     def _called(self, name: str | None) -> Callable[[Path, str], bool] | None:
-        """Which files a filter asks for."""
+        """The test of a name filter; `None` without one."""
         wanted = fold(name or "")
         if not wanted:
             return None
@@ -453,7 +453,7 @@ class Sources:
         return accepts
 
     def _look(self, found: Found) -> ListedImage | UnreadFile | None:
-        """A found file as a listed picture, or why it cannot be read; nothing if it has gone."""
+        """A found file as a listed picture, or why it cannot be read; `None` if it is gone."""
         limit = self._settings.max_image_bytes
         shown = self._folders.shown(found.path)
         modified = _time_of(found.modified_ns)
@@ -476,12 +476,12 @@ class Sources:
 
 
 def _shortened(label: str) -> str:
-    """A printable text within the bounds of a label; its end, where a file's name is, stays."""
+    """A printable text within the bounds of a label; its end, with the file's name, is kept."""
     return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL // 2 - 1]}…{label[-MAX_LABEL // 2 :]}"
 
 
 def _time_of(nanoseconds: int) -> datetime:
-    """A file's time as a date; some file systems know times that no calendar has."""
+    """A file's time as a date; some file systems have times outside of any calendar."""
     seconds = min(max(nanoseconds // 10**9, _FIRST_SECOND), _LAST_SECOND)
     return datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
 
@@ -490,10 +490,10 @@ _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1
 
 
 def _tidied(text: str) -> str:
-    """Base64 as RFC 4648 has it, from what programs make of it on its way.
+    """Base64 in the form of RFC 4648, with what programs change in transit undone.
 
-    White space around it and line ends in it (RFC 2045), the URL-safe alphabet, percent-encoding (RFC 2397) and padding that
-    is missing. A space inside of a line is none of these: most likely it was a `+`.
+    White space around it and line ends in it (RFC 2045), the URL-safe alphabet, percent-encoding (RFC 2397) and missing
+    padding. A space inside a line stays an error: most likely it was a `+`.
     """
     if "%" in text:
         text = unquote(text)

@@ -1,8 +1,8 @@
 """Pictures already seen: a handle leads back to the encoded bytes, within a byte budget, or to the file of an earlier process.
 
-A framework may start one process for each call, and a handle of the last one is a hash of the content: as long as the file is
-still there, it can be found. The table of files says only where to look. Whether a path may be read is judged at each use, and
-its content is hashed anew. Whatever goes wrong with the table is no failure: the handle is then not found.
+A framework may start one process for each call. A handle is a hash of the content, so the file of an earlier process can be
+found as long as it exists. The table of files only says where to look: each use judges again whether the path may be read, and
+hashes its content. A problem with the table is not an error: the handle is then not found.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def handle_of(digest: str) -> str:
 class Store:
     """Encoded pictures by handle, least recently used out first. Safe to use from several threads.
 
-    A picture larger than the whole budget is not kept, and nothing is evicted for it: its handle is as good as expired,
-    which its owner learns from the usual `not_found`, while everybody else's pictures stay.
+    A picture larger than the whole budget is not kept, and nothing is evicted for it: its handle counts as expired
+    (`not_found`), and other callers' pictures stay.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -44,7 +44,7 @@ class Store:
 
         Args:
             data: the encoded bytes.
-            digest: their SHA-256 in hex, for who knows it already.
+            digest: their SHA-256 in hex, if already known.
             path: the file that they were read from, if any.
         """
         digest = digest or hashlib.sha256(data).hexdigest()
@@ -72,7 +72,7 @@ class Store:
         return self._use(handle)[1]
 
     def path(self, handle: str) -> Path | None:
-        """The file that the bytes behind a handle were last read from; `None` where they came otherwise or are not kept."""
+        """The file that the bytes behind a handle were last read from; `None` where they came from elsewhere or are not kept."""
         with self._lock:
             return self._paths.get(handle)
 
@@ -135,13 +135,13 @@ class Remembered:
                 logger.debug("a handle could not be remembered: %s", error)
 
     def find(self, handle: str) -> list[Path]:
-        """Where the picture may lie, newest entry first."""
+        """Paths where the picture may be, newest entry first."""
         found = [path for known, path in reversed(self._entries()) if known == handle]
         return [Path(path) for path in dict.fromkeys(found)][:MAX_PATHS]
 
     def _append(self, line: bytes) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Nobody else's business: paths tell what somebody has.
+        # Private to the user: paths reveal what is on the machine.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "ab", buffering=0) as file:
             file.write(line)
@@ -150,7 +150,7 @@ class Remembered:
             self._shorten()
 
     def _shorten(self) -> None:
-        """Keep the newest entries. Another process may add one meanwhile, and lose it: it is then not found again."""
+        """Keep the newest entries. An entry that another process adds meanwhile is lost."""
         newest = list(dict.fromkeys(reversed(self._entries())))[:MAX_ENTRIES]
         lines, room = [], MAX_BYTES // 2
         for line in (_line(*entry) for entry in newest):
@@ -185,6 +185,6 @@ def _read(lines: Iterable[bytes]) -> Iterable[tuple[str, str]]:
         try:
             handle, path = json.loads(line)
         except (ValueError, TypeError):
-            continue  # another process is writing it, or somebody has edited it
+            continue  # another process is writing it, or it was edited by hand
         if isinstance(handle, str) and isinstance(path, str):
             yield handle, path

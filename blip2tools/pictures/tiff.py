@@ -1,4 +1,4 @@
-"""The directories of a TIFF, walked without decoding one: how many pages there are, and what the first is of."""
+"""The directories of a TIFF, read without decoding a page: how many pages there are, and what the first one is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_ENTRIES = 4_096
 
 
 def directories(data: bytes) -> Iterator[dict[int, int]]:
-    """For each page its tags that are one whole number; of others, such as DNGVersion, that they are there (0)."""
+    """The tags of each page: the value of those with one whole number; 0 for others, such as DNGVersion."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"\x2b\0", b"\0\x2b")
     head, number, entry, offset = ("Q", 8, 20, "Q") if big else ("H", 2, 12, "I")

@@ -1,4 +1,4 @@
-"""What `ask_image` answers, and what its question takes for granted."""
+"""Results of `ask_image`, and the premises of its questions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Premise(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     text: str = Field(description="What is taken for granted, in the question's words.")
-    probability: float | None = Field(ge=0, le=1, description="That it is so, by the matcher; null if not judged.")
+    probability: float | None = Field(
+        ge=0, le=1, description="The matcher's probability that it holds; null if not judged."
+    )
     holds: bool | None = Field(description="Null where that cannot be told.")
 
     def line(self) -> str:
@@ -85,7 +87,7 @@ class PictureFailure(BaseModel):
 
 _LISTED = WithJsonSchema(
     {"type": "array", "items": {"type": "object"}}
-)  # in short: every word of a schema costs an agent
+)  # short, since every word of a schema costs an agent's context
 
 
 class AnswersResult(Result):

@@ -1,8 +1,8 @@
-"""Every tool's arguments: strict. `"5"` is not a number, `true` is not 1, and an unknown argument is refused by name.
+"""Arguments of the tools, strictly checked. `"5"` is not a number, `true` is not 1, and an unknown argument is refused by name.
 
-What clients do to a model's arguments on their way is undone first (`as_written`): frameworks add names of their own, write
-null or an empty value where nothing was given, turn every number into a float and arrays into strings of JSON. A model can
-mend none of that.
+Changes that clients make to a model's arguments are undone first (`as_written`): frameworks add names of their own, send null
+or an empty value where nothing was given, and turn numbers into floats and arrays into strings of JSON. A model cannot fix
+that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_TEXT = 512  # characters of one question, choice, prompt or statement
 A = TypeVar("A", bound="Arguments")
 
 
-MAX_PARTS = 100_000  # commas and brackets of a message; the longest lawful texts may hold 40,000
+MAX_PARTS = 100_000  # commas and brackets of a message; the longest valid texts may hold 40,000
 
 
 def plain(text: str) -> str:
@@ -58,7 +58,7 @@ def _region(value: list[float]) -> list[float]:
 
 
 def given(value: object) -> object:
-    """An empty text is none: models fill in what they mean to leave out."""
+    """Treat an empty text as not given: models fill in arguments that they mean to leave out."""
     return None if isinstance(value, str) and not value.strip() else value
 
 
@@ -128,9 +128,7 @@ class AskArguments(Arguments):
     )
     choices: Annotated[list[Words], Field(min_length=2, max_length=20)] | None = Field(
         None,
-        description=(
-            "2 to 20 possible answers, each at most 512 characters, which are then scored, e.g. ['yes', 'no']."
-        ),
+        description=("2 to 20 possible answers to score, each at most 512 characters, e.g. ['yes', 'no']."),
     )
     history: Annotated[list[Turn], Field(max_length=8)] | None = Field(
         None,
@@ -141,7 +139,7 @@ class AskArguments(Arguments):
     )
     region: Region = None
     images: Annotated[list[Reference], Field(min_length=2, max_length=16)] | None = Field(
-        None, description="2 to 16 pictures that are asked the same, instead of image; e.g. ['a.jpg', 'b.jpg']."
+        None, description="2 to 16 pictures for the same question, instead of image; e.g. ['a.jpg', 'b.jpg']."
     )
 
     @model_validator(mode="after")
@@ -196,7 +194,7 @@ class ListArguments(Arguments):
         0,
         ge=0,
         le=MAX_OFFSET,
-        description="How many of the newest to pass over, 0 to 100000.",
+        description="How many of the newest to skip, 0 to 100000.",
     )
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = Field(
         None,
@@ -212,7 +210,7 @@ class ReadArguments(Arguments):
 
 
 class FeatureArguments(Arguments):
-    """Arguments of the verb `features`, which is no tool."""
+    """Arguments of the verb `features`, which is not a tool."""
 
     image: ImageReference
     region: Region = None
@@ -304,7 +302,7 @@ ADDED_BY_CLIENTS: Final[Mapping[str, str]] = {
     "task_progress": "Cline: github.com/cline/cline/issues/9684",
     "wait_for_previous": "Gemini CLI, which puts it into every tool's schema: seen in @google/gemini-cli-core 0.61.0",
 }
-"""Arguments that no model wrote, and who adds them. They are dropped where a tool has no argument of that name."""
+"""Arguments that clients add, and which client does. They are dropped where a tool has no argument of that name."""
 
 _EMPTY: Final[tuple[Any, ...]] = ("", [], {})
 
@@ -313,8 +311,8 @@ def as_written(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
     """The arguments of a call as the model meant them, to be judged by the strict models.
 
     Args:
-        arguments: as they came.
-        schema: what the tool is shown as, see `wire.input_schema`.
+        arguments: as received.
+        schema: the tool's schema as clients see it, see `wire.input_schema`.
     """
     names = schema.get("properties", {})
     kept = {name: value for name, value in arguments.items() if name in names or name not in ADDED_BY_CLIENTS}

@@ -20,7 +20,7 @@ class ImageFeatures(_Numbers):
 
 
 class ImageEmbeddings(_Numbers):
-    """What the Q-Former makes of a picture. Published checkpoints: 32 x 768 and 32 x 256."""
+    """The Q-Former's output for a picture. Published checkpoints: 32 x 768 and 32 x 256."""
 
     image: ImageInfo
     region: list[float] | None
@@ -29,17 +29,19 @@ class ImageEmbeddings(_Numbers):
 
 
 class TextEmbeddings(_Numbers):
-    """What the Q-Former makes of a text. Published checkpoints: L x 768 and L x 256, L at most 32."""
+    """The Q-Former's output for a text. Published checkpoints: L x 768 and L x 256, L at most 32."""
 
     states: list[list[float]] = Field(description="Hidden states: tokens, [CLS] and [SEP] included, x hidden size.")
     projected: list[list[float]] = Field(
         description="Their ITC projections: tokens x dimensions, of length 1. The first, [CLS]'s, is the text's ITC vector."
     )
-    truncated: bool = Field(description="Whether the text was too long for the model, which read its beginning.")
+    truncated: bool = Field(
+        description="Whether the text was too long for the model, so that only its beginning was read."
+    )
 
 
 class MultimodalEmbeddings(_Numbers):
-    """What the Q-Former makes of a picture and a text together. Published checkpoints: 32 x 768."""
+    """The Q-Former's output for a picture and a text together. Published checkpoints: 32 x 768."""
 
     image: ImageInfo
     region: list[float] | None
@@ -51,13 +53,15 @@ class Hit(_Numbers):
     """One candidate that was found."""
 
     index: int = Field(description="Its place in the list that was searched, from 0.")
-    score: float = Field(description="What decided the order: logit + cosine, or the cosine alone without re-ranking.")
+    score: float = Field(
+        description="The score that decided the order: logit + cosine, or the cosine alone without re-ranking."
+    )
     cosine: float = Field(ge=-1, le=1, description="Image-text contrastive similarity (ITC).")
     probability: float | None = Field(description="Image-text matching (ITM); null without re-ranking.")
 
 
 class RetrievalResult(_Numbers):
-    """What each query found, best first."""
+    """The hits of each query, best first."""
 
     queries: list[list[Hit]] = Field(description="A list of hits for each query, in the order of the queries.")
     truncated: list[int] = Field(description="Indices of texts that were too long; their beginning was read.")

@@ -1,4 +1,4 @@
-"""Every tool's results. The same facts twice: as fields, and as a few lines of text, which is all that many clients show.
+"""Results of the tools, each with the same facts twice: as fields, and as a few lines of text, all that many clients show.
 
 Bounds on the numbers are part of the schema, so that a program may rely on them.
 """
@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_OUTPUT = 2000  # characters of one text that leaves
-DIGITS = 6  # of a number that leaves: float32 has seven, and each costs a model's context
+MAX_OUTPUT = 2000  # characters of one text in a result
+DIGITS = 6  # of a number in a result: float32 has seven, and each costs context
 
 CONFIDENCE = (
     "How sure the model is: exp of the mean log-probability of the tokens, or, where the checkpoint was calibrated, the "
@@ -43,11 +43,11 @@ class ImageInfo(BaseModel):
     width: int = Field(description="Full width in pixels.")
     height: int = Field(description="Full height in pixels.")
     source: str = Field(
-        description="The reference that was given; in brackets the file that it led to, where that is not called so."
+        description="The reference that was given; in brackets the file that it led to, if that has another name."
     )
 
     def origin(self) -> str:
-        """What a line of text says of where it came from, beside its handle."""
+        """The origin as a line of text shows it, after the handle."""
         source = self.source.removeprefix(self.handle)
         if source != self.source:
             source = source.removeprefix(" (").removesuffix(")")
@@ -64,7 +64,7 @@ class Match(BaseModel):
 
 
 class ImageResult(Result):
-    """What the results about one picture have in common."""
+    """Base of the results about one picture."""
 
     image: ImageInfo
     region: list[float] | None = Field(description="The part that was looked at, or null for all of it.")
@@ -140,7 +140,8 @@ class Tile(BaseModel):
         description="How well the matcher finds the caption to fit this part; null without one."
     )
     abstained: bool = Field(
-        False, description="Whether the caption names what is not there: an empty part, or a cut thing."
+        False,
+        description="Whether the caption names something that is not there: the part may be empty, or cut through a thing.",
     )
 
 
@@ -271,7 +272,7 @@ def _file_line(file: ImageFile | UnreadableFile) -> str:
 
 
 def told(text: str, abstained: bool) -> str:
-    """A text of the model, or that it is too unsure of it."""
+    """The model's text, or a note that it is too unsure."""
     return f"not sure (best guess: {text})" if abstained else text
 
 

@@ -1,4 +1,4 @@
-"""Pictures that are found, and the index that helps to find them."""
+"""Results of a search for pictures, and of indexing."""
 
 from __future__ import annotations
 
@@ -37,17 +37,19 @@ class SearchArguments(Arguments):
 
 
 class SearchHit(BaseModel):
-    """One picture that may be what was asked for."""
+    """One picture that was found."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     path: str = Field(description="A reference that every tool accepts as its image.")
     probability: float | None = Field(
-        ge=0, le=1, description="That the text fits, by the matching head (ITM); null of a search by picture."
+        ge=0,
+        le=1,
+        description="Probability that the text fits, by the matching head (ITM); null in a search by picture.",
     )
     cosine: float = Field(ge=-1, le=1, description="Nearness to the text, or likeness to the picture (ITC).")
     fits: bool = Field(description="Whether the text fits, or the picture is the same.")
-    duplicate: str = Field("", description='Of a search by picture: "exact" (the same bytes), "near", or empty.')
+    duplicate: str = Field("", description='In a search by picture: "exact" (the same bytes), "near", or empty.')
 
     def line(self) -> str:
         """The hit in one line."""
@@ -91,7 +93,7 @@ class UnindexedFile(BaseModel):
 
 
 class IndexResult(Result):
-    """What indexing a folder did."""
+    """Result of indexing a folder."""
 
     folder: str
     matcher: str = Field(description="The checkpoint that made the features; empty where there was nothing to look at.")
@@ -99,10 +101,10 @@ class IndexResult(Result):
     added: int = Field(description="Pictures that were looked at.")
     known: int = Field(description="Files with a new name or time whose content was known.")
     unchanged: int = Field(description="Files that were as before.")
-    removed: int = Field(description="Files that have gone.")
+    removed: int = Field(description="Files that are gone.")
     seconds: float = Field(description="How long it took.")
     unreadable: list[UnindexedFile] = Field(description="Files that look like pictures and cannot be read, and why.")
-    warnings: list[str] = Field(description="What was left as it was.")
+    warnings: list[str] = Field(description="Folders that could not be listed.")
 
     def text_block(self) -> str:
         renamed = f", {self.known} known by their content" if self.known else ""

@@ -1,4 +1,4 @@
-"""Text of callers and names of files as a message may hold them."""
+"""Callers' texts and file names, made safe for messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def quoted(text: str, limit: int = 80) -> str:
-    """A caller's text or a file's name as a message may hold it: in quotes, printable, on one line, bounded."""
+    """A caller's text or a file's name for a message: in quotes, printable, on one line, bounded."""
     return f'"{printable(text, limit)}"'
 
 

@@ -1,4 +1,4 @@
-"""The state of the eyes: all of it for operators, and the part that an agent needs."""
+"""The status of a `Vision`: all of it for operators, and the part that an agent needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BRIEF_CACHE = ("features", "hits", "misses", "bytes_used")
 
 
 class Limits(BaseModel):
-    """What may be sent."""
+    """The limits on pictures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,14 +21,14 @@ class Limits(BaseModel):
     urls: bool = Field(description="Whether http(s) pictures may be fetched.")
     formats: list[str] = Field(description="Picture formats that are read.")
     max_image_bytes: int
-    max_data_bytes: int = Field(description="Of a picture inside a call, as a data: URI, before it was base64.")
+    max_data_bytes: int = Field(description="Largest picture in a data: URI, before base64.")
     max_pixels: int
     max_side: int
     deadline_s: float
 
 
 class BatchStatus(BaseModel):
-    """How often so many requests were served together."""
+    """How many batches had a certain number of requests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class BatchStatus(BaseModel):
 
 
 class StageStatus(BaseModel):
-    """How long one stage of an answer takes: the median and 99th percentile are those of the last few hundred."""
+    """How long one stage of an answer takes: the median and 99th percentile are over the last few hundred."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -61,14 +61,14 @@ class QueueStatus(BaseModel):
     completed: int
     failed: int
     cancelled: int
-    tokens: int = Field(description="Pieces of words spoken so far, those of stopped rows included.")
+    tokens: int = Field(description="Tokens generated so far, including those of stopped rows.")
     compiled_steps: int = Field(description="Decoding steps that were compiled, each for a whole batch.")
     recorded_steps: int = Field(description="Decoding steps that were replayed as CUDA graphs, uncompiled.")
     eager_steps: int = Field(description="Decoding steps that were neither.")
     joined: int = Field(description="Requests that shared the work, or the kept answer, of an identical one.")
     batches: list[BatchStatus]
     stages: list[StageStatus]
-    tokens_per_s: float | None = Field(description="Pieces of words per second of decoding; null before the first.")
+    tokens_per_s: float | None = Field(description="Tokens per second of decoding; null before the first.")
     memory_bytes: int | None = Field(description="Memory taken on the device; null where it does not say.")
     process_bytes: int = Field(description="Main memory that this process takes: its resident set.")
 
@@ -86,7 +86,7 @@ class CacheStatus(BaseModel):
     spilled_limit: int = Field(description="0 where there is only one kind of memory.")
     hits: int
     misses: int
-    evicted: int = Field(description="Features that had to make room for others since the start.")
+    evicted: int = Field(description="Features that were evicted since the start.")
 
 
 class BriefStatus(Result):
@@ -98,15 +98,15 @@ class BriefStatus(Result):
     device: str | None = Field(description="Where the model runs; null until it is loaded.")
     dtype: str | None = Field(description="Number format of the weights; null until it is loaded.")
     loaded: bool
-    state: str = Field(description="'not loaded', 'loading' with how far it is, 'ready', or why it is unavailable.")
+    state: str = Field(description="'not loaded', 'loading' with its progress, 'ready', or why it is unavailable.")
     limits: Annotated[Limits, WithJsonSchema({"type": "object"})] = Field(description="What may be sent: see `Limits`.")
     queue: dict[str, int] = Field(description="The counts of `QueueStatus` that an agent may want.")
-    cache: dict[str, int] = Field(description="Likewise of `CacheStatus`.")
+    cache: dict[str, int] = Field(description="The same for `CacheStatus`.")
     handles: list[str] = Field(description="Pictures seen lately, newest first: handles that any tool accepts.")
     cannot: list[str] = Field(description="What this model cannot do.")
     warnings: list[str]
     prompt: str | None = Field(
-        None, description="What captions continue and do not repeat, unless another prompt is given; null for none."
+        None, description="The default prompt, which captions continue and do not repeat; null for none."
     )
 
     def text_block(self) -> str:
@@ -135,17 +135,17 @@ class StatusResult(Result):
     revision: str | None = Field(
         description="Commit of the captioner's files on the model hub; null if not from there."
     )
-    matcher_revision: str | None = Field(description="Likewise of the matcher.")
+    matcher_revision: str | None = Field(description="The same for the matcher.")
     quantize: str = Field(description="Whether the language model is quantized: 'none', '8bit' or '4bit'.")
     loaded: bool
-    state: str = Field(description="'not loaded', 'loading' with how far it is, 'ready', or why it is unavailable.")
+    state: str = Field(description="'not loaded', 'loading' with its progress, 'ready', or why it is unavailable.")
     self_test: str | None = Field(
         description="Whether the loaded model passed its self-test, when, and which checks; null if there was none."
     )
     compiled: bool = Field(
         description="Whether decoding steps are compiled; where they should be and are not, a warning says why."
     )
-    cuda_graphs: bool = Field(description="Whether what is done with few pictures and rows is replayed as CUDA graphs.")
+    cuda_graphs: bool = Field(description="Whether work on small batches is replayed as CUDA graphs.")
     limits: Limits
     queue: QueueStatus
     cache: CacheStatus
@@ -153,7 +153,7 @@ class StatusResult(Result):
     cannot: list[str] = Field(description="What this model cannot do.")
     warnings: list[str]
     prompt: str | None = Field(
-        None, description="What captions continue and do not repeat, unless another prompt is given; null for none."
+        None, description="The default prompt, which captions continue and do not repeat; null for none."
     )
 
     def text_block(self) -> str:
@@ -179,7 +179,7 @@ class StatusResult(Result):
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
     def brief(self) -> BriefStatus:
-        """What an agent needs of it."""
+        """The part that an agent needs."""
         return BriefStatus(
             **{name: getattr(self, name) for name in BriefStatus.model_fields if name not in ("queue", "cache")},
             queue={name: getattr(self.queue, name) for name in _BRIEF_QUEUE},

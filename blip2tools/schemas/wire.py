@@ -1,8 +1,8 @@
-"""JSON Schemas as they go to clients: flat, short, and such that every grammar engine can say every lawful call.
+"""JSON Schemas for clients: flat, short, and such that every grammar engine can write every valid call.
 
-Local servers hold a model's tool calls to the schema by a grammar, and what they make of a keyword differs. So a schema here
-has no lengths of strings (xgrammar then takes away every escape, others unroll them), no unions with null (node-llama-cpp
-keeps only the null), and no least length of an optional array (engines that always write every property need `[]`). An
+Local servers hold a model's tool calls to the schema by a grammar, and they treat keywords differently. So a schema here
+has no string lengths (with them xgrammar allows no escapes, and others unroll them), no unions with null (node-llama-cpp
+keeps only the null), and no minimum length of an optional array (engines that always write every property need `[]`). An
 optional argument is its plain type, and its empty value means "not given". The models in `arguments` judge all bounds.
 """
 
@@ -24,17 +24,17 @@ def input_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 @cache
 def shared_input_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The same, to be read only."""
+    """The same, shared between callers, who must not change it."""
     return cast("dict[str, Any]", _sayable(_flat(model.model_json_schema(mode="validation"))))
 
 
 def output_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The schema of a tool's structured result: names, types and bounds; what they mean, the tool's description says."""
+    """The schema of a tool's structured result: names, types and bounds; the tool's description explains them."""
     return cast("dict[str, Any]", _bare(_flat(model.model_json_schema(mode="serialization"))))
 
 
 def _flat(schema: dict[str, Any]) -> Any:
-    """Without `$ref`, which some clients do not follow, and without the titles that pydantic makes from names."""
+    """The schema without `$ref`, which some clients do not follow, and without the titles that pydantic makes from names."""
     definitions = schema.pop("$defs", {})
     schema.pop("description", None)  # the class's docstring: for readers of the code
 
@@ -47,7 +47,7 @@ def _flat(schema: dict[str, Any]) -> Any:
             target = dict(definitions[node["$ref"].rsplit("/", 1)[-1]])
             target.pop("description", None)
             return resolve({**target, **{key: value for key, value in node.items() if key != "$ref"}})
-        # Inside `properties` every key is somebody's field, even one that is called "title".
+        # Inside `properties` every key is the name of a field, even "title".
         return {
             key: resolve(value, named=key == "properties") for key, value in node.items() if named or key != "title"
         }
@@ -82,7 +82,7 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare(node: Any, *, named: bool = False, inside: bool = False) -> Any:
-    """Names, types and bounds alone; which names are always there is told of the result's own."""
+    """Names, types and bounds alone; `required` is kept only for the result's own fields."""
     if isinstance(node, list):
         return [_bare(item, inside=inside) for item in node]
     if not isinstance(node, dict):

@@ -39,7 +39,7 @@ from blip2tools.vision import Vision
 
 ERROR_CODE_KEY = "blip2tools/code"  # in `_meta` of a failed result: structured content there breaks older clients
 
-# An eye. Small, for the 2026-07-28 revision repeats it in every result.
+# An eye. Small, since the 2026-07-28 revision repeats it in every result.
 ICON = Icon(
     src="data:image/svg+xml,%3Csvg%20xmlns='http://www.w3.org/2000/svg'%20viewBox='0%200%2016%2016'%3E%3Cpath%20"
     "fill='%2367b'%20d='M0%208q8-11%2016%200q-8%2011-16%200'/%3E%3Ccircle%20cx='8'%20cy='8'%20r='3'%20fill='%23fff'/%3E"
@@ -54,7 +54,7 @@ def build_server(vision: Vision, *, shared: bool = False, listed: Callable[[], o
     """An MCP server over `vision`, for any transport; the server does not close it.
 
     Args:
-        shared: several clients on other machines may use it: no full path of a folder, and nobody else's handle, is told.
+        shared: several clients on other machines may use it: full paths of folders and other clients' handles are hidden.
         listed: called when a client asks for the tools.
     """
     eyes = vision.for_tools(reveal_folders=not shared, reveal_handles=not shared)
@@ -108,7 +108,7 @@ def build_server(vision: Vision, *, shared: bool = False, listed: Callable[[], o
 
 
 async def _in_our_words(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Keep foreign text on this side: of an error that it does not know, the SDK sends the words (CVE-2026-22778)."""
+    """Keep foreign text from clients: the SDK sends the text of any error that it does not know (CVE-2026-22778)."""
     try:
         return await call_next(ctx)
     except (MCPError, ValidationError):  # the second is the SDK's own check of a request, and has fixed words there
@@ -118,7 +118,7 @@ async def _in_our_words(ctx: ServerRequestContext[Any, Any], call_next: CallNext
 
 
 def _client_of(context: ServerRequestContext[Any]) -> str:
-    """Who calls: the one client of a pipe, a session, or (of revisions without sessions) an address and a program's name."""
+    """The caller: the only client of a pipe, a session, or (in revisions without sessions) an address and a program's name."""
     headers = getattr(context.request, "headers", None)
     if headers is None:
         return ""
@@ -129,12 +129,12 @@ def _client_of(context: ServerRequestContext[Any]) -> str:
 
 
 def _progress_of(context: ServerRequestContext[Any]) -> Listener:
-    """Tells the client of one request how far it is, if the client asked to hear."""
+    """Reports the progress of a request to its client, if the client asked for it."""
     last = -1.0
 
     async def report(what: str, done: float, total: float | None) -> None:
         nonlocal last
-        # The protocol wants every notification above the one before; parts of a call may wait for the model side by side.
+        # The protocol wants rising progress, and several parts of a call may wait for the model at the same time.
         if done > last:
             last = done
             await context.session.report_progress(done, total, what)

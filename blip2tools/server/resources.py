@@ -1,6 +1,6 @@
-"""What is known about pictures seen, as text to read, and completion of their names.
+"""Facts about pictures seen, as text to read, and completion of their names.
 
-    blip2://status           the state of the eyes, as `vision_status` tells it
+    blip2://status           the status, as `vision_status` reports it
     blip2://images/{handle}  one picture: format, size, and what the last calls found in it
 
 Never a picture itself: a client would hand it to a model that cannot see.
@@ -48,7 +48,7 @@ _TEXT = "text/plain"
 
 
 class Findings:
-    """What calls found in each picture, newest last: a bounded memory. Safe to use from several threads."""
+    """A bounded record of what calls found in each picture, newest last. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,7 +71,7 @@ class Findings:
                 self._lines.popitem(last=False)
 
     def about(self, handle: str) -> list[str]:
-        """What is remembered about a picture."""
+        """The findings that are kept about a picture."""
         with self._lock:
             return list(self._lines.get(handle, ()))
 
@@ -81,7 +81,7 @@ class Resources:
 
     Args:
         eyes: a `Vision` for tools.
-        private: one client alone uses these eyes, so that what was found may be remembered and told.
+        private: only one client uses this `Vision`, so that what was found may be kept and shown.
     """
 
     def __init__(self, eyes: Vision, *, private: bool) -> None:
@@ -89,7 +89,7 @@ class Resources:
         self._findings = Findings() if private else None
 
     def remember(self, tool: str, result: Result) -> None:
-        """Take note of what a call found."""
+        """Record what a call found."""
         if self._findings is not None:
             self._findings.add(tool, result)
 

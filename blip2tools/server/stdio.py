@@ -1,7 +1,7 @@
 """MCP over standard input and output: one message a line, bounded while it is read, and each answered.
 
 The SDK's own transport reads lines of any length and drops the ones that it cannot read. A client then waits for its answer
-until it gives up, and an endless line takes all memory. So this reads for it.
+until it gives up, and an endless line takes all memory. So this module reads instead.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from blip2tools.server.mcp import build_server, largest_message
 from blip2tools.vision import Vision
 
 FLUSH_S = 0.2  # for the last answers, after the end of the input
-LEAVE_S = 0.5  # for the end of the decoders, which end a little later without it
-PAUSE_S = 0.05  # between the list of tools and the loading, which takes time from every thread
+LEAVE_S = 0.5  # for the decoders to end, which without it they do a little later
+PAUSE_S = 0.05  # between the list of tools and the loading, which slows every thread
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ async def lines(
                     event.set()
                     continue
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
-                # Who does not listen any more will soon close the other side too, and that ends it.
+                # A client that no longer reads will soon close the other pipe too, and that ends the server.
                 gone = gone or not await anyio.to_thread.run_sync(written, sink, text.encode() + b"\n")
 
     async with anyio.create_task_group() as tasks:
@@ -102,7 +102,7 @@ async def lines(
 
 
 def _message(line: bytes | tuple[bytes, bytes], limit: int) -> SessionMessage | JSONRPCError | None:
-    """The message in a line, or what is to be answered instead; nothing for an empty line."""
+    """The message in a line, or the error to answer instead; None for an empty line."""
     if isinstance(line, tuple):
         head, tail = line
         return _error(INVALID_REQUEST, too_large(limit), id_of(head, tail))
@@ -119,7 +119,7 @@ def _message(line: bytes | tuple[bytes, bytes], limit: int) -> SessionMessage | 
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_python(values, by_name=False))
     except ValidationError:
-        said = "invalid_input: The message is not one of the protocol (JSON-RPC 2.0)."
+        said = "invalid_input: The message is not valid JSON-RPC 2.0."
         return _error(INVALID_REQUEST, said, id_of(line, line[-TAIL:]))
 
 
@@ -142,7 +142,7 @@ def serve_stdio(
 
     Args:
         front: has answered the first lines, and goes on with it until the server is there; by default there is none.
-        wire: where the protocol goes, from `claim_stdout()`. Given, nothing else can reach it.
+        wire: the output of the protocol, from `claim_stdout()`; with it, nothing else can write there.
         at_end: called before the process ends; it must not block.
     """
     wire = wire if wire is not None else claim_stdout()
@@ -156,8 +156,8 @@ async def _serve(vision: Vision, front: Front | Unanswered, wire: BinaryIO, befo
 
     def end(status: int) -> None:
         before_end()
-        # A thread is blocked in reading standard input, or loads the model: neither cancellation nor the interpreter's own
-        # end would get past it. And to free memory in order takes longer than some clients wait before they kill.
+        # A thread is blocked in reading standard input, or loads the model: neither cancellation nor a normal exit of
+        # the interpreter would interrupt it. And freeing memory takes longer than some clients wait before they kill.
         leaving = threading.Thread(target=vision.abandon, daemon=True)
         leaving.start()
         leaving.join(LEAVE_S)
@@ -165,11 +165,11 @@ async def _serve(vision: Vision, front: Front | Unanswered, wire: BinaryIO, befo
         os._exit(status)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Windows' event loop knows no signal handlers; there the default action ends the process.
+        # Windows' event loop has no signal handlers; there the default action ends the process.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, end, 128 + number)
     server = build_server(vision, listed=_once(partial(_load_early, vision)) if vision.settings.early_load else None)
-    # Who has closed one pipe may not read the other any more: the last answers get a moment.
+    # A client that has closed one pipe may no longer read the other: the last answers get a moment.
     at_end = partial(loop.call_later, FLUSH_S, end, 0)
     try:
         async with (
@@ -185,9 +185,9 @@ async def _serve(vision: Vision, front: Front | Unanswered, wire: BinaryIO, befo
 
 @asynccontextmanager
 async def undecided(server: Server[Any], read: Reading, write: Writing) -> AsyncIterator[Reading]:
-    """The messages of `read`, but for each `server/discover` that comes before any other request, which is answered here.
+    """The messages of `read`, except `server/discover` requests before any other request, which are answered here.
 
-    The SDK lets a client's first request decide the protocol's era for good. Some clients only ask what there is, wait a
+    In the SDK a client's first request decides the protocol's era for good. Some clients only discover, wait a
     second, and begin with `initialize` if the process was still starting: discovery must not decide.
     """
     passing, decided = anyio.create_memory_object_stream[SessionMessage | Exception](0)
@@ -222,7 +222,7 @@ async def _answer_alone(server: Server[Any], item: SessionMessage | Exception, w
 
 
 def _once(begin: Callable[[], object]) -> Callable[[], None]:
-    """What is called when the client has got the list of tools: the first time, and when the answer has gone out."""
+    """The function to call when the client asks for the tools: it acts once, after the answer has been sent."""
     begun = False
 
     def listed() -> None:
@@ -235,7 +235,7 @@ def _once(begin: Callable[[], object]) -> Callable[[], None]:
 
 
 def _load_early(vision: Vision) -> None:
-    """Load the model while the client's own model thinks. If it cannot be loaded, the first call tells why."""
+    """Load the model while the client's own model thinks. If it cannot be loaded, the first call reports why."""
 
     def load() -> None:
         with contextlib.suppress(VisionError):

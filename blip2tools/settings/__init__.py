@@ -22,10 +22,10 @@ from blip2tools.settings import file
 
 PREFIX = "BLIP2TOOLS_"
 
-# Picture formats by content. Everything else that Pillow could open (EPS starts Ghostscript, JPEG 2000 and PSD had overflows)
-# stays out of reach, whatever a file is called.
+# Picture formats, recognised by content. Everything else that Pillow could open (EPS starts Ghostscript, JPEG 2000 and PSD had
+# overflows) is refused, whatever a file is called.
 DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIC")
-# No browser shows TIFF, and its library has had more flaws than all of the others: only who needs it should have it.
+# Few browsers show TIFF, and its library has had more flaws than all of the others: it is read only where a setting asks for it.
 OPTIONAL_FORMATS = ("TIFF",)
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -34,7 +34,7 @@ Quantize = Literal["none", "8bit", "4bit"]
 _REVISION = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # no part may be `..`: it becomes a path in the cache
 _LIMIT = re.compile(r"(cpu|cuda:\d{1,2})=(\d{1,7}(?:\.\d{1,3})?)(KiB|MiB|GiB)")
 
-# Settings of `serve --http` alone; the other commands have no options for them.
+# Only `serve --http` uses these; the other commands have no options for them.
 HTTP_SETTINGS = ("token", "rate_limit", "server_names", "allowed_origins")
 PROXY_SETTINGS = ("upstream", "upstream_key", "tool_rounds", "offer_always")  # of `proxy` alone
 PULL_SETTINGS = ("revision", "allow_pickle", "device", "dtype", "quantize", "max_memory", "offload_dir", "offline")
@@ -43,50 +43,50 @@ LISTS = ("formats", "url_hosts", "server_names", "allowed_origins", "max_memory"
 # RFC 6454, 6.2, of pages: `null`, which any sandboxed page sends, is none, and neither is a pattern.
 _ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 
-# RFC 6750, `b64token`: what may stand behind `Bearer `. Below 16 characters one could be guessed.
+# RFC 6750, `b64token`: what may follow `Bearer `. A token below 16 characters could be guessed.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 
 
 class _Running(BaseModel):
-    """Settings of what runs, where, and what it may read; those of what is said are in `Generation`."""
+    """Settings of the model, the device, and what may be read; those of the wording are in `Generation`."""
 
     # Model
     model: str = Field(
         "auto", min_length=1, max_length=512, description="captioner: a short name, hub id, folder, `demo` or `auto`"
     )
-    matcher: str = Field("auto", min_length=1, max_length=512, description="matcher (ITM, ITC): likewise, or `none`")
+    matcher: str = Field("auto", min_length=1, max_length=512, description="matcher (ITM, ITC): the same, or `none`")
     revision: str | None = Field(
         None,
         pattern=_REVISION,
         description="revision of the captioner on the hub: a commit, tag, branch or `refs/pr/N`",
     )
-    matcher_revision: str | None = Field(None, pattern=_REVISION, description="likewise of the matcher")
+    matcher_revision: str | None = Field(None, pattern=_REVISION, description="the same for the matcher")
     allow_pickle: bool = Field(
         False,
-        description="where there are no safetensors, open pickled weights, for values only; what they hold cannot run, but the "
-        "reader has had faults before",
+        description="read pickled weights where there are no safetensors: values only, so that no code in them runs, but the "
+        "reader has had security flaws",
     )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|spread|cuda(:\d{1,2})?)$",
-        description="`auto`, `cpu`, `mps`, `cuda`, `cuda:N`, or `spread`: the language model over all GPUs, then main memory, "
+        description="`auto`, `cpu`, `mps`, `cuda`, `cuda:N`, or `spread`: the language model fills all GPUs, then main memory, "
         "then `offload_dir`",
     )
     dtype: Dtype = Field("auto", description="`auto`, `float32`, `float16` or `bfloat16`")
     quantize: Quantize = Field(
         "none",
-        description="`none`, `8bit` or `4bit`: of the language model only, with bitsandbytes; refused if the self-test fails",
+        description="`none`, `8bit` or `4bit`: the language model only, with bitsandbytes; refused if the self-test fails",
     )
     # With `device` "spread": without these three settings a model larger than one card could not be run at all.
     max_memory: tuple[str, ...] = Field(
-        (), max_length=64, description="with `spread`: the most that a device may give, such as `cuda:0=6GiB,cpu=12GiB`"
+        (), max_length=64, description="with `spread`: the memory limit of each device, such as `cuda:0=6GiB,cpu=12GiB`"
     )
     offload_dir: Path | None = Field(None, description="with `spread`: a folder for layers that fit nowhere else; slow")
     threads: int = Field(
         0, ge=0, le=256, description="CPU threads for the model; 0: one for the demo, torch's choice for the others"
     )
-    offline: bool = Field(False, description="never reach for the model hub")
-    self_test: bool = Field(True, description="test a model at its first load and remember the verdict")
+    offline: bool = Field(False, description="never contact the model hub")
+    self_test: bool = Field(True, description="test a model at its first load and remember the result")
     cache_dir: Path | None = Field(
         None, description="folder for what is remembered about models; default: `blip2tools` in the user's cache folder"
     )
@@ -119,8 +119,8 @@ class _Running(BaseModel):
         50,
         ge=1,
         le=4096,
-        description="memory that a picture may take until its decoder finds it damaged, MiB; of kinds that show damage late "
-        "(WebP first of all) larger ones are refused",
+        description="memory that a damaged picture may take before its decoder notices, MiB; in formats where that comes late "
+        "(WebP above all) larger pictures are refused",
     )
     store_mb: int = Field(256, ge=1, le=65_536, description="memory for the encoded bytes behind image handles, MiB")
 
@@ -129,7 +129,7 @@ class _Running(BaseModel):
         256,
         ge=1,
         le=100_000,
-        description="requests that may wait, three quarters of one client over HTTP; one more is `busy`",
+        description="requests that may wait, at most three quarters of them from one HTTP client; further ones get `busy`",
     )
     max_batch: int = Field(
         160, ge=1, le=1024, description="decoder rows served together; a request takes as many as it has beams"
@@ -139,7 +139,7 @@ class _Running(BaseModel):
         0.0,
         ge=0,
         le=604_800,
-        description="seconds without a request until the model's memory is given back; 0 is never",
+        description="seconds without a request before the model's memory is freed; 0 is never",
     )
     cache_mb: int = Field(
         256, ge=0, le=1_048_576, description="memory on the device for vision features of pictures seen, MiB"
@@ -152,18 +152,18 @@ class _Running(BaseModel):
     )
     cuda_graphs: bool = Field(
         True,
-        description="on a GPU, record what is done with few pictures and rows as CUDA graphs when the model is loaded, which "
-        "takes seconds; used only if it then says what the eager way says",
+        description="on a GPU, record work on small batches as CUDA graphs when the model is loaded, which takes seconds; used "
+        "only if they give the same words as eager execution",
     )
-    # Where steps can be recorded that is as fast. It stays for those that cannot: FLAN-T5 in bfloat16 with random weights took
-    # 114 ms for a caption compiled and 341 to 441 eager on a card where recorded steps for five beams were refused
+    # Recorded steps are as fast. This stays for models whose steps cannot be recorded: FLAN-T5 in bfloat16 with random weights
+    # took 114 ms a caption compiled and 341 to 441 ms eager on a card where recorded steps for five beams were refused
     # (BENCHMARKS.md).
     compile: bool = Field(
         False,
-        description="compile the decoding steps too (on a GPU into those graphs), which takes up to minutes; used only if they "
-        "then say what the eager ones say",
+        description="compile the decoding steps too (on a GPU into those graphs), which can take minutes; used only if they "
+        "give the same words as eager steps",
     )
-    # Below the 60 s after which the TypeScript SDK gives up on a call, which progress does not lengthen.
+    # Below the 60 s after which the TypeScript SDK gives up on a call; progress reports do not extend them.
     deadline_s: float = Field(50.0, gt=0, le=86_400, description="longest time for one call, seconds")
     early_load: bool = Field(
         True,
@@ -179,7 +179,7 @@ class _Running(BaseModel):
     # HTTP
     token: SecretStr | None = Field(
         None,
-        description="secret that HTTP clients send as `Authorization: Bearer ...`, 16 characters at least; better as a "
+        description="secret that HTTP clients send as `Authorization: Bearer ...`, at least 16 characters; better as a "
         "variable, since other users of the machine can read options",
     )
     rate_limit: int = Field(
@@ -188,8 +188,8 @@ class _Running(BaseModel):
     server_names: tuple[str, ...] = Field(
         (),
         max_length=64,
-        description="further names by which HTTP clients call this server, e.g. behind a proxy; loopback and `--host` always "
-        "are",
+        description="more host names that HTTP clients may use for this server, e.g. behind a proxy; loopback and `--host` "
+        "are always allowed",
     )
 
     allowed_origins: tuple[str, ...] = Field(
@@ -210,16 +210,16 @@ class _Running(BaseModel):
         None,
         min_length=1,
         max_length=4096,
-        description="key for that server, in the place of what clients send; better as a variable",
+        description="key for that server, instead of the one that clients send; better as a variable",
     )
     tool_rounds: int = Field(
-        8, ge=0, le=64, description="how often one turn of the model may look before it must answer"
+        8, ge=0, le=64, description="rounds of tool calls in one turn of the model before it must answer"
     )
     offer_always: bool = Field(
-        False, description="offer the vision tools to the model also in conversations without a picture"
+        False, description="offer the vision tools to the model in conversations without a picture, too"
     )
 
-    # What is said
+    # Prompts
     vqa_template: str | None = Field(
         None,
         max_length=512,
@@ -287,20 +287,20 @@ class _Running(BaseModel):
 class Settings(Generation, _Running):
     """Every setting, its bounds and its default. The table in docs/settings.md is generated from these fields."""
 
-    # It mended 3 of 137 wrong captions on the demo's hard pictures and spoilt one (BENCHMARKS.md). It stays for checkpoints whose
-    # beams are wrong more often: it costs nothing until the matcher doubts, and is off unless asked for.
+    # It corrected 3 of 137 wrong captions of the demo's hard pictures and spoilt one (BENCHMARKS.md). It stays for checkpoints
+    # whose beam search errs more often: it costs nothing until the matcher doubts a caption, and is off by default.
     best_of: int = Field(
         1,
         ge=1,
         le=16,
-        description="captions tried where the matcher doubts the search's own: samples beside it, of which the best match "
-        "is told; 1 is off",
+        description="candidates for a caption that the matcher doubts: the caption and samples, of which the best match is "
+        "returned; 1 is off",
     )
     calibration: str = Field(
         "auto",
         min_length=1,
         max_length=4096,
-        description="scaling of confidences: `auto` (`blip2tools.json` beside the weights, if it is there), `none`, or a file "
+        description="scaling of confidences: `auto` (`blip2tools.json` next to the weights, if present), `none`, or a file "
         "that `blip2tools evaluate` wrote",
     )
     abstain_below: float = Field(
@@ -309,7 +309,7 @@ class Settings(Generation, _Running):
 
     @property
     def cache_folder(self) -> Path:
-        """Where this package may keep files of its own. It need not exist, nor be writable."""
+        """The folder for this package's own files. It may be missing or read-only."""
         return user_cache_path("blip2tools", appauthor=False) if self.cache_dir is None else self.cache_dir.expanduser()
 
     @classmethod
@@ -423,10 +423,10 @@ _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)\}|\$env:(\w+)|\$(\w+)|%(\w+)%", re.A
 
 
 def expanded(path: Path) -> Path:
-    """A folder of the operator's with `~` and variables (`$HOME`, `${HOME}`, `${env:HOME}`, `%USERPROFILE%`) written out.
+    """The operator's path with `~` and variables (`$HOME`, `${HOME}`, `${env:HOME}`, `%USERPROFILE%`) expanded.
 
-    Clients that start a server without a shell leave that to it. A folder that is really called so stays as it is, and so do
-    variables that are not set.
+    Clients that start a server without a shell leave that to it. A path that exists as written stays as it is, and so do
+    unset variables.
     """
     if os.path.lexists(path):
         return path
@@ -437,17 +437,17 @@ def expanded(path: Path) -> Path:
 
     try:
         return Path(_VARIABLE.sub(value, str(path))).expanduser()
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # no home folder is known
         return path
 
 
 def unexpanded(path: Path) -> list[str]:
-    """The variables that `expanded` has left in a path, as they are written there."""
+    """The variables that `expanded` left in a path, as written."""
     return [match[0] for match in _VARIABLE.finditer(str(path))]
 
 
 def strays() -> list[str]:
-    """Variables of this package's prefix that no setting reads: most likely misspelt."""
+    """Variables with this package's prefix that no setting reads, most likely misspelt."""
     known = {variable(name) for name in Settings.model_fields} | {file.VARIABLE}
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
@@ -506,7 +506,7 @@ _BOUNDS = {
 
 
 def _why(kind: str, context: Mapping[str, Any], name: str, given: object, said: str) -> str:
-    """What is wrong with a value, as the end of a sentence."""
+    """The fault of a value, as the end of a sentence."""
     if kind == "string_pattern_mismatch":
         return _about_device(str(given)) if name == "device" else _REVISIONS
     if kind == "literal_error":
@@ -523,12 +523,12 @@ _REVISIONS = "it must be a commit, a tag, a branch or refs/pr/N, such as main"
 
 
 def _about_device(given: str) -> str:
-    """What a device is called here, and what somebody may have meant who calls it otherwise."""
+    """The accepted device names, and the one most likely meant."""
     word = re.sub(r"[^a-z0-9]", "", given.lower())
     number = re.fullmatch(r"(?:cuda|gpu|nvidia|rocm|hip)?(\d{1,2})", word)
     meant = ""
     if number or word in ("cuda", "gpu", "nvidia", "cudagpu", "rocm", "amd", "hip"):
-        meant = f"; a GPU of NVIDIA or AMD is {f'cuda:{number[1]}' if number else 'cuda'}, one of Apple mps"
+        meant = f"; an NVIDIA or AMD GPU is {f'cuda:{number[1]}' if number else 'cuda'}, an Apple GPU mps"
     elif word in ("metal", "apple", "mac", "silicon"):
         meant = "; the GPU of a Mac is mps"
     elif word in ("all", "multi", "multigpu", "balanced", "gpus"):

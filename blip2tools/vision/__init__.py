@@ -1,10 +1,10 @@
 """Eyes for Python: `Vision` and its verbs, over any engine.
 
 vision.py     the verbs, synchronous and asynchronous
-verbs.py      one call: admitted, looked, asked, and turned into a result
-looking.py    from whatever a caller calls an image to pixels
-asking.py     questions, and offered answers
-doubts.py     what there is to doubt about an answer
+verbs.py      one call: admit it, look, ask the engine, build the result
+looking.py    from any kind of image to pixels
+asking.py     questions, with or without choices
+doubts.py     reasons to doubt an answer
 premises/     what a question takes for granted, read from its words
 search.py     features, retrieval and extraction
 surveying.py  whether tiles show what their captions name

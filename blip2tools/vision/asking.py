@@ -1,4 +1,4 @@
-"""Questions: an answer, or the offered answers in order, with what there is to doubt about them."""
+"""Questions: an answer, or the offered answers in order, with the reasons to doubt them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ARTICLES: Final = ("the", "a", "an")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked, and how it is to be answered.
+    """A question, and how to answer it.
 
     Attributes:
-        question: with the turns before it.
+        question: the question with the turns before it.
         choices: the offered answers, each once; empty for one in the model's own words.
-        generation: how words are found.
+        generation: the generation options.
         abstain_below: the confidence from which an answer counts.
     """
 
@@ -39,9 +39,9 @@ class Asking:
     """Asks about pictures that were looked at.
 
     Args:
-        engine: says how the checkpoint's scores are read.
-        ask: puts a request to it, within a deadline.
-        doubting: what every result about a picture says, once the picture itself is judged.
+        engine: tells how to read the checkpoint's scores.
+        ask: sends it a request, with a deadline.
+        doubting: makes the context of a result, with warnings about the picture itself.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class Asking:
         return results.choice(context, query.choices, ranking, doubt, misfit, abstain_below=query.abstain_below)
 
     async def _misfit(self, sight: Sight, query: Query, ranking: Ranking, deadline: float) -> float | None:
-        """What the confidence is lowered by because no choice fits; None where one does, or that is not known.
+        """The factor by which the confidence is lowered because no choice fits; None where one does, or if unknown.
 
-        The choices share a probability of 1 whatever they are. Whether one fits shows in what the model would say of its own
-        accord: if hardly ever any of them, with or without an article, none is its answer.
+        The probabilities of the choices always sum to 1. Whether one fits shows in what the model would say freely: if that
+        is hardly ever one of them, with or without an article, none fits.
         """
         rule = self._doubts.rule
         if rule.said is None or ranking.said >= rule.said:

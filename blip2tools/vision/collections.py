@@ -1,4 +1,4 @@
-"""The verbs of `Vision` about folders full of pictures: make them findable, and find."""
+"""The verbs of `Vision` about folders of pictures: index them, and search."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Shelves:
         return self._finding
 
     def close(self) -> None:
-        """Let go of all that is open."""
+        """Close everything."""
         if self._library is not None:
             self._library.close()
 
 
 class FolderVerbs(Runner):
-    """What `Vision` inherits."""
+    """The verbs of this module, which `Vision` inherits."""
 
     _verbs: Verbs
     _shelves: Shelves
@@ -63,13 +63,13 @@ class FolderVerbs(Runner):
     def index(self, folder: str | os.PathLike[str], *, rebuild: bool = False) -> IndexResult:
         """Make the pictures in a folder, and in all folders below it, findable by `search`.
 
-        Only what is new or was changed is looked at: by size and time of change, then by content, so that a new name costs no
-        look. What has gone leaves the index. Stopped or killed at any moment, the next run goes on from there. The index lies in
-        the cache folder of the settings; features are those of the matcher (ITC), in 16 bits.
+        Only new or changed files are looked at: by size and time of change, then by content, so that a new name costs no
+        look. Deleted files leave the index. After a stop or kill at any moment the next run continues from there. The index is
+        in the cache folder of the settings; features are those of the matcher (ITC), in 16 bits.
 
         Args:
-            folder: which; the caller's own folders unless `allowed_dirs` is set.
-            rebuild: begin anew, with another matcher for example.
+            folder: any of the caller's own folders, unless `allowed_dirs` is set.
+            rebuild: start over, with another matcher for example.
 
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`: `busy` while another process indexes this folder;
@@ -81,7 +81,7 @@ class FolderVerbs(Runner):
         """The files in a folder that are called or begin like pictures, by name, without looking at any of them.
 
         Args:
-            folder: which; the caller's own folders unless `allowed_dirs` is set.
+            folder: any of the caller's own folders, unless `allowed_dirs` is set.
             recursive: with all folders below it.
 
         Raises:
@@ -129,15 +129,15 @@ class FolderVerbs(Runner):
         """Find pictures by what they show, or the duplicates of one.
 
         By text, the nearest pictures by ITC (at most 128) are judged by ITM, as the reference retrieves, and by the captioner
-        where the text says how two things lie to each other. A hit `fits` or does not: with `none_fits` the first one is the best
-        miss. By picture, hits are told and nothing is done with them: `fits` is the same picture, byte by byte ("exact") or
+        where the text names a relation of two things. A hit `fits` or does not: with `none_fits` the first one is the best
+        miss. By picture, duplicates are only reported: `fits` is the same picture, byte by byte ("exact") or
         scaled and recoded ("near").
 
         A folder without an index is looked through now, its newest pictures first, as far as the time for a call allows; a
-        warning says where an index would help.
+        warning tells where an index would help.
 
         Args:
-            query: a statement as of a caption, in English, up to 512 characters.
+            query: a statement like a caption, in English, up to 512 characters.
             folder: where, with all folders below it; every allowed one by default.
             limit: how many hits, 1 to 50.
             image: a picture instead of `query`.

@@ -1,4 +1,4 @@
-"""What there is to doubt about an answer: that the picture is of the model's world, and what the question takes for granted."""
+"""Reasons to doubt an answer: a picture outside the model's world, and false premises of the question."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ YES_NO: Final = ("yes", "no")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the words of a question take for granted, and what the matcher is to be asked about it."""
+    """The premises of a question, by its words, and the statements that the matcher checks."""
 
     reading: Reading
-    elsewhere: bool  # whether the question seems to be about no picture
+    elsewhere: bool  # whether the question does not seem to be about the picture
 
     @classmethod
     @lru_cache(maxsize=256)  # the same is often asked about many pictures
@@ -38,13 +38,13 @@ class Asked:
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """What the matcher reads of them."""
+        """Their texts for the matcher."""
         return tuple(statement.plain for statement in self.judged)
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A premise, and the factor that it lowers the answer's confidence by: 1 unless it fails."""
+    """A premise, and the factor by which it lowers the answer's confidence: 1 unless it fails."""
 
     premise: Premise | None
     factor: float = 1.0
@@ -59,8 +59,8 @@ class Doubts:
     """Judges the premises of questions.
 
     Args:
-        engine: says how the checkpoint's scores are read.
-        ask: puts a request to it, within a deadline.
+        engine: tells how to read the checkpoint's scores.
+        ask: sends it a request, with a deadline.
     """
 
     def __init__(self, engine: Engine, ask: Callable[[Request, float], Awaitable[Any]]) -> None:
@@ -73,7 +73,7 @@ class Doubts:
         return self._engine.status().premises
 
     async def about(self, sight: Sight, asked: Asked, fits: tuple[Fit, ...] | None, deadline: float) -> Doubt:
-        """The first premise that fails; else the first one, and no premise where nothing is taken for granted.
+        """The first premise that fails, else the first one; no premise where nothing is taken for granted.
 
         Args:
             sight: what was looked at.
@@ -117,7 +117,7 @@ class Doubts:
         return Doubt(premise, rule.factor(odds) if premise.holds is False else 1.0)
 
     async def _yes(self, sight: Sight, statement: Statement, deadline: float) -> float:
-        """The captioner's log-odds that two things lie so."""
+        """The captioner's log-odds that two things are related in this way."""
         asked = Question(judging.question(statement), (), None)
         ranking: Ranking = await self._ask(ChoiceRequest(sight, asked, YES_NO), deadline)
         yes, no = (max(share, 1e-9) for share in ranking.shares)

@@ -1,7 +1,7 @@
-"""How pictures are found: near ones by ITC, from an index or looked at now; judged by ITM; and whether any of them fits.
+"""Search for pictures: near ones by ITC, from an index or looked at now; judged by ITM; and whether any of them fits.
 
 A similarity has no cut-off that means anything: there is always a nearest picture. The matching head's probability has one,
-and so "none of them" is an answer. How two things lie to each other a matcher hardly sees; there the captioner is asked, too.
+and so "none of them" is an answer. A matcher hardly sees the relation of two things; there the captioner is asked, too.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Candidate:
 
 @dataclass(slots=True)
 class Ground:
-    """What was searched."""
+    """The scope of a search."""
 
     candidates: list[Candidate] = field(default_factory=list)
     indexed: int = 0
@@ -79,7 +79,7 @@ class Finding:
     """Searches for one `Vision`.
 
     Args:
-        means: what it works with.
+        means: the parts of a `Vision` that it uses.
         relations: judges how things lie.
     """
 
@@ -94,16 +94,14 @@ class Finding:
 
         Args:
             sources: what may be searched.
-            image: whatever a caller calls an image, or None.
+            image: an image of any kind, or None.
             arguments: checked.
             until: the deadline, on `time.monotonic()`'s clock.
         """
         roots = await self._means.pools.folders.run(lambda: sources.searched(arguments.folder))
         facts: MatcherFacts | None = await self._means.ask(MatcherRequest(), until)
         if facts is None:
-            raise ModelUnavailableError(
-                "There is no image-text matcher beside this model, so it cannot search pictures."
-            )
+            raise ModelUnavailableError("There is no image-text matcher for this model, so it cannot search pictures.")
         if arguments.query is not None:
             found, ground = await self._by_text(sources, roots, facts, arguments, until)
         else:
@@ -182,7 +180,7 @@ class Finding:
             fits, probability = await self._relations.fits(sight, text, scores[0], until)
         except VisionError as error:
             if error.code in _PASSED_OVER and time.monotonic() < until:
-                return None  # it has gone since, or was changed into something else
+                return None  # it is gone by now, or was changed into something else
             raise
         return SearchHit(
             path=sources.shown(candidate.path),
@@ -193,14 +191,14 @@ class Finding:
         )
 
     async def _sight(self, sources: Sources, path: Path) -> Sight:
-        """What the model looks at of a file; that of the last few is kept, for queries that follow each other."""
+        """The model's input for a file; the last few are kept for further queries."""
         status = await self._means.pools.files.run(lambda: sources.found(path).stat())
         key = (str(path), status.st_size, status.st_mtime_ns)
         sight = self._sights.get(key)
         if sight is None:
             _, look = await self._means.looking.glance(lambda: sources.read_found(path))
             sight = await look()
-            if sight.image is None:  # else the whole picture hangs on it
+            if sight.image is None:  # otherwise it would keep the whole picture alive
                 self._sights[key] = sight
         else:
             self._sights.move_to_end(key)
@@ -380,7 +378,7 @@ def _distinct(ground: Ground) -> list[Candidate]:
 
 
 def _own_path(sources: Sources, image: Any) -> Path | None:
-    """The file that a caller's image is, so that it is not told as its own copy."""
+    """The file that a caller's image is, so that it is not reported as its own copy."""
     if isinstance(image, os.PathLike):
         return Path(os.path.realpath(image))
     return sources.file_of(image) if isinstance(image, str) else None

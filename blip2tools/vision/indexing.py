@@ -1,4 +1,4 @@
-"""How a folder is indexed: what is new is looked at, many pictures at once, and written as it comes."""
+"""Indexing of a folder: new pictures are looked at, many at once, and written as they come."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from blip2tools.index.library import Library
     from blip2tools.index.writing import Changes, Looked, Writer
 
-AT_ONCE: Final = 16  # pictures in work: enough to fill batches, few enough for memory and for other callers
+AT_ONCE: Final = 16  # pictures in progress: enough to fill batches, few enough for memory and for other callers
 WRITTEN: Final = 128  # pictures in one transaction, which costs as much as looking at one small picture
 WRITTEN_S: Final = 2.0  # what a kill may cost at most
 _PATIENCE: Final = 5  # tries of a picture while the queue is full
 
-# What ends the work, for it would befall every picture; and what may be over the next time.
+# Errors that end the work, since every picture would cause them; and errors that may pass.
 _ENDING: Final[frozenset[ErrorCode]] = frozenset(("cancelled", "model_unavailable"))
 _PASSING: Final[frozenset[ErrorCode]] = frozenset(("busy", "timeout", "out_of_memory", "internal"))
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What indexing and searching need of a `Vision`.
+    """The parts of a `Vision` that indexing and searching use.
 
     Attributes:
         settings: limits, and where files may be kept.
@@ -61,18 +61,18 @@ class Means:
     library: Library
 
     def deadline(self) -> float:
-        """Of one picture."""
+        """The deadline of one picture."""
         return time.monotonic() + self.settings.deadline_s
 
 
 def rules_of(settings: Settings) -> str:
-    """What decides which pictures can be read."""
+    """The settings that decide which pictures can be read."""
     return repr((sorted(settings.formats), settings.max_image_bytes, settings.max_pixels, settings.max_side))
 
 
 async def index(means: Means, sources: Sources, folder: str, *, rebuild: bool = False) -> IndexResult:
     """See `Vision.index`."""
-    turn = CALLER.set(secrets.token_hex(8))  # a long job waits its turns beside single calls
+    turn = CALLER.set(secrets.token_hex(8))  # a long job takes turns with single calls
     begun = time.monotonic()
     try:
         (root,) = await means.pools.folders.run(lambda: sources.searched(folder))
@@ -136,7 +136,7 @@ class _Indexing:
 
     def _unlisted(self, changes: Changes) -> list[str]:
         shown = [self._sources.shown(self._root / os.fsdecode(name)) for name in changes.unlisted]
-        return [f'the folder "{name}" cannot be listed: what is known of it is left as it was' for name in shown]
+        return [f'the folder "{name}" cannot be listed: its entries in the index stay as they were' for name in shown]
 
     async def _look_at(self, changes: Changes) -> None:
         """Look at what is new; write it in portions."""
@@ -160,7 +160,7 @@ class _Indexing:
                 await gate.acquire()
                 for task in [task for task in tasks if task.done()]:
                     tasks.discard(task)
-                    task.result()  # what befalls every picture ends the work
+                    task.result()  # errors of every picture end the work
                 tasks.add(asyncio.ensure_future(one(entry)))
                 if len(self._waiting) >= WRITTEN or time.monotonic() - self._written > WRITTEN_S:
                     await self._write()
@@ -182,7 +182,7 @@ class _Indexing:
         facts: MatcherFacts | None = await self._means.ask(MatcherRequest(), self._means.deadline())
         if facts is None:
             raise ModelUnavailableError(
-                "There is no image-text matcher beside this model, which an index needs; name one with --matcher."
+                "There is no image-text matcher for this model, which an index needs; name one with --matcher."
             )
         return facts
 

@@ -1,4 +1,4 @@
-"""Keywords of the Python verbs, as types that a checker and an editor know."""
+"""Keywords of the Python verbs, as types for checkers and editors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class GenerationKeywords(TypedDict, total=False):
 class CaptionOptions(GenerationKeywords, total=False):
     """Keywords of `caption`; a generation option overrides the setting of the same name.
 
-    `style` is a prompt with options that belong to it, see `blip2tools.vision.styles.STYLES`; what is given here by itself wins.
+    `style` is a prompt with options that belong to it, see `blip2tools.vision.styles.STYLES`; options that are given separately
+    win.
     """
 
     style: Style

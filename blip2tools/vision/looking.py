@@ -1,4 +1,4 @@
-"""From whatever a caller calls an image to pixels that the engine can use: read, found among what is ready, or decoded."""
+"""From any kind of image to pixels that the engine can use: read, found among those kept ready, or decoded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WHOLE_PIXELS = 2**22  # that may come back at full resolution, while nobody knows what the model wants: 16 MB
+WHOLE_PIXELS = 2**22  # that may come back at full resolution while the model's input size is unknown: 16 MB
 HELD_BYTES = 2**25  # of files that were read and wait for a decoder; further ones are read again when it is their turn
 KEPT = 32  # sights that are ready for the model, about 0.6 MB each at 224 pixels
 
@@ -57,27 +57,27 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """An image that is read and not decoded."""
+    """An image that was read but not decoded."""
 
     data: bytes | memoryview
     digest: str
     """SHA-256 of the data, 64 hex digits."""
     label: str
-    """How the result may call where it comes from."""
+    """The origin that the result may show."""
     encoded: bool = False
     """Whether it had to be encoded."""
     ours: bool = False
-    """Whether nothing of a stranger is in it: it was encoded, and no colour profile came with it."""
+    """Whether it has no untrusted parts: it was encoded here, without a colour profile."""
     fetched: bool = False
     """Whether it came from an address."""
     path: Path | None = None
     """The file that it was read from."""
     newest: Newest | None = None
-    """What was found for `latest`."""
+    """The file found for `latest`."""
 
 
 class Looking:
-    """Reads and decodes pictures, crops regions, and keeps the last few that are ready, for questions that follow each other.
+    """Reads and decodes pictures, crops regions, and keeps the last few ready for further questions.
 
     Args:
         settings: limits on pictures.
@@ -85,7 +85,7 @@ class Looking:
         store: keeps the encoded bytes behind the handles.
         decoder: decodes pictures that come from elsewhere.
         pools: whose threads wait for files, addresses and decoders.
-        remembered: learns which files the handles stand for.
+        remembered: records which files the handles stand for.
     """
 
     def __init__(
@@ -132,23 +132,23 @@ class Looking:
         regions: Sequence[Sequence[float] | None],
         ready: Callable[[], Awaitable[object]],
     ) -> list[Seen]:
-        """Several regions of an image (None is all of it), which is read and decoded once.
+        """See several regions of an image (None is all of it), which is read and decoded once.
 
         Args:
             sources: what references may lead to.
-            image: any kind of it.
+            image: of any kind.
             regions: the parts.
-            ready: waits for the model. While it loads nobody knows to which sizes it wants pictures, and so parts come from
-                the decoder at full resolution, which those of a large picture are too large for: these wait.
+            ready: waits for the model. While it loads, its input sizes are unknown, so parts come from the decoder at full
+                resolution; those of a large picture would be too large, so they wait.
 
         Raises:
-            VisionError: it cannot be read, or is no picture that may be.
+            VisionError: the image cannot be read, or may not be.
         """
         pictures = self._pools.pictures
         handle = handle_in(image) if isinstance(image, str) else None
         digest = handle and self._store.digest(handle)
         if handle and digest and (seen := self._find(digest, regions)):
-            return _from(sources.label_of(handle), seen)  # nothing to read: it waits for no thread
+            return _from(sources.label_of(handle), seen)  # nothing to read, so no thread is needed
         given = await self._pinned(sources, image)
         with self._room.place() as held:
             found = await self._pool_for(given).run(lambda: self._known(sources, given, regions, held))
@@ -160,7 +160,7 @@ class Looking:
             return await pictures.run(lambda: self._look(again(), regions))
 
     async def keep(self, sources: Sources, image: ImageInput) -> ImageInfo:
-        """Decode an image, which nobody has asked about, and keep its bytes.
+        """Decode an image before any question about it, and keep its bytes.
 
         Raises:
             VisionError: as `see`.
@@ -238,11 +238,11 @@ class Looking:
         regions: Sequence[Sequence[float] | None],
         held: Callable[[int], bool],
     ) -> list[Seen] | Read | None:
-        """What is ready of an image that has to be read for that; otherwise what was read, to wait with it for a decoder.
+        """Read an image; return its regions if they are kept ready, else its bytes, which then wait for a decoder.
 
-        Nothing where too much waits already (`held` says so): many calls in line must not hold their pictures, and read
-        theirs again. What came from an address is not fetched again: its thread waits for the decoder. What had to be encoded
-        is decoded at once. While the model loads, the bytes of both are given back.
+        None where too many bytes wait already (`held` tells): then the image is read again later. One from an address is not
+        fetched again: its thread waits for the decoder. One that had to be encoded is decoded at once. While the model loads,
+        the bytes of both are returned.
         """
         read = _read(sources, image, self._settings.max_image_bytes)
         if self._find(read.digest, regions) or (read.encoded and self._engine.targets()):
@@ -266,13 +266,13 @@ class Looking:
             self._remembered.note(handle, read.path)
 
     async def _pinned(self, sources: Sources, image: ImageInput) -> ImageInput | Newest:
-        """The image, and instead of `latest` the file that it stands for: looked for once, however often it is read."""
+        """The image, with `latest` replaced by the file that it stands for, which is searched for only once."""
         if isinstance(image, str) and place_of(image) == "folder":
             return await self._pools.folders.run(lambda: sources.newest(image))
         return image
 
     def _pool_for(self, image: ImageInput | Newest) -> Pool:
-        """Where an image is read."""
+        """The pool in which an image is read."""
         if isinstance(image, Newest):
             return self._pools.files
         if isinstance(image, str):
@@ -292,7 +292,7 @@ class Looking:
 
     def _decode(self, read: Read, regions: Sequence[Sequence[float] | None]) -> tuple[ImageInfo, list[Seen]]:
         if found := self._find(read.digest, regions):
-            return found[0].info, found  # another call with the same picture was there first
+            return found[0].info, found  # another call has decoded the same picture meanwhile
         targets = self._engine.targets()
         with self.judging(read):
             if read.ours:
@@ -320,8 +320,8 @@ class Looking:
 
     @contextmanager
     def judging(self, read: Read) -> Iterator[None]:
-        """One sentence for all that is no sound picture behind an address: see `sources.no_picture_there`. Of the newest
-        picture, also which file it is."""
+        """Use one sentence for everything behind an address that is not a valid picture (`sources.no_picture_there`), and
+        name the file in errors about the newest picture."""
         try:
             yield
         except VisionError as error:
@@ -332,7 +332,7 @@ class Looking:
             raise no_picture_there(self._settings) from error
 
     def _find(self, digest: str, regions: Sequence[Sequence[float] | None]) -> list[Seen] | None:
-        """What is ready of a picture, if all that is asked for is."""
+        """The regions of a picture, if all of them are kept ready."""
         keys = [(digest, _where(region)) for region in regions]
         with self._lock:
             if not all(key in self._kept for key in keys):
@@ -343,7 +343,7 @@ class Looking:
 
     def _keep(self, digest: str, seen: Seen) -> None:
         if seen.sight.image is not None:
-            return  # not prepared: the whole picture hangs on it
+            return  # not prepared: it would keep the whole picture alive
         with self._lock:
             self._kept[digest, _where(seen.region)] = seen
             while len(self._kept) > KEPT:
@@ -351,7 +351,7 @@ class Looking:
 
 
 class _Room:
-    """How many bytes may be held by calls that wait for a decoder."""
+    """A limit on the bytes held by calls that wait for a decoder."""
 
     def __init__(self, size: int) -> None:
         self._free = size
@@ -359,7 +359,7 @@ class _Room:
 
     @contextmanager
     def place(self) -> Iterator[Callable[[int], bool]]:
-        """While the block runs: what asks for room for so many bytes, and whether there is some."""
+        """Yield a function that reserves a number of bytes until the block ends, and tells whether it could."""
         taken, over = 0, False
 
         def take(size: int) -> bool:
@@ -381,7 +381,7 @@ class _Room:
 
 
 def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
-    """The encoded bytes of whatever a caller calls an image; of one that is not encoded, no more than `limit` if possible."""
+    """The encoded bytes of any kind of image; if it has to be encoded, at most `limit` where possible."""
     encoded = ours = fetched = False
     path: Path | None = None
     data: bytes | memoryview
@@ -405,7 +405,7 @@ def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:
-    """Whether these are bytes that nobody changes; a view may be of something else, whose length counts no bytes."""
+    """Whether these bytes cannot change; the length of a view may not count bytes."""
     if isinstance(data, memoryview):
         return data.readonly and data.c_contiguous and data.ndim == 1 and data.itemsize == 1
     return isinstance(data, bytes)

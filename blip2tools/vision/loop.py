@@ -69,7 +69,7 @@ class LoopThread:
         if loop is None or thread is None:
             return
         if thread is not threading.current_thread():
-            # What an interrupt left behind ends inside its loop: later it would reach for one that is closed.
+            # Tasks that an interrupt left behind must end inside their loop, before it is closed.
             with suppress(TimeoutError):
                 asyncio.run_coroutine_threadsafe(_end_tasks(), loop).result(END_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
@@ -79,7 +79,7 @@ class LoopThread:
 
 
 class Runner:
-    """Whatever runs coroutines for synchronous callers."""
+    """Runs coroutines for synchronous callers."""
 
     def __init__(self) -> None:
         self._loop = LoopThread()
@@ -90,7 +90,7 @@ class Runner:
 
 
 async def _end_tasks() -> None:
-    """Cancel every other task of this loop and wait for their ends."""
+    """Cancel every other task of this loop and wait until they have ended."""
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()

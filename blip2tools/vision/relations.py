@@ -1,4 +1,4 @@
-"""Whether a text fits a picture: by the matching head and, where the text says how two things lie, by the captioner as well."""
+"""Whether a text fits a picture: by the matching head and, for a relation of two things, by the captioner as well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blip2tools.vision.premises import judging, related, words
 
 
 class Relations:
-    """Judges texts that say how two things lie to each other.
+    """Judges texts that name a relation of two things.
 
     Args:
         rule: how the loaded checkpoint's scores are read.

@@ -1,4 +1,4 @@
-"""What the engine found, as typed results with the reasons to doubt them."""
+"""Typed results from the engine's answers, with the reasons to doubt them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from blip2tools.vision.premises.topic import NO_PICTURE
 from blip2tools.vision.styles import Score
 from blip2tools.vision.surveying import Map, Part
 
-MAX_SOURCE = 300  # characters of a name in a list of failures: a data URI is longer than anybody reads
+MAX_SOURCE = 300  # characters of a name in a list of failures: a data URI would be far longer
 
 LOW = 0.5  # below this, a confidence or the caption's own match is worth a warning
 
@@ -49,12 +49,12 @@ NAMELESS = "what the caption names is not there, the part may be empty or hold l
 
 NO_MATCHER = "there is no image-text matcher"
 
-UNREAD = "the words were too many for the model: the oldest turns, or their beginning, were left out"
+UNREAD = "the text was too long for the model: the oldest turns, or its beginning, were left out"
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every result about one picture says besides its answer."""
+    """The parts of every result about one picture besides its answer."""
 
     image: ImageInfo
     region: list[float] | None
@@ -63,7 +63,7 @@ class Context:
 
 
 def clean(text: str) -> str:
-    """Words of the model as they may leave: read from a picture, so untrusted, and bounded."""
+    """The model's words for a result: bounded, and made safe, since what is read from a picture is untrusted."""
     return plain(text)[:MAX_OUTPUT]
 
 
@@ -123,7 +123,7 @@ def choice(
         texts: the answers.
         ranking: of them.
         doubt: what the question takes for granted.
-        misfit: what the confidence is lowered by because none of them fits; None where one does, or that is not known.
+        misfit: the factor by which the confidence is lowered because none fits; None where one does, or if unknown.
         abstain_below: the confidence from which an answer counts.
     """
     ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, ranking.shares)]
@@ -150,12 +150,12 @@ def answers(given: Sequence[object], outcomes: Sequence[AnswerResult | VisionErr
     """One question about several pictures.
 
     Args:
-        given: what the caller called the pictures.
+        given: the caller's references to the pictures.
         outcomes: an answer, or why there is none, for each of them.
         model: which answered.
 
     Raises:
-        VisionError: none was answered, all for the same reason: the first of them.
+        VisionError: none was answered, all for the same reason; the first error is raised.
     """
     told = [one for one in outcomes if isinstance(one, AnswerResult)]
     failed = [one for one in outcomes if isinstance(one, VisionError)]
@@ -180,7 +180,7 @@ def _of_one(name: object, outcome: AnswerResult | VisionError) -> PictureAnswer 
 
 
 def _of_several(warnings: Sequence[Sequence[str] | None]) -> list[str]:
-    """What all results warn of, once, and then what each warns of; None for a picture without a result."""
+    """The warnings of all results once, then those of each; None for a picture without a result."""
     told = [one for one in warnings if one is not None]
     common = [one for one in told[0] if all(one in others for others in told)] if told else []
     own = [
@@ -214,7 +214,7 @@ class Described:
 
     @property
     def text(self) -> str:
-        """The caption as it may leave."""
+        """The caption, made safe for a result."""
         return clean(self.spoken.text)
 
 
@@ -226,8 +226,8 @@ def doubted(captions: Sequence[Described]) -> bool:
 def best_first(told: Sequence[Described], tried: Sequence[Described]) -> list[Described]:
     """The search's captions that the matcher does not doubt, then all others in the order of their match, each text once.
 
-    To let the match decide between captions that it finds to fit made captions worse, not better, where that could be
-    counted (see BENCHMARKS.md): it serves as a veto.
+    The match serves only as a veto: letting it decide between captions that it finds to fit made captions worse where that
+    could be counted (see BENCHMARKS.md).
     """
     kept = [caption for caption in told if not doubted([caption])]
     others = {caption.text: caption for caption in (*tried, *told) if caption.text and caption.score is not None}
@@ -247,7 +247,7 @@ def survey(
     parts: Sequence[Described],
     found: Map,
 ) -> SurveyResult:
-    """A map in words; doubts about tiles are told in one line for each kind."""
+    """A map in words; doubts about tiles take one line for each kind."""
     warnings = [*context.warnings, *_doubts_of(context, overall)]
     names = [str([round(edge, 3) for edge in box]) for box in boxes]
     kinds: dict[str, list[str]] = {}
@@ -329,8 +329,8 @@ def listing(found: Listing, offset: int = 0, name: str | None = None) -> ListRes
 
     Args:
         found: the files.
-        offset: how many were passed over.
-        name: what they had to be called.
+        offset: how many were skipped.
+        name: the filter for their names.
     """
     warnings = list(found.warnings)
     if not found.images and not found.unreadable:
@@ -340,7 +340,7 @@ def listing(found: Listing, offset: int = 0, name: str | None = None) -> ListRes
         if not asked and not after:
             warnings[-1] += ": ask for one to be saved into an allowed folder; vision_status names them"
     elif found.truncated:
-        warnings.append(f"more: offset {offset + len(found.images) + len(found.unreadable)} goes on")
+        warnings.append(f"more: continue with offset {offset + len(found.images) + len(found.unreadable)}")
     return ListResult(
         images=[
             ImageFile(path=one.path, width=one.width, height=one.height, bytes=one.bytes, modified=one.modified)
@@ -403,7 +403,7 @@ def _doubts_of(context: Context, caption: Described) -> list[str]:
 
 
 def _unmatched(warnings: Sequence[str]) -> list[str]:
-    # Why there is none may have been said already, by whoever loaded the model.
+    # The reason may be among the warnings from loading the model.
     return [] if any(NO_MATCHER in warning for warning in warnings) else [f"{NO_MATCHER} to check captions"]
 
 

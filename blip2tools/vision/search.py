@@ -1,6 +1,6 @@
 """The verbs of `Vision` for programs that search and compare: features, hidden states, retrieval.
 
-Retrieval goes as the reference does it: a shortlist by ITC for each query, put in order by ITM and ITC together.
+Retrieval works as in the reference: a shortlist by ITC for each query, put in order by ITM and ITC together.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ Mode = Literal["image", "text", "multimodal"]
 Direction = Literal["text_to_image", "image_to_text"]
 
 SHORTLIST: Final = 128  # `k_test` of LAVIS
-AT_ONCE: Final = 8  # pictures in work: enough to fill batches, few enough for memory and for other callers
+AT_ONCE: Final = 8  # pictures in progress: enough to fill batches, few enough for memory and for other callers
 TEXTS_AT_ONCE: Final = 64  # as many as one request takes
 
 
 class FeatureVerbs(Runner):
-    """What `Vision` inherits."""
+    """The verbs of this module, which `Vision` inherits."""
 
     _verbs: Verbs
 
@@ -134,7 +134,7 @@ class FeatureVerbs(Runner):
         region: Sequence[float] | None = None,
     ) -> MultimodalEmbeddings: ...
     def extract_features(self, image: Any = None, **options: Any) -> Any:
-        """The matcher's Q-Former from the inside, as the reference's `extract_features` (LAVIS, `blip2_qformer.py`).
+        """Hidden states of the matcher's Q-Former, as the reference's `extract_features` (LAVIS, `blip2_qformer.py`).
 
         With Q query tokens (32 in the published checkpoints), L tokens of text, hidden size H (768) and D dimensions (256):
 
@@ -167,7 +167,7 @@ class FeatureVerbs(Runner):
         """A caption, or the answer to a question, with the numbers behind its confidence.
 
         For programs that calibrate or combine confidences: `logprob` is the mean log-probability of the `tokens` (the end
-        included), under the model and not under what sampling or penalties make of it.
+        included), under the model itself, before sampling or penalties.
 
         Args:
             image: one image.
@@ -200,10 +200,10 @@ class FeatureVerbs(Runner):
         k: int = SHORTLIST,
         rerank: bool = True,
     ) -> RetrievalResult:
-        """Search among pictures by text, or among texts by picture, as the reference's benchmark does it.
+        """Search among pictures by text, or among texts by picture, as the reference's benchmark does.
 
         Every query's k nearest candidates by ITC are judged again by ITM and ordered by its logit of a match plus the ITC
-        cosine (LAVIS, `compute_sim_matrix` of `blip2.py`; k is its `k_test`, 128). Of a text 35 tokens are read, as there; a
+        cosine (LAVIS, `compute_sim_matrix` of `blip2.py`; k is its `k_test`, 128). It reads 35 tokens of a text, as there; a
         match reads 32, as the model was trained.
 
         Args:
@@ -230,7 +230,7 @@ async def retrieve(
         raise InvalidInputError("The argument 'k' must be at least 1.")
     if not images or not texts:
         raise InvalidInputError("At least one image and one text are needed.")
-    turn = CALLER.set(secrets.token_hex(8))  # a long search waits its turns beside single calls
+    turn = CALLER.set(secrets.token_hex(8))  # a long search takes turns with single calls
     try:
         cosines = await _cosines(verbs, images, texts)
         near = shortlists(cosines if direction == "image_to_text" else cosines.T, k)

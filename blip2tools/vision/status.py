@@ -1,4 +1,4 @@
-"""What `vision_status` tells of an engine."""
+"""The parts of `vision_status` that come from an engine."""
 
 from __future__ import annotations
 

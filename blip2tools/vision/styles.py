@@ -1,4 +1,4 @@
-"""Styles of captions: a prompt with the options that belong to it; and by what matches are ordered."""
+"""Caption styles (a prompt with the options that belong to it), and the scores that can order matches."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Style = Literal["plain", "photo", "coco", "nocaps", "coco-2023-12", "nocaps-2023
 
 @dataclass(frozen=True, slots=True)
 class CaptionStyle:
-    """A prompt and generation options that belong together; what a caller gives by itself has precedence.
+    """A prompt and generation options that belong together; options that a caller gives separately take precedence.
 
-    Without a prompt of its own a style has that of the checkpoint.
+    A style without a prompt uses that of the checkpoint.
     """
 
     prompt: str | None = None

@@ -1,4 +1,4 @@
-"""A map in words: what each tile's caption names must be there, in the tile and in the whole picture."""
+"""Checks of a map in words: what each tile's caption names must be there, in the tile and in the whole picture."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from blip2tools.vision.premises import Statement, judging, named
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a matcher makes of one tile.
+    """The matcher's findings about one tile.
 
     Attributes:
         nameless: whether something that its caption names is not there.
         shows: what the whole picture's caption names and this tile shows, in its words.
-        strange: whether the tile does not look like that world, in a picture that as a whole does not either.
+        strange: whether the tile does not look like the model's world, in a picture that does not either.
     """
 
     nameless: bool = False
@@ -46,7 +46,7 @@ async def checked(
     """Look for what captions name: in their own tiles, and in the whole picture; and for the picture's things in the tiles.
 
     Args:
-        ask: puts a request to an engine, within a deadline.
+        ask: sends a request to an engine, with a deadline.
         rule: how its scores are read.
         sights: the whole picture, then its tiles.
         captions: of each of them.
@@ -62,8 +62,8 @@ async def checked(
     if any(one is None for one in found):
         return Map(tuple(Part() for _ in tiles))
     seen = [one for one in found if one is not None]
-    # A picture of a small world shows all that its tiles do; of one that is not of it, say of many such pictures, only a crop
-    # may be.
+    # A picture of the model's small world shows everything that its tiles show. Another picture, say a collage, may
+    # contain such a picture only as a crop.
     within = None if strange[0] else seen[0]
     parts = [
         _part(tile, whole, within, fits, rule, strange=odd)

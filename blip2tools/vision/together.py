@@ -45,7 +45,7 @@ async def each(
         verb: what to run.
         items: on what.
         at_once: how many may run at a time; all of them by default.
-        what: if given, a listener hears how many of them are done: "what 3 of 5".
+        what: if given, progress is reported as "what 3 of 5".
     """
     listed = list(items)
     gate = asyncio.Semaphore(at_once or max(1, len(listed)))

@@ -1,6 +1,6 @@
-"""How each verb is done: validate, look, ask the engine, build the result. One image, one deadline.
+"""The work of each verb: validate, look, ask the engine, build the result. One image, one deadline.
 
-Everything here is asynchronous and private to `Vision`, which gives it its public face.
+Everything here is asynchronous and private to `Vision`, which is its public interface.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 OneResult = TypeVar("OneResult", bound=ImageResult)
 
-LOAD_PATIENCE_S = 20.0  # a call waits so long for a model that is being loaded: clients give up after 30 to 60 s
+LOAD_PATIENCE_S = 20.0  # how long a call waits for a model that is being loaded: clients give up after 30 to 60 s
 
-LIST_AT_ONCE = 64  # pictures of one list in work: enough to fill batches, few enough to leave the queue to others
+LIST_AT_ONCE = 64  # pictures of one list in progress: enough to fill batches, few enough to leave the queue to others
 
 
 class Verbs:
@@ -103,7 +103,7 @@ class Verbs:
         store: keeps the encoded bytes behind the handles.
         pools: threads that wait for files, addresses and decoders.
         decoder: decodes pictures in processes that can be killed.
-        remembered: learns which files the handles stand for.
+        remembered: records which files the handles stand for.
         reader: reads text in a process that can be killed.
         closed: whether the owner has been closed.
     """
@@ -214,9 +214,9 @@ class Verbs:
         return_errors = options.pop("return_errors", False)
         if not isinstance(image, list | tuple):
             return await self.admitted(verb, image, options)
-        turn = CALLER.set(secrets.token_hex(8))  # a long list waits its turns beside single calls
+        turn = CALLER.set(secrets.token_hex(8))  # a long list takes turns with single calls
 
-        # Only errors of ours may stand in a result's place; a fault in the code or a cancellation must be heard at once.
+        # Only our own errors may take a result's place; a fault in the code or a cancellation must be raised at once.
         async def outcome(one: Any) -> T | VisionError:
             try:
                 return await self.admitted(verb, one, dict(options))
@@ -249,9 +249,7 @@ class Verbs:
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
         style = _styled(options)
         settings = self._settings(options, "best_of", "abstain_below")
-        named = (
-            options.get("prompt") is not None
-        )  # an empty one is none at all, and not the style's or the checkpoint's
+        named = options.get("prompt") is not None  # an empty prompt means none, not the style's or the checkpoint's
         arguments = parse(CaptionArguments, _plain_options(options))
         prompt = arguments.prompt or "" if named else style.prompt
         seen = await self._look(image, arguments.region, deadline)
@@ -268,7 +266,7 @@ class Verbs:
     async def _captions(self, request: CaptionRequest, deadline: float) -> list[results.Described]:
         spoken: list[Utterance] = await self._ask_engine(request, deadline)
         texts = tuple(dict.fromkeys(text for one in spoken if (text := results.clean(one.text))))
-        # Its own words run past the matcher again: the reference's maintainers advise it as a check (BLIP issue 61).
+        # The matcher scores the captioner's own words, a check that the reference's maintainers advise (BLIP issue 61).
         found: list[TextScore] | None = None
         if texts:
             found = await self._ask_engine(MatchRequest(request.sight, texts), deadline)
@@ -298,7 +296,7 @@ class Verbs:
             history=tuple((turn.question, turn.answer) for turn in arguments.history or ()),
             template=settings.vqa_template,
         )
-        choices = tuple(dict.fromkeys(arguments.choices or ()))  # one that is there twice would share its probability
+        choices = tuple(dict.fromkeys(arguments.choices or ()))  # a duplicate would split its probability
         if len(choices) == 1:
             raise InvalidInputError("The argument 'choices' must have at least 2 different items.")
         query = Query(question, choices, Generation.of(settings), settings.abstain_below)
@@ -415,10 +413,10 @@ class Verbs:
         return (await self._captions(CaptionRequest(sight, generation), deadline))[0]
 
     def _matched(self, found: T | None) -> T:
-        """What the matcher found, if there is one."""
+        """The matcher's result; an error where there is no matcher."""
         if found is None:
             raise ModelUnavailableError(
-                "There is no image-text matcher beside this model. Use ask_image with choices ['yes', 'no'], "
+                "There is no image-text matcher for this model. Use ask_image with choices ['yes', 'no'], "
                 "or have the operator name a matcher in the settings."
             )
         return found
@@ -433,7 +431,7 @@ class Verbs:
 
         Args:
             seen: what was looked at.
-            own: the model's plain caption of it where there is one; else it is asked for.
+            own: the model's plain caption of it, if there is one; otherwise one is requested.
             deadline: of the call.
         """
         context = self._context(seen)
@@ -450,7 +448,7 @@ class Verbs:
         return familiarity(own.spoken.logprob, own.score.probability) < threshold
 
     def _settings(self, options: dict[str, Any], *more: str) -> Settings:
-        """Take out of `options` what overrides settings: generation options and `more`; the settings with it."""
+        """Remove from `options` what overrides settings (generation options and `more`); return the settings with it."""
         given = {name: options.pop(name) for name in (*Generation.model_fields, *more) if name in options}
         return Settings.check({**self.settings.model_dump(), **given}) if given else self.settings
 
@@ -477,12 +475,12 @@ class Verbs:
         try:
             return await self._answer(job, deadline)
         except BaseException:
-            job.cancel()  # the caller has gone or the time is over: the row ends at its next token
+            job.cancel()  # cancelled or out of time: the row ends at its next token
             raise
 
     async def _answer(self, job: Job, deadline: float) -> Any:
         answer = asyncio.wrap_future(job.future)
-        # Whoever has cancelled or left does not fetch the failure, and asyncio would complain of that on standard error.
+        # A cancelled caller does not fetch the failure, and asyncio would report that on standard error.
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         if not self._engine.status().loaded:
             patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
@@ -513,7 +511,7 @@ def _styled(options: dict[str, Any]) -> CaptionStyle:
 
 
 def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Keywords of a Python caller as the tools' schemas want them: arrays for sequences, objects for turns."""
+    """Keywords of a Python caller in the form of the tools' schemas: arrays for sequences, objects for turns."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     if isinstance(plain.get("history"), list):
         plain["history"] = [
@@ -524,5 +522,5 @@ def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_tools(options: dict[str, Any]) -> dict[str, Any]:
-    """Those options of a question that a tool takes too."""
+    """The options of a question that a tool also takes."""
     return {name: options[name] for name in ("choices", "history", "region") if name in options}

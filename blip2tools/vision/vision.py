@@ -1,4 +1,4 @@
-"""`Vision`: the verbs. Validate, load the picture, submit, build the result: the one path that every face uses."""
+"""`Vision`: the verbs. Validate, load the picture, submit, build the result: the one path for all interfaces."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         )
         self._pools = Pools()
         self._shelves = Shelves()
-        # A daemon thread inside torch while the interpreter goes down can crash the process: end it in order.
+        # A daemon thread inside torch can crash the process while the interpreter shuts down: end it before.
         self._finalizer = weakref.finalize(
             self, _shut, engine, self._pools, self._decoder, self._reader, self._shelves, self._loop
         )
@@ -118,7 +118,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
 
         Args:
             preload: load the model now; otherwise the first call does.
-            download: a named model that is not here may be downloaded, with progress on standard error.
+            download: a named model that is missing may be downloaded, with progress on standard error.
             **settings: any setting by its name: `model=`, `matcher=`, `device=`, `allowed_dirs=`, ...
 
         Raises:
@@ -136,7 +136,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
                 vision._decoder.warm()
                 engine.submit(WarmRequest(), deadline=None).future.result()
             except KeyboardInterrupt:
-                vision.abandon()  # to close would wait for what is being imported; the engine ends with this object
+                vision.abandon()  # closing would wait for an import; the engine ends with this object
                 raise
             except BaseException:
                 vision.close()
@@ -149,13 +149,13 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         return self._verbs.sources.folders
 
     def for_tools(self, *, reveal_folders: bool = True, reveal_handles: bool = True) -> Self:
-        """The same eyes for arguments that come from a model: only the allowed folders are open.
+        """The same `Vision` for arguments that come from a model: it reads only the allowed folders.
 
         The result shares the engine, its queue and the pictures seen; closing either closes both.
 
         Args:
             reveal_folders: whether a refusal names the allowed folders in full, or (over a network) by their last part.
-            reveal_handles: whether `status` lists the pictures seen; not where several clients share these eyes.
+            reveal_handles: whether `status` lists the pictures seen; not where several clients share it.
         """
         eyes = copy(self)
         eyes._owner = self  # alive as long as its copies: at its end the engine closes
@@ -177,7 +177,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         self._engine.submit(WarmRequest(), deadline=None)
 
     async def aready(self) -> None:
-        """Wait until the model is loaded, however long that takes; load it if nobody has asked for it yet.
+        """Wait until the model is loaded, however long that takes; load it if that has not begun yet.
 
         Raises:
             ModelUnavailableError: the checkpoint is missing or cannot be loaded.
@@ -186,21 +186,21 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
 
     @property
     def loading(self) -> str | None:
-        """What is being done while the model is being loaded; None at any other time."""
+        """The progress of loading the model; None when it is not being loaded."""
         status = self._engine.status()
         return status.state if status.loading else None
 
     @property
     def loaded(self) -> bool:
-        """Whether the model is there."""
+        """Whether the model is loaded."""
         return self._engine.status().loaded
 
     def close(self) -> None:
-        """Cancel what is under way, free the model's memory and end the threads. May be called twice."""
+        """Cancel running calls, free the model's memory and end the threads. May be called twice."""
         self._finalizer()
 
     def abandon(self) -> None:
-        """End what runs beside this process, which is about to end: no call is answered any more, and nothing is freed."""
+        """End the child processes before this process exits: no call is answered any more, and nothing is freed."""
         self._decoder.close()
         self._reader.close()
 
@@ -234,8 +234,8 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
             region: `[left, top, right, bottom]` as fractions; cropped at full resolution before the model looks.
             num_captions: 1 to 5; further ones are in `alternatives`.
             style: a prompt with the options that belong to it, "plain" by default; see `blip2tools.vision.styles.STYLES`.
-            best_of: captions tried, 1 to 16, where the matcher doubts the search's own (probability below 0.5): samples
-                beside it, of which the one that fits best is told. The reference has no such thing.
+            best_of: candidates, 1 to 16, where the matcher doubts the caption (probability below 0.5): the caption and
+                samples, of which the one that fits best is returned. The reference has no such option.
             abstain_below: with less confidence the result is `abstained`.
             return_errors: with a list, put a failed image's error in its place instead of raising.
             **options: generation options, see `CaptionOptions`.
@@ -266,7 +266,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
             choices: 2 to 20 answers to score instead of speaking freely. Each gets the probability that the model gives
                 to exactly these words among the choices: softmax over the summed token log-probabilities, end included.
             history: earlier (question, answer) pairs, oldest first; the oldest are left out where they are too many.
-            vqa_template: what the question is put into, with `{question}`; the checkpoint's own by default.
+            vqa_template: the prompt, with `{question}` in it; the checkpoint's own by default.
             abstain_below: as in `caption`.
             region, return_errors, **options: as in `caption`; see `AskOptions`.
 
@@ -280,7 +280,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         return await self._verbs.ask_each(images, question, dict(options))
 
     def ask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
-        """Ask one question about 2 to 16 pictures; what cannot be looked at says why, in its place.
+        """Ask one question about 2 to 16 pictures; a picture that cannot be read has its error in its place.
 
         `ask` with a list gives the same answers in full, as a list of results.
 
@@ -417,12 +417,12 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     ) -> ListResult:
         """Pictures in `folder` (default: every allowed one) and its direct subfolders, newest first.
 
-        Files that look like pictures and cannot be read are in `unreadable`, with why.
+        Files that look like pictures and cannot be read are in `unreadable`, with the reason.
 
         Args:
             folder: where to look.
             limit: how many files at most, 1 to 100.
-            offset: how many of the newest to pass over.
+            offset: how many of the newest to skip.
             name: only files whose name holds this, or fits it where it has `*` or `?`, in any case.
 
         Raises:
@@ -447,7 +447,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         return self._store.digest(handle) is not None
 
     def handles(self, limit: int = 100) -> list[str]:
-        """Handles of pictures seen lately, newest first; none where several clients share these eyes."""
+        """Handles of pictures seen lately, newest first; none where several clients share this `Vision`."""
         return self._store.known(limit) if self._reveal_handles else []
 
     async def aabout(self, handle: str) -> Facts:
@@ -459,11 +459,11 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         return await self._verbs.in_pool(self._pools.folders, lambda: self._verbs.sources.about(handle))
 
     async def asuggest(self, begun: str, limit: int = 100) -> list[str]:
-        """References of pictures in the allowed folders that go on from `begun`, newest first."""
+        """References to pictures in the allowed folders that start with `begun`, newest first."""
         return await self._verbs.in_pool(self._pools.folders, lambda: self._verbs.sources.suggest(begun, limit))
 
     def status(self) -> StatusResult:
-        """What is loaded, what is allowed, and how busy it is. Never waits for the model."""
+        """A snapshot: what is loaded, what is allowed, how busy it is. Never waits for the model."""
         engine = self._engine.status()
         plan = checkpoints.locate(self.settings)
         return StatusResult(

@@ -18,7 +18,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
-# The oldest time that a zip archive knows: a bundle must not depend on when it was built.
+# The oldest time that a zip archive can hold: a bundle must not depend on when it was built.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -50,7 +50,7 @@ def main(folder: Path) -> Path:
 
 
 def project_file(project: dict[str, Any]) -> str:
-    """A project that is no package: uv installs its dependencies and runs the code where it lies."""
+    """A project that is not a package: uv installs its dependencies and runs the code where it lies."""
     needs = [*project["dependencies"], *project["optional-dependencies"]["mcp"]]
     lines = [
         "[project]",

@@ -1,4 +1,4 @@
-"""Entry point of the bundle: every argument that is no option is a folder that the tools may read."""
+"""Entry point of the bundle: every argument that is not an option is a folder that the tools may read."""
 
 from __future__ import annotations
 

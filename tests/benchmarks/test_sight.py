@@ -1,4 +1,4 @@
-"""The sight test: games that only looking wins, and an agent that reads nothing but words."""
+"""The sight test: games that need looking to win, and an agent that reads only words."""
 
 import json
 from collections import Counter
@@ -63,7 +63,7 @@ def test_pictures_with_one_caption_cannot_be_told_apart_by_it(vision):
 
 
 def test_guessing_the_prior_gains_nothing():
-    """Each option is right as often as the others: whoever does not look cannot do better than chance."""
+    """Each option is right as often as the others: a player who does not look cannot do better than chance."""
     answers = [make_game("sheet", 1, number).answer for number in range(40)]
     assert max(answers.count(word) for word in set(answers)) < 20
     truths = [make_game("claims", 1, number).answer.split() for number in range(10)]
@@ -124,7 +124,7 @@ def test_wrong_usage(run, words, capsys):
 
 @pytest.mark.long
 def test_the_official_client_sees_as_much():
-    """What travels over the wire, the short schemas among it, costs the player nothing."""
+    """The player scores the same over the wire, with its short schemas."""
     over = run_sight(seed=3, games=2, kinds=("which", "claims"), face="mcp")
     assert over.total.tools >= 0.9
     assert over.command == "python -m benchmarks.sight --seed 3 --games 2 --face mcp"

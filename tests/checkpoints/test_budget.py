@@ -51,7 +51,7 @@ class TestAdvice:
 
     def test_nothing_fits(self):
         assert refusal("opt-2.7b", Budget(GB, 2, place="cuda:0")).endswith(
-            "only 1.0 GB is free: nothing of the family fits there; free some, or use another machine."
+            "only 1.0 GB is free: no model of the family fits there; free some, or use another machine."
         )
 
     def test_a_matcher_beside_its_captioner(self):

@@ -100,7 +100,7 @@ class TestPublishedValues:
 
 @lru_cache(maxsize=1)
 def reference(name):
-    """A random model and what the library makes of it, computed once for its three layouts."""
+    """A random model and the library's results for it, computed once for its three layouts."""
     model = fm.build(name)
     if name in MATCHERS:
         token, model.config.image_token_index = (

@@ -1,4 +1,4 @@
-"""Folders as the hub has them, and what is wrong with others: one sentence, and never words that mean nothing."""
+"""Folders in the hub's layouts, and faults of others: one sentence, and never meaningless words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PICTURE = Image.radial_gradient("L").convert("RGB")
 
 
 def findings(model, matcher="none"):
-    """All that doctor finds, self-test included, by the name of the check."""
+    """Doctor's findings, self-test included, by the name of the check."""
     settings = Settings(model=str(model), matcher=str(matcher), device="cpu")
     return [found for section in doctor.examine(settings, lambda *_: None, online=False) for found in section.findings]
 
@@ -43,7 +43,7 @@ def files(folder, kind):
 
 
 class TestSound:
-    """Every layout of the hub, judged by doctor, the self-test and the first result: nothing is found."""
+    """Every layout of the hub, judged by doctor, the self-test and the first result: no fault is found."""
 
     @pytest.mark.slow
     @pytest.mark.parametrize("layout", fm.LAYOUTS)
@@ -82,10 +82,10 @@ class TestSound:
 
 
 class TestOlderTokenizers:
-    """What there was before tokenizer.json."""
+    """Forms of tokenizers before tokenizer.json."""
 
     def old(self, folder, new, **more):
-        """The folder with `new` files in the place of tokenizer.json, and no word about whose tokenizer it is."""
+        """The folder with `new` files in place of tokenizer.json, without naming the kind of tokenizer."""
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
             (folder / name).unlink(missing_ok=True)
         for name, text in new.items():
@@ -151,7 +151,7 @@ class TestAdaptersOnSharedWeights:
     )
 
     def adapted(self, bases, family, folder, config):
-        """The folder of an adapter, and what peft says of a picture with it, unmerged."""
+        """The folder of an adapter, and peft's words about a picture with it, unmerged."""
         from peft import LoraConfig, get_peft_model
 
         warnings.simplefilter("ignore")  # peft has advice about all of these
@@ -242,7 +242,7 @@ class TestNumbersThatAreNone:
         folder = rm.save(self.spoilt(make(), part, value), tmp_path / "model")
         with Vision.load(model=str(folder), matcher="none", self_test=False) as vision:
             for verb in self.VERBS:
-                with pytest.raises(ModelUnavailableError, match=r"numbers that are none .*float32.*doctor"):
+                with pytest.raises(ModelUnavailableError, match=r"NaN or infinite.*float32.*doctor"):
                     verb(vision)
 
     @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ class TestNumbersThatAreNone:
             outcomes = [outcome(verb, vision) for verb in self.MATCHING]
             refused = [found for found in outcomes if isinstance(found, VisionError)]
             assert {found.code for found in refused} == {"model_unavailable"}
-            assert all("numbers that are none" in found.message for found in refused)
+            assert all("NaN or infinite" in found.message for found in refused)
             assert len(refused) >= 2
-            with pytest.raises(ModelUnavailableError, match="numbers that are none"):
+            with pytest.raises(ModelUnavailableError, match="NaN or infinite"):
                 vision.match(PICTURE, ["a dog"])
 
     def test_the_next_model_works(self, tmp_path):
@@ -267,7 +267,7 @@ class TestNumbersThatAreNone:
 
 
 class TestParents:
-    """A folder whose name says nothing, and whose files say whose child it is."""
+    """A folder with an unknown name, whose files tell what it was made from."""
 
     def test_a_member_has_its_own(self):
         prompts = {member.name: member.prompt for member in family.CAPTIONERS}

@@ -39,7 +39,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch):
-    """A hub cache of the test's own, whatever this computer has."""
+    """A hub cache of the test's own, independent of this computer's."""
     from huggingface_hub import constants
 
     folder = tmp_path / "hub-cache"
@@ -112,7 +112,7 @@ def put_in_cache(cache, repository, source):
 
 
 def claim_size(folder, name):
-    """Make the weights of a folder as large as the published ones by their header, which is all that is read to choose."""
+    """Make the weights of a folder as large as the published ones by their header, the only part that is read for choosing."""
     parts = family.find(name).weights
     shapes = {
         "vision_model.x": [parts.trunk],
@@ -491,7 +491,7 @@ class TestDemo:
 
 
 def assert_alike(spoken, expected):
-    """The same tokens; their probabilities depend, in the last digits, on where in memory weights happen to lie."""
+    """The same tokens; their probabilities depend, in the last digits, on the place of the weights in memory."""
     for one, two in zip(chain(*spoken), chain(*expected), strict=True):
         assert replace(one, logprob=0.0) == replace(two, logprob=0.0)
         assert one.logprob == pytest.approx(two.logprob, abs=1e-5)

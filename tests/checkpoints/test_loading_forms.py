@@ -46,7 +46,7 @@ def saved(tmp_path_factory):
 
 
 def pretend(monkeypatch, *, there):
-    """Let it look as if bitsandbytes were installed, or were not; nothing else may look different."""
+    """Make bitsandbytes seem installed, or not; nothing else may change."""
     real = importlib.util.find_spec
     found = lambda name, *rest: (there or None) if name == "bitsandbytes" else real(name, *rest)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", found)
@@ -58,7 +58,7 @@ def load(folder, **given):
 
 
 def spoken(loaded, options=GREEDY):
-    """What it says about two pictures, each with and without a beginning."""
+    """Its words about two pictures, each with and without a prompt."""
     captioner = loaded.captioner
     tokens = captioner.query(captioner.trunk.see(rm.pixels(2, size=captioner.trunk.image_size)))[[0, 1, 0, 1]]
     rows = [loaded.words.caption(begin).ids for begin in (None, None, "a dog", "is it red")]
@@ -67,7 +67,7 @@ def spoken(loaded, options=GREEDY):
 
 
 class Evil:
-    """A pickle that would run something."""
+    """A pickle that would run code."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -230,7 +230,7 @@ class TestAdapters:
 
 
 class TestSpread:
-    """On the CPU: what fits stays, the rest of the language model's layers is read from the disk for each step."""
+    """On the CPU: layers that fit stay in memory, the others are read from the disk for each step."""
 
     @pytest.mark.parametrize("options", [GREEDY, BEAM], ids=["greedy", "beam"])
     @pytest.mark.parametrize("name", ["opt", "t5"])
@@ -361,7 +361,7 @@ class TestQuantizeRefusals:
         chosen = Settings.load({}, quantize="8bit")
         for name, device, settings, says in (
             ("demo", "cpu", chosen, "too small"),
-            ("opt-2.7b", "mps", chosen, "There is no 8bit on mps"),
+            ("opt-2.7b", "mps", chosen, "8bit does not work on mps"),
             ("opt-2.7b", "cpu", chosen.model_copy(update={"device": "spread"}), "either `quantize` or `spread`"),
         ):
             with pytest.raises(ModelUnavailableError, match=says):
@@ -369,7 +369,7 @@ class TestQuantizeRefusals:
 
 
 class TestPrecisionOnACard:
-    """What a GPU would hold; the choice itself needs none."""
+    """The contents of a GPU; the choice itself needs none."""
 
     @pytest.mark.parametrize(
         ("t5", "demo", "has_bfloat16", "dtype"),

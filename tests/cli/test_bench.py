@@ -1,4 +1,4 @@
-"""The measurements measure what they say: both sides do the same work, and the commands run."""
+"""The benchmarks are valid: both sides do the same work, and the commands run."""
 
 import argparse
 import dataclasses
@@ -80,7 +80,7 @@ def test_bench_engine(tmp_path):
 
 
 class TestGpu:
-    """On a CPU: that it measures and counts right, not what."""
+    """On a CPU: whether it measures and counts correctly, not the results."""
 
     def test_every_way_through_every_case(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(random_models, "MID", TINY)

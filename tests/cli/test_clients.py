@@ -1,4 +1,4 @@
-"""`blip2tools install`: where each client's file lies, and what is done to it."""
+"""`blip2tools install`: the place of each client's file, and the changes to it."""
 
 import json
 import os
@@ -636,7 +636,7 @@ def test_a_person_is_asked(answer, status, tmp_path):
 
 
 def test_an_installed_entry_serves(tmp_path, start_server, picture, folder):
-    """What a client reads from its file starts the server that it expects."""
+    """The entry in a client's file starts the server that the client expects."""
     done = install(tmp_path, "claude-code", "--yes", "--allow-dir", str(folder), "--model", "demo", fresh=True)
     assert done.returncode == 0, done.stderr
     entry = json.loads((tmp_path / ".mcp.json").read_text())["mcpServers"]["blip2tools"]

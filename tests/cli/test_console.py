@@ -1,4 +1,4 @@
-"""What commands write to consoles of every kind."""
+"""The output of commands to consoles of every kind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, bytes, bytes
 
 
 def test_json_is_utf8_whatever_the_console_speaks(monkeypatch, picture, tmp_path):
-    """One line for each picture, whatever it is called."""
+    """One line for each picture, whatever its name."""
     names = ["\u041a\u043e\u0448\u043a\u0430.png", "\U0001f600.png", "missing \u732b.png"]
     for name in names[:2]:
         shutil.copy(picture.path, tmp_path / name)

@@ -28,7 +28,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Page(HTMLParser):
-    """What the tests want to know of a page; fails on tags that do not close in order."""
+    """The facts of a page that tests need; fails on tags that do not close in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`blip2tools doctor`: each thing that can be wrong is planted, and found, with a remedy and the right exit status."""
+"""`blip2tools doctor`: every fault is planted, and found, with a remedy and the right exit status."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ DEMO = ("--model", "demo", "--threads", "1")
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch):
-    """A hub cache of the test's own and room for any model, whatever this computer has."""
+    """A hub cache of the test's own and memory for any model, independent of this computer."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
@@ -57,7 +57,7 @@ def doctor(capsys):
 
 @pytest.fixture
 def online(monkeypatch):
-    """Lets the hub's client reach for a hub at an address."""
+    """Lets the hub's client use a hub at an address."""
     from huggingface_hub import constants
 
     def at(url):
@@ -109,7 +109,7 @@ class TestHealthy:
 
 
 class TestPlanted:
-    """Each of what the command is there to find."""
+    """Every fault that the command is meant to find."""
 
     @pytest.mark.skipif(os.name != "posix", reason="a shell script stands for the driver's program")
     @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is built for CUDA")
@@ -151,7 +151,7 @@ class TestPlanted:
         assert failed(found) == {"pydantic", "no-such-package-at-all", "mcp", "device", "model cache"}
         assert found["[dreams]"].status == "warning"
         assert found["[dreams]"].remedy == "pip install 'blip2tools[dreams]'"
-        assert found["pydantic"].sentence.endswith("is here, and >=99 is needed")
+        assert found["pydantic"].sentence.endswith("is installed, but >=99 is needed")
         assert found["no-such-package-at-all"].remedy == "pip install 'no-such-package-at-all>=1'"
         assert "NVIDIA H100 80GB HBM3" in found["device"].sentence
         assert "built without CUDA" in found["device"].sentence
@@ -241,7 +241,7 @@ class TestPlanted:
 
     @pytest.mark.skipif(os.name != "posix", reason="a file with holes")
     def test_too_little_memory(self, doctor, copy, monkeypatch):
-        """A model of 200 GB, of which the disk holds the header alone."""
+        """A model of 200 GB, with only its header on the disk."""
         monkeypatch.setattr("blip2tools.checkpoints.devices.free_memory", lambda: 16 * 10**9)
         monkeypatch.setattr("blip2tools.checkpoints.budget.free_memory", lambda: 16 * 10**9)
         header = json.dumps({"huge": {"dtype": "F32", "shape": [50, 10**9], "data_offsets": [0, 200 * 10**9]}}).encode()

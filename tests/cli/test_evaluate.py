@@ -290,7 +290,7 @@ class TestDatasets:
 
     def test_a_journal_of_something_else(self, tmp_path):
         (tmp_path / "a.jsonl").write_text("notes\n")
-        with pytest.raises(InvalidInputError, match="no file of predictions"):
+        with pytest.raises(InvalidInputError, match="not a file of predictions"):
             Journal(tmp_path / "a.jsonl", {})
 
 

@@ -220,7 +220,7 @@ def test_a_closed_pipe_is_no_error(pictures):
     [(MANY - 1, {}, "", False), (MANY, {}, "", None), (1, {"cuda_graphs": True}, "", True), (1, {}, "1", None)],
 )
 def test_graphs_are_recorded_where_that_pays(pictures, given, variable, wanted, monkeypatch):
-    """It takes seconds, which a few pictures never give back."""
+    """It takes seconds, which do not pay off for a few pictures."""
 
     def load(**settings):
         assert settings.get("cuda_graphs") is wanted

@@ -1,4 +1,4 @@
-"""What commands import: what needs no model is answered without torch, and the demo without transformers."""
+"""Imports of commands: commands without a model run without torch, and the demo without transformers."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`view`: what the model sees, as PNG files."""
+"""`view`: the model's input as PNG files."""
 
 import json
 

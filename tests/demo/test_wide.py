@@ -1,4 +1,4 @@
-"""The wide world: more things, signs, styles, grounds that look like photographs, overlap, turned pictures.
+"""The wide world: more things, signs, styles, backgrounds that look like photographs, overlap, turned pictures.
 
 What is said is judged by the readers of `test_demo_world`, which share no code with what says it.
 """
@@ -209,7 +209,7 @@ def test_one_edit_makes_it_false(edit: Edit) -> None:
 
 
 def test_words_alone_tell_little_about_the_truth() -> None:
-    """The share of true statements is near a half for every word that is often said in pairs of true and false ones."""
+    """The share of true statements is near a half for every word that is frequent in pairs of true and false ones."""
     rng = random.Random(12)
     said: dict[str, Counter[bool]] = {}
     for scene in scenes(2000, 12):

@@ -1,4 +1,4 @@
-"""The world of the demo model: what is said of a scene is checked by readers that share no code with what says it.
+"""The world of the demo model: texts about a scene are checked by readers that share no code with their writers.
 
 The readers below take a text apart with regular expressions and judge it by nothing but shapes, colours, sizes and
 positions.
@@ -56,7 +56,7 @@ def scenes(number: int, seed: int = 1) -> list[Scene]:
 
 
 def make_scene(*things: tuple[str, str, str, float, float], background: str = "white") -> Scene:
-    """A scene of (size, colour, shape, x, y), left out of chance's hands."""
+    """A scene of (size, colour, shape, x, y), without randomness."""
     made = tuple(
         Thing(shape, color, size, x, y, 0.11 if size == "small" else 0.18, 0, PAINT[color])  # type: ignore[arg-type,index]
         for size, color, shape, x, y in things
@@ -137,7 +137,7 @@ def holds(text: str, scene: Scene) -> bool:
 
 
 def answer(text: str, scene: Scene) -> str:  # noqa: C901 - one branch for each kind of question
-    """What a person who reads the question and sees the scene would say."""
+    """The answer of a person who reads the question and sees the scene."""
 
     def yes(truth: bool) -> str:
         return "yes" if truth else "no"

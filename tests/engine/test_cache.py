@@ -1,4 +1,4 @@
-"""The feature cache keeps to its budget whatever comes."""
+"""The feature cache always keeps to its budget."""
 
 import random
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class Far(Block):
 
 
 class Road:
-    """The way between two tiers, which counts what travels."""
+    """The transfer between two tiers, which counts copies."""
 
     def __init__(self):
         self.away = self.back = 0

@@ -1,4 +1,4 @@
-"""How well statements fit a picture: beside an answer, in the same batch, once for each picture and statement."""
+"""How well statements fit a picture: with an answer, in the same batch, once for each picture and statement."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Who is served next, and with whom: callers take turns, and a batch holds only what can share its work."""
+"""The order of service and the batches: callers take turns, and a batch holds only requests that can share work."""
 
 import random
 

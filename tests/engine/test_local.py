@@ -66,7 +66,7 @@ def later(seconds):
 
 
 class Gate:
-    """A load that waits to be let through."""
+    """A load that waits until a test lets it go on."""
 
     def __init__(self, loaded):
         self.loaded = loaded
@@ -334,7 +334,7 @@ def test_closing_ends_everything(loaded, sight):
 
 
 class Held:
-    """An engine whose worker waits inside its first request until it is let go, so that a line can form."""
+    """An engine whose worker waits inside its first request until it is let go, so that a queue can form."""
 
     def __init__(self, loaded, **options):
         self.gate = Gate(loaded)
@@ -563,7 +563,7 @@ def test_a_second_tier_stands_behind_memory_of_its_own_only(device, budget, tier
 
 
 def test_features_are_kept_by_picture_region_preprocessing_weights_and_precision(loaded, sight):
-    """Whatever changes a feature changes its key: with one cache for all, every change is computed anew."""
+    """Whatever changes a feature changes its key: with one cache for all, every change is computed again."""
     half = checkpoints.load(Settings(model="demo", threads=1, dtype="bfloat16"))
     other = copy.copy(loaded.pixels)
     other.key = f"{other.key}:another"
@@ -587,7 +587,7 @@ def test_features_are_kept_by_picture_region_preprocessing_weights_and_precision
 
 
 def test_a_row_is_answered_when_it_ends_not_when_its_batch_does(loaded, sights):
-    """Short and long answers of one batch: the short ones are there while the long one is still being spoken."""
+    """Short and long answers of one batch: the short ones arrive while the long one is still being decoded."""
     order = []
     with Held(loaded) as (engine, let_go):
         jobs = {}
@@ -607,7 +607,7 @@ def test_a_row_is_answered_when_it_ends_not_when_its_batch_does(loaded, sights):
 
 
 class Paused:
-    """Stops the worker before the third token of its first text until it is let go on."""
+    """Stops the worker before the third token of its first text until it is let go."""
 
     def __init__(self, loaded, monkeypatch):
         self.speaking, self.go_on = threading.Event(), threading.Event()
@@ -648,7 +648,7 @@ def test_who_comes_while_a_batch_speaks_joins_it(loaded, engine, sights, monkeyp
 
 
 def test_a_batch_takes_in_no_more_than_its_rows_in_all(loaded, sights, monkeypatch):
-    """Nobody takes the place of those who have left: a batch that is joined for ever would keep all its pictures."""
+    """Cancelled rows free no room: a batch that is joined for ever would keep all its pictures."""
     running = LocalEngine(lambda progress: loaded, max_queue=8, max_batch=2, cache_bytes=2**24)
     paused, order = Paused(loaded, monkeypatch), []
     jobs = []
@@ -665,7 +665,7 @@ def test_a_batch_takes_in_no_more_than_its_rows_in_all(loaded, sights, monkeypat
 
 
 def test_nobody_joins_while_it_is_the_turn_of_others(loaded, sights, monkeypatch):
-    """A match waits first in line: a caption behind it must not keep the batch going that holds it up."""
+    """A match is first in the queue: a caption after it must not prolong the batch that holds the match up."""
     running = LocalEngine(lambda progress: loaded, max_queue=8, cache_bytes=2**24)
     paused, order = Paused(loaded, monkeypatch), []
     requests = [

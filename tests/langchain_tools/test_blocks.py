@@ -1,4 +1,4 @@
-"""Pictures are found wherever a message carries them, and nothing long that is no text reaches a model."""
+"""Pictures are found anywhere in a message, and no long data that are not text reach a model."""
 
 import base64
 import json
@@ -119,7 +119,7 @@ def test_what_is_no_picture_becomes_a_note_or_stays(vision):
     noise = base64.b64encode(bytes(range(256)) * 4).decode()
     for content in (noise, f"see {noise}.", json.dumps({"blob": noise}), f"data:application/pdf;base64,{noise}"):
         (told,) = ingest([ToolMessage(content, tool_call_id="1")], vision)
-        assert "base64 that are no picture]" in told.content
+        assert "base64 that are not a picture]" in told.content
         assert not RUN.search(told.content)
         assert ingest([HumanMessage(content)], vision)[0].content == content
     (told,) = ingest(

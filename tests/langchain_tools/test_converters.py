@@ -1,4 +1,4 @@
-"""The tools through the converters of LangChain and of its partner packages: nothing is lost on the way to a model.
+"""The tools through the converters of LangChain and of its partner packages: nothing is lost before the model.
 
 The partner packages are no dependency of anything here; where they are not installed, their tests are skipped.
 """

@@ -1,4 +1,4 @@
-"""`VisionMiddleware` and `ingest`: every form of a picture becomes words, and a text-only model never meets another block."""
+"""`VisionMiddleware` and `ingest`: every form of a picture becomes words, and a text-only model never receives another block."""
 
 import asyncio
 import base64
@@ -75,7 +75,7 @@ UNREADABLE = {
 
 
 class Listener:
-    """A text-only model that repeats what it was last told, and keeps all that it was told."""
+    """A text-only model that repeats its last message, and keeps all of them."""
 
     def __init__(self, reply=None):
         self.heard = []
@@ -144,7 +144,7 @@ def test_what_cannot_be_read_says_why(vision, picture, form):
 
 
 def test_an_address_is_fetched_where_the_settings_allow_it(picture, monkeypatch):
-    """The rules themselves are tested with `fetch`; here only that they decide."""
+    """The rules themselves are tested with `fetch`; here only that they apply."""
     monkeypatch.setattr("blip2tools.pictures.fetch.fetch", lambda url, settings: picture.path.read_bytes())
     with Vision.load(model="demo", allow_urls=True, preload=False) as vision:
         (message,) = ingest([human({"type": "image", "url": "https://example.org/a.png"})], vision)
@@ -338,7 +338,7 @@ def test_what_each_protects(vision, picture):
 
 
 def test_other_middleware_keeps_its_say(vision, picture):
-    """What another one shortens for the model stays whole in the state."""
+    """Messages that other middleware shortens for the model stay whole in the state."""
 
     class LastOnly(AgentMiddleware):
         def wrap_model_call(self, request, handler):
@@ -398,7 +398,7 @@ def test_the_public_names():
 
 
 def test_ingested_pictures_keep_their_tools(vision, picture):
-    """A model that sees needs the tools, too, once a picture is only words."""
+    """A model that can see needs the tools, too, once a picture was replaced by words."""
     bound = []
 
     class Seeing(ScriptedChatModel):

@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY, handle_of
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """A folder of 12 pictures with different captions, a subfolder, and what is no picture."""
+    """A folder of 12 pictures with different captions, a subfolder, and files that are not pictures."""
     folder = tmp_path_factory.mktemp("album")
     (folder / "more").mkdir()
     chance = random.Random(7)

@@ -51,7 +51,7 @@ def test_sync_and_async_say_the_same(tools, picture):
 
 
 async def test_a_bare_text_is_the_first_argument(tools, picture):
-    """As `tool.invoke("photo.png")`, by hand or from an older agent; what else a tool needs is asked for."""
+    """As `tool.invoke("photo.png")`, by hand or from an older agent; other required arguments are reported missing."""
     for name in ("caption_image", "survey_image"):
         assert picture.path.name in tools[name].invoke(picture.path.name)
         assert picture.path.name in await tools[name].ainvoke(picture.path.name)
@@ -221,7 +221,7 @@ def test_nobody_listens(vision, picture):
 
 
 async def test_cancelling_frees_the_row(folder, pictures):
-    """Whoever goes takes all calls along: nothing of theirs runs or waits, and the next call is served."""
+    """A caller that leaves cancels all of its calls: none of them runs or waits, and the next call is served."""
     from blip2tools import Vision
 
     long = {"min_new_tokens": 120, "max_new_tokens": 128}  # so that nothing ends by itself

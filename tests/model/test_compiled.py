@@ -1,4 +1,4 @@
-"""Compiled steps over blocks of fixed shapes: the same tokens as the eager way, and eager where nothing fits."""
+"""Compiled steps over blocks of fixed shapes: the same tokens as eager steps, and eager where no shape fits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def made(family, wanted, limit=None):
 
 @pytest.fixture
 def uncompiled():
-    """All as it is but for the compiler, which takes seconds for each kind of shape."""
+    """Everything real except the compiler, which takes seconds for each kind of shape."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
@@ -66,7 +66,7 @@ def captioner(request, uncompiled):
 
 
 def both_ways(captioner, options, lengths=LENGTHS, caps=CAPS, **more):
-    """What is said eagerly and compiled, and the compiled and eager steps of the latter."""
+    """The words of eager and compiled decoding, and the compiled and eager steps of the latter."""
     prompts = rows(captioner.family, lengths)
     tokens = captioner.query(captioner.trunk.see(rm.pixels(len(prompts))))
     said = []
@@ -136,7 +136,7 @@ class TestSameTokens:
 
     @pytest.fixture
     def hasty(self, captioner, monkeypatch):
-        """As on a GPU, whose next step begins before it is known what the last one said."""
+        """As on a GPU, whose next step begins before the last token is known."""
         monkeypatch.setattr(captioner.steps, "hasty", True)
 
     def test_steps_that_begin_before_the_last_is_read(self, captioner, options, hasty):
@@ -187,7 +187,7 @@ def test_the_step_after_the_last_token_is_not_begun(captioner, monkeypatch):
 
 
 def test_rows_that_join_when_all_others_have_just_ended(captioner, monkeypatch):
-    """The step that was begun for them is for nothing, and what it says is nobody's."""
+    """The step that was begun for them is wasted, and its result is dropped."""
     prompts = rows(captioner.family, (3, 7, 2))
     tokens = captioner.query(captioner.trunk.see(rm.pixels(3)))
     said = []
@@ -400,10 +400,10 @@ class TestAtTheStart:
     def test_a_wrong_step_is_found_and_nothing_is_compiled(self, options, wrong, dtype, monkeypatch, caplog):
         right = compiled._Graph.step
         monkeypatch.setattr(compiled._Graph, "step", lambda self, ids, place: wrong(right(self, ids, place)))
-        self.stays_eager(options | {"dtype": dtype}, "they do not say what the eager ones say", caplog)
+        self.stays_eager(options | {"dtype": dtype}, "they give other words than eager steps", caplog)
 
     def test_kernels_of_our_own_that_are_wrong_are_given_up_first(self, options, monkeypatch, caplog):
-        """As on a GPU; the second try does without them."""
+        """As on a GPU; the second try works without them."""
         right, trusted = compiled._Graph.step, [True]
 
         def step(graph, ids, place):
@@ -416,7 +416,7 @@ class TestAtTheStart:
             assert "red circle" in vision.caption(PICTURES[0].open()).text
             assert vision.status().compiled
         assert [record.message for record in caplog.records if "kernels" in record.message] == [
-            "decoding steps do without kernels of our own: they do not say what the eager ones say"
+            "decoding steps do not use our own kernels: they give other words than eager steps"
         ]
 
     def test_beams_that_are_not_put_in_order_are_found(self, options, monkeypatch, caplog):
@@ -427,7 +427,7 @@ class TestAtTheStart:
                 right(held, parents)
 
         monkeypatch.setattr(Rows, "reorder", forgetful)
-        self.stays_eager(options | {"num_beams": 5}, "they do not say what the eager ones say", caplog)
+        self.stays_eager(options | {"num_beams": 5}, "they give other words than eager steps", caplog)
 
     def test_a_compiler_that_fails(self, options, monkeypatch, caplog):
         def failing(*args, **options):
@@ -451,7 +451,7 @@ class TestAtTheStart:
 
     @pytest.mark.parametrize("compile", [False, True])
     def test_recorded_as_on_a_gpu(self, options, compile, monkeypatch):
-        """All of it but the graphs, with the compiler failing: then what is recorded is the eager way."""
+        """Everything but the graphs, with a compiler that fails: then eager steps are recorded."""
 
         def failing(*args, **options):
             raise RuntimeError
@@ -501,7 +501,7 @@ class TestAtTheStart:
         held._work = lambda: wrong
         found = compiling.switch_on(loaded, chosen)
         assert not found.recorded
-        assert found.uncompiled.endswith("they do not see what the eager ones see")
+        assert found.uncompiled.endswith("they give other features than eager steps")
         assert not any(one.holds(1) for one in compiling.recordings(found))
 
     @pytest.mark.parametrize("change", [{"device": "spread"}, {"quantize": "8bit"}])

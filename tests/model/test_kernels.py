@@ -109,7 +109,7 @@ def test_attention(dtype, rows, sequences, places, room, at):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("beams", [1, 2])
 def test_steps_say_the_same(family, count, beams, monkeypatch):
-    """Of which one ends before the others, with layers of these kernels in blocks."""
+    """Rows of which one ends before the others, with layers of these kernels in blocks."""
     monkeypatch.setattr(language, "JOINED", ("cpu", "cuda"))
     monkeypatch.setattr(kernels, "DEVICES", ("cpu", "cuda"))
     monkeypatch.setattr(kernels, "KINDS", (torch.float32,))
@@ -165,9 +165,7 @@ def test_without_a_compiler_for_c_or_once_found_wrong_they_are_not_used(monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(kernels, "_product", failing)
         assert not kernels.available([layer])
-    assert [record.message for record in caplog.records] == [
-        "decoding steps do without kernels of our own (RuntimeError)"
-    ]
+    assert [record.message for record in caplog.records] == ["decoding steps do not use our own kernels (RuntimeError)"]
     kernels._runs.cache_clear()
     assert kernels.available([layer])
     monkeypatch.setattr(kernels, "trusted", True)

@@ -409,7 +409,7 @@ class TestStopping:
 
 
 class TestJoining:
-    """Rows that join a batch under way say what they would say alone, and change nothing for the others."""
+    """Rows that join a running batch get the words that they would get alone, and change nothing for the others."""
 
     JOINED = ((0, [0, 1]), (1, [2]), (4, [3, 4]), (5, [5]))  # before which token, and who
 

@@ -1,4 +1,4 @@
-"""What is ours of the model instead of the library's: configurations, containers, pixels, penalties; each equals it."""
+"""Parts of the model that replace the library's: configurations, containers, pixels, penalties; each equals it."""
 
 import json
 from dataclasses import fields
@@ -16,7 +16,8 @@ from blip2tools.model import Captioner, GenerationOptions, Matcher, configuratio
 from blip2tools.model.decoding import Chooser, repeating
 from blip2tools.model.encoder import relative_bias
 from blip2tools.model.modules import CaptionerModel, MatcherModel
-from blip2tools.model.pixels import Pixels, Recipe
+from blip2tools.model.preprocessing import Recipe
+from blip2tools.model.trunk import Pixels
 from tests.support import random_models as rm
 
 KINDS = {

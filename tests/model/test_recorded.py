@@ -1,4 +1,4 @@
-"""What is done with a few rows behind blocks of fixed shapes, as a GPU replays it: the same results as without."""
+"""Recorded work on a few rows in blocks of fixed shapes, as a GPU replays it: the same results as without."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_matcher_sees_the_same():
 
 @pytest.mark.parametrize("family", ["opt", "t5"])
 def test_models_that_nobody_holds_are_gone_at_once(family):
-    """Their memory is needed for the next one, and a card that is full waits for no garbage collection."""
+    """Their memory is needed for the next one, and a full card cannot wait for garbage collection."""
     captioner, matcher = Captioner(rm.make_opt() if family == "opt" else rm.make_t5()), Matcher(rm.make_matcher())
     gone = [weakref.ref(one) for one in (captioner, captioner.trunk, captioner._words, matcher, matcher.trunk)]
     gc.collect()

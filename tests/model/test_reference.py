@@ -1,4 +1,4 @@
-"""What LAVIS can do, against a second computation from the library's own modules, on small models with random weights.
+"""The features of LAVIS, against a second computation from the library's own modules, on small models with random weights.
 
 The stock side uses whole library classes (`Blip2ForImageTextRetrieval`, `Blip2TextModelWithProjection`, ...) and its own
 tokenizers, padding and formulas; ours goes from picture files through `Vision`.

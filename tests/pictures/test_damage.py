@@ -1,4 +1,4 @@
-"""Damage that is found before a decode: only in files that the decoder refuses too, and for little memory."""
+"""Damage that is found before a decode: only in files that the decoder refuses too, and with little memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def runs(four: bool = False) -> bytes:
 
 
 def in_pieces(data: bytes) -> bytes:
-    """A PNG whose pixels are in several chunks, with a text behind them."""
+    """A PNG whose pixels are in several chunks, followed by a text."""
     start = data.index(b"IDAT") - 4
     length = int.from_bytes(data[start : start + 4], "big")
     body = data[start + 8 : start + 8 + length]
@@ -100,7 +100,7 @@ def decodes(data: bytes, monkeypatch: pytest.MonkeyPatch) -> bool:
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_never_in_what_decodes(name, monkeypatch):
-    """Cut at every length, and changed at random: nothing that decodes is refused."""
+    """Cut at every length, and changed at random: no file that decodes is refused."""
     data = WHOLE[name]
     assert decodes(data, monkeypatch)
     assert not found(data)
@@ -154,7 +154,7 @@ def test_found(name, monkeypatch):
 
 
 def test_only_where_it_saves_something(monkeypatch):
-    """A small picture is simply decoded; of a large one the damage is looked for first."""
+    """A small picture is simply decoded; a large one is checked for damage first."""
     looked = []
     monkeypatch.setattr(damage, "is_found", lambda *_: bool(looked.append(1)))
     images.decode(WHOLE["png"], SETTINGS)
@@ -268,7 +268,7 @@ def changed(data: bytes) -> Iterator[bytes]:
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("kind", [*LATE, "bmp-runs"])
 def test_late_damage_costs_less_than_is_said(kind):
-    """However far a decoder came: the file in both processes, and what the decoder took."""
+    """The file in both processes, and the memory that the decoder took before it failed."""
     if kind == "bmp-runs":
         data = late_bitmap()
     else:
@@ -295,7 +295,7 @@ def test_larger_ones_are_refused_by_their_header(kind):
     mode, (width, height), name, options = LATE[kind]
     data = encoded(tiled(mode, (width // 3, height // 3)), name, **options)
     images.decode(data, SETTINGS)
-    with pytest.raises(TooLargeError, match="only decoding it tells"):
+    with pytest.raises(TooLargeError, match="only decoding shows"):
         images.decode(data, Settings(formats=SETTINGS.formats, max_damage_mb=2))
 
 

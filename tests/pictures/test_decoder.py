@@ -1,4 +1,4 @@
-"""The process that decodes: same pixels as here, and whatever becomes of it, one clear error and a good next call."""
+"""The decoder process: the same pixels as here, and after any failure one clear error and a good next call."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class TestRefusals:
         assert pids(shared) == before
 
     def test_a_region_without_width(self, shared: Decoder) -> None:
-        """Regions are judged with the other arguments; here one that slipped through is a sliver, and no fault."""
+        """Regions are judged with the other arguments; here one that slipped through gives a sliver, not a fault."""
         assert [part.size for part in shared.decode(GOOD, [None, (0.5, 0, 0.5, 1)]).parts] == [(40, 20), (2, 20)]
         is_well(shared)
 
@@ -155,10 +155,10 @@ class TestRefusals:
 
 @linux
 class TestDeath:
-    """What kills the process, kills one picture."""
+    """Killing the process fails one picture only."""
 
     def kill(self, one: Decoder, sign: int) -> None:
-        """Send a signal to whatever process is at work."""
+        """Send a signal to the process at work."""
         for pid in pids(one):
             os.kill(pid, sign)
 
@@ -237,7 +237,7 @@ class TestDeath:
         assert done.stdout == "bounded\n"
 
     def test_it_ends_with_its_owner(self) -> None:
-        """SIGKILL gives the owner no chance to say goodbye."""
+        """SIGKILL gives the owner no chance to clean up."""
         code = (
             "import sys, time; sys.path[:] = " + repr(sys.path) + "\n"
             "from blip2tools.pictures.decoder import Decoder; from blip2tools.settings import Settings\n"
@@ -403,7 +403,7 @@ class TestStart:
 
 
 def conversation(*requests: tuple[dict[str, object], bytes]) -> list[bytes]:
-    """What the other end answers, in this process."""
+    """The answers of the child's code, run in this process."""
     asked = b"".join(json.dumps({**head, "bytes": len(data)}).encode() + b"\n" + data for head, data in requests)
     replies = io.BytesIO()
     decoder_process.serve(io.BytesIO(asked), replies, SETTINGS, 60)

@@ -1,4 +1,4 @@
-"""The guarded GET against real servers on the loopback, and every address that must never be reached."""
+"""The guarded GET against real servers on the loopback, and every address that must not be reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several hundred forms of picture files, each as Chromium draws it: from what was recorded, and in a Chromium that is here."""
+"""Several hundred forms of picture files, each as Chromium draws it: from recorded pixels, and in a Chromium on this machine."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_the_table_of_the_page(forms):
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_chromium_here_draws_the_same(forms, drawn):
-    """A newer one may draw otherwise: then the rules have to be looked at again."""
+    """A newer one may draw differently: then the rules have to be checked again."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need: pip install playwright")
     try:
         with chromium.launched() as browser:

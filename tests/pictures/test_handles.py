@@ -1,4 +1,4 @@
-"""Handles outlive a process: a small table says where a picture lay; whether it may be read is judged anew."""
+"""Handles outlive a process: a small table says where a picture was; whether it may be read is judged again."""
 
 import base64
 import os

@@ -187,7 +187,7 @@ class TestOrientation:
         assert images.size_of(data, EVERYTHING) == (40, 20)
 
     def test_exif_turns_no_webp(self) -> None:
-        """Many viewers turn it, no browser does; Pillow writes such files when it saves a photo anew."""
+        """Many viewers turn it, no browser does; Pillow writes such files when it saves a photo again."""
         data = encoded(corners(), "WEBP", exif=_exif(6), lossless=True)
         assert images.size_of(data, SETTINGS) == (40, 20)
         assert images.decode(data, SETTINGS).image.getpixel((4, 4)) == RED
@@ -548,7 +548,7 @@ class TestRefused:
         assert len(visited) <= formats.MAX_BLOCKS + 4_001_000 // 256 + 2
 
     def test_fill_between_segments(self) -> None:
-        """Some is lawful (ITU-T T.81, B.1.1.2); Pillow steps over it byte by byte, 20 MB in ten seconds."""
+        """Some is allowed (ITU-T T.81, B.1.1.2); Pillow steps over it byte by byte, 20 MB in ten seconds."""
         plain = encoded(corners(), "JPEG")
         assert images.size_of(plain[:2] + b"\xff" * 2000 + plain[2:], SETTINGS) == (40, 20)
         for fill in (b"\xff" * 70_000, (b"\xff" * 9_000 + b"\xff\xfe\0\2") * 8):

@@ -1,4 +1,4 @@
-"""Kinds of files that people have: read, or refused as what they are and not as damaged."""
+"""Kinds of files that people have: read, or refused by name and not as damaged."""
 
 import io
 import struct
@@ -123,7 +123,7 @@ class TestHeic:
         assert picture.warnings == ("this is the main one of 2 pictures in the file",)
 
     def test_one_that_is_cut_off_is_refused(self):
-        """libheif shows a photo of tiles all the same, with the missing ones black."""
+        """libheif would decode a tiled photo anyway, with the missing tiles black."""
         whole = heic(grid().resize((300, 200)), tile_size=64, quality=50)
         assert images.decode(whole, SETTINGS).width == 300
         for share in (30, 60, 90, 99):

@@ -1,4 +1,4 @@
-"""What a decode takes at its peak, by kind of picture: what `formats.cost_of` says, and never more than 512 MB."""
+"""The peak memory of a decode, by kind of picture: as `formats.cost_of` says, and never more than 512 MB."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def peak(one: Decoder) -> int:
 
 
 def with_nothing(decoder: Decoder, name: str) -> int:
-    """The peak of a picture that takes nothing: how large the bare process is differs between machines."""
+    """The peak with a tiny picture: the size of the bare process differs between machines."""
     decoder.decode(picture(name, (16, 16)), targets=[(224, 3)])
     return peak(decoder)
 
@@ -80,7 +80,7 @@ def test_as_much_as_is_said(decoder: Decoder, name: str) -> None:
 
 
 def test_while_the_model_loads(start_server, tmp_path: Path) -> None:
-    """The first call of a server is a survey of 50 megapixels: five views of it, whose sizes the model has yet to tell."""
+    """The first call of a server is a survey of 50 megapixels: five views of it, of unknown sizes until the model is loaded."""
     (tmp_path / "large.jpg").write_bytes(picture("jpeg", (8000, 6250)))
     server = start_server("--model", "demo", "--allow-dir", str(tmp_path), "--threads", "1", fresh=True)
     server.initialize()

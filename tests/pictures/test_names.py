@@ -1,4 +1,4 @@
-"""Names that a model retyped, over MCP: the one file that looks so is found, several are a question, and none leads outside."""
+"""Names that a model retyped, over MCP: a single look-alike is found, several lead to a question, and none leads outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`latest` and `list_images` over MCP, in folders as people have them: whatever is newest is the answer, readable or not."""
+"""`latest` and `list_images` over MCP, in folders as people have them: the newest file is the answer, readable or not."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ async def test_every_result_names_the_file(eyes: Eyes):
 
 @posix
 async def test_links_hide_nothing(eyes: Eyes, tmp_path):
-    """A ring of links, and one that leads out, to something or to nothing: nothing beyond the name is told."""
+    """A loop of links, and one that leads out, to something or to nothing: only its name is revealed."""
     (eyes.folder / "ring").symlink_to(eyes.folder / "ring")
     eyes.write("sub/deep/photo.png", encoded(), NOW)
     (eyes.folder / "linked").symlink_to(eyes.folder / "sub" / "deep")
@@ -231,7 +231,7 @@ async def test_what_cannot_be_looked_into_is_told(eyes: Eyes, monkeypatch):
     code, text, _ = await eyes.call("caption_image", image="latest")
     assert code == "not_found"
     assert "locked/new.png" in text
-    assert "permissions" in text
+    assert "permission" in text
 
 
 async def test_a_clock_that_goes_wrong_is_told(eyes: Eyes):

@@ -1,4 +1,4 @@
-"""What is slow holds up nobody else, and ends when nobody waits for it: files, folders, addresses and decoding."""
+"""Slow work does not hold up other callers, and ends when cancelled: files, folders, addresses and decoding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def eyes(folder):
 
 
 async def until(true, seconds=30.0):
-    """Waits for what another thread or process does; the bound is for what never comes."""
+    """Waits for another thread or process, up to a limit."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came"
@@ -86,7 +86,7 @@ class Stopped:
 
 
 def fresh(number):
-    """A picture that nobody has asked about."""
+    """A new picture."""
     return encoded(Image.new("RGB", (40 + number, 30), "red"))
 
 

@@ -1,4 +1,4 @@
-"""One drawn scene in many forms: as a person sees the same picture in each, so the model says the same of each."""
+"""One drawn scene in many forms: a person sees the same picture in each, so the model must say the same about each."""
 
 import io
 import struct

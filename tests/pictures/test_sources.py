@@ -517,7 +517,7 @@ class TestSeveralFolders:
         ],
     )
     def test_every_name_that_is_told_leads_back(self, tmp_path: Path, folders, files, reveal) -> None:
-        """In a listing, as a completion, and beside a name that is wrong."""
+        """In a listing, as a completion, and as advice for a wrong name."""
         told: dict[bytes, Path] = {}
         for number, name in enumerate(files):
             path = tmp_path / name
@@ -536,7 +536,7 @@ class TestSeveralFolders:
 
     @posix
     def test_names_that_nobody_can_say_are_spelled_out(self, root: Path) -> None:
-        """What turns text around, hides in it or breaks a line is spelled out; a Mac's narrow space and joiners are letters."""
+        """Characters that reorder text, hide or break a line are escaped; a Mac's narrow space and joiners are kept."""
         names = ("a\u202egnp.png", "b\u2028.png", "c\u200d.png", "d 9.41\u202fAM.png", "e\u00a0.png", "f\n.png")
         for number, name in enumerate((*names, os.fsdecode(b"g\xff.png"))):
             (root / name).write_bytes(picture(size=(20 + number, 9)))
@@ -864,7 +864,7 @@ class TestLatestAndListing:
         assert len(opened(root).list_images(None, 20).images) == 2
 
     def test_a_search_has_an_end(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Then nobody is told that some picture is the newest."""
+        """Then no picture is reported as the newest."""
         monkeypatch.setattr(newest, "SCAN_S", -1.0)
         listing = opened(root).list_images(None, 20)
         assert listing.truncated
@@ -971,7 +971,7 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
 
 
 class TestKnown:
-    """What is known of pictures without decoding them."""
+    """Facts about pictures without decoding them."""
 
     def test_about_a_handle(self, root: Path) -> None:
         store = Store(2**20)

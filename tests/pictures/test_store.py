@@ -1,4 +1,4 @@
-"""The store of pictures seen: what is kept, what goes first, and that threads do not break the count."""
+"""The store of pictures seen: what is kept, what is evicted first, and that threads do not break the count."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def file_of(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def collected(request) -> set[str]:
-    """What pytest would run by default: asked anew, unless this run is of everything."""
+    """The tests that pytest would run by default: collected again, unless this run is of everything."""
     everything = {item.nodeid for item in request.session.items}
     option = request.config.option
     if not option.keyword and option.markexpr in ("", "not clients and not long"):

@@ -1,4 +1,4 @@
-"""Pictures inside the arguments, and what a message may weigh, through a real server."""
+"""Pictures inside the arguments, and the size of a message, through a real server."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_D3_megabytes(face, size, code):
 
 
 def raw(face, line: bytes, *, answers: bool = True) -> dict | None:
-    """One line as it is; the answer to it, which must come before that of a good call."""
+    """Send one line as it is; return its answer, which must come before that of a good call."""
     face.server.process.stdin.write(line + b"\n")
     face.server.process.stdin.flush()
     found = json.loads(face.server.lines.get(timeout=200)) if answers else None

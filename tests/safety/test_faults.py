@@ -1,4 +1,4 @@
-"""What else can go wrong: memory that ends, a device that breaks, signals, full disks, clients that vanish. Real processes."""
+"""Other failures: memory that runs out, a device that breaks, signals, full disks, clients that vanish. Real processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = ("--num-beams", "8", "--min-new-tokens", "128", "--max-new-tokens", "128"
 
 
 class Faulty:
-    """A server whose faults are armed while it runs, and what its first call got, when the model could not be loaded."""
+    """A server whose faults are armed while it runs, and the result of its first call, when the model could not be loaded."""
 
     face: Face
 
@@ -73,7 +73,7 @@ def test_E6_a_load_that_runs_out_of_memory_is_told_and_tried_again(faulty):
 @pytest.mark.parametrize("kind", ["host memory", "device memory", "device broken"])
 @pytest.mark.parametrize("stage", CALLS)
 def test_E11_a_stage_that_fails_twice_costs_that_call_alone(faulty, stage, kind):
-    """Once is repaired without a word where memory is short; what cannot be had is one clear error; then all is well."""
+    """A single shortage of memory is repaired silently; a lasting one is one clear error; the next call works."""
     assert set(CALLS) | {"load"} == set(STAGES)
     tool, arguments = CALLS[stage]
     faulty.arm(stage, kind, 50)
@@ -109,7 +109,7 @@ def test_only_the_call_that_meets_the_fault_fails(faulty, picture):
 
 
 def test_a_clock_that_jumps_by_years_changes_nothing(faulty):
-    """The faulty server's clock has been jumping all the while; its deadlines are of another clock."""
+    """The faulty server's clock has been jumping all the while; its deadlines use another clock."""
     listed = faulty.face.works("list_images", limit=5)
     assert listed["images"] or listed["unreadable"]
     assert faulty.face.works("vision_status")["queue"]["waiting"] == 0
@@ -187,7 +187,7 @@ def _alive(pid: int) -> bool:
 
 @posix
 def test_E14_nothing_is_left_that_hinders_the_next_server(face):
-    """After all those deaths the same folder is served by the next one."""
+    """After all those deaths the next server serves the same folder."""
     face.healthy()
 
 

@@ -150,7 +150,7 @@ class FuzzedFace(Face):
         self._said = said
 
     def fuzz(self, tool: str, arguments: Any) -> None:
-        """One call, whose answer must be lawful and quick."""
+        """One call, whose answer must be valid and quick."""
         answer = self.judge(tool, arguments)
         if answer.content is not None:
             json.dumps(answer.content, allow_nan=False)
@@ -165,7 +165,7 @@ class FuzzedFace(Face):
         return self.processes.descriptors(), self.processes.threads(), self.processes.resident()
 
     def fill(self, jail: Any) -> None:
-        """Many calls at once, until every thread is there that ever may be: one call after the other starts them by chance."""
+        """Many calls at once, until every possible thread exists: calls one by one start them only by chance."""
         large, threads = jail / "large.png", [-5, -4, -3, -2, -1]
         large.write_bytes((jail / "good.png").read_bytes() + bytes(15 * 2**20))
         while threads[-1] > threads[-5]:

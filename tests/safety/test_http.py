@@ -1,4 +1,4 @@
-"""The same hostile inputs over HTTP, where the server is shared: codes, statuses, memory, and what is told to whom."""
+"""The same hostile inputs over HTTP, where the server is shared: codes, statuses, memory, and what each client learns."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def test_P17_listed_names_lead_back(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="a limit on descriptors")
 def test_S11_connections_that_ask_for_nothing_lock_nobody_out(jail, picture):
-    """More of them than the process may have descriptors: without a limit none was left to hear anybody else with."""
+    """More of them than the process may have descriptors: without a limit none was left for other clients."""
     few = ("sh", "-c", 'ulimit -n 128; exec "$@"', "-")
     running = HttpProcess("--model", "demo", "--allow-dir", str(jail), prefix=few)
     where = urlsplit(running.url)
@@ -188,7 +188,7 @@ def test_S11_connections_that_ask_for_nothing_lock_nobody_out(jail, picture):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs two addresses of loopback, and memory of processes")
 def test_S12_one_callers_slow_pictures_hold_up_nobody_else(http, picture):
-    """Five JPEGs of 36 megapixels in 95 scans each, 150 kB, from one address; somebody else asks from another."""
+    """Five JPEGs of 36 megapixels in 95 scans each, 150 kB, from one address; another client asks from another."""
     before = http.processes.resident()
     where = urlsplit(http.url)
     bodies = [many_scans((6000, 6000), 100 + number) for number in range(5)]

@@ -132,7 +132,7 @@ def test_P2_folders_to_list(face, folder, code):
 
 
 def test_P13_one_sentence_for_all_that_is_outside(face, jail):
-    """Whether something is there must not show."""
+    """Whether something is there must not be revealed."""
     there, gone = (face.refused("not_allowed", image=str(jail.parent / name)) for name in ("outside.png", "none.png"))
     assert there.text == gone.text
 
@@ -252,7 +252,7 @@ def test_P8_P10_folders_that_are_refused_or_worth_a_warning(tmp_path):
 
 
 def test_the_judge_of_messages_can_fail():
-    """A check that cannot fail is none."""
+    """A check that cannot fail is not a check."""
     for bad in ("at 0x7f3a", "<_io.BytesIO", "OSError: x", "see /etc/passwd", "10.0.0.1 said", "a\x1b[0m", "fe80::1"):
         assert foreign_text(f"Something {bad} happened."), bad
     assert not foreign_text("Use a.b.c.d, image/png, https://example.com/x.jpg or file:///.")

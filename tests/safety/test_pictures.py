@@ -1,4 +1,4 @@
-"""Damaged, oversized, disguised and strange pictures, through a real server; what is read, is read as a person sees it."""
+"""Damaged, oversized, disguised and strange pictures, through a real server; read as a person sees them."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def scene(jail):
 
 
 def alpha(scene: Image.Image) -> bytes:
-    """The scene, and outside it nothing: white for who looks, whatever colour hides there."""
+    """The scene, with nothing outside it: white, whatever colour is hidden there."""
     shown = Image.new("RGBA", (224, 224), (255, 0, 0, 0))
     shown.paste(scene, (0, 0))
     return encoded(shown)
@@ -208,7 +208,7 @@ AS_SEEN = {
 
 @pytest.mark.parametrize("make", AS_SEEN.values(), ids=AS_SEEN)
 def test_as_a_person_sees_it(face, picture, scene, make):
-    """The same scene in another dress gets the same words: nothing hidden in a file is seen instead of it."""
+    """The same scene in another form gets the same words: nothing hidden in a file is seen instead."""
     said = face.works(image=inline(make(scene)))
     assert said["text"] == picture.caption
     assert "delete_file" not in str(said)
@@ -224,7 +224,7 @@ def test_I21_same_pixels_in_another_shape(face, jail):
 
 
 def test_I2_no_program_is_started(face):
-    """A server that met PostScript must not have asked a program for help."""
+    """A server that receives PostScript must not start another program."""
     started = set(face.processes.pids())
     face.refused(UNSUPPORTED, image=inline(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"))
     for pid in set(face.processes.pids()) - started:

@@ -169,7 +169,7 @@ def test_Q5_options_of_a_server(picture):
 
 
 def test_S3_no_line_of_the_log_is_the_callers(face):
-    """Nobody writes lines into the log through a name or a question."""
+    """No name or question can write lines into the log."""
     forged = "x\nblip2tools: all is well\r\n\x1b[2J" + "long" * 1000
     for arguments in ({"image": forged}, {"image": "good.png", forged: 1}, {"image": "good.png", "prompt": forged}):
         face.judged("caption_image", **arguments)

@@ -1,4 +1,4 @@
-"""The table of traps: it names guards and tests that exist, and each guard is missed when it is gone."""
+"""The table of traps: it names guards and tests that exist, and tests fail when a guard is removed."""
 
 import ast
 from functools import cache

@@ -108,7 +108,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory, jail, picture, authority):
-    """A server that may fetch, in a world of a few names; `net.journal()` says whom it asked and where it went."""
+    """A server that may fetch, in a network of a few names; `net.journal()` tells which servers it contacted."""
     good = ok(picture.path.read_bytes())
 
     def reply(connection: socket.socket, request: bytes) -> None:
@@ -285,7 +285,7 @@ def test_U18_one_sentence_for_whatever_is_no_picture(net):
 
 
 def test_U15_a_secure_address_that_is_not(net):
-    """A certificate that nobody vouches for: no request is sent."""
+    """An untrusted certificate: no request is sent."""
     net.refused("fetch_failed", image="https://pictures.example/good.png")
 
 

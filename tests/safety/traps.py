@@ -29,7 +29,7 @@ FORMS = "tests/checkpoints/test_loading_forms.py::"
 
 @dataclass(frozen=True, slots=True)
 class Trap:
-    """One trap: what goes wrong, where that is known from, what stands against it, and how to take that away."""
+    """One trap: the fault, its source, the guard against it, and how to remove the guard."""
 
     what: str
     source: str
@@ -293,7 +293,7 @@ TRAPS = (
     Trap(
         "another filter than Pillow's bicubic",
         "transformers takes torchvision where it is installed",
-        "model/pixels.py",
+        "model/trunk.py",
         "picture.resize((side, side), Image.Resampling(resample))",
         "picture.resize((side, side), Image.Resampling.BILINEAR)",
         ("tests/model/test_model.py::TestPixels::test_equals_pillow_by_hand",),

@@ -1,4 +1,4 @@
-"""Every lawful call can be said under a grammar, in the engines that local servers use; the server judges the bounds.
+"""Every valid call can be written under a grammar, in the engines that local servers use; the server judges the bounds.
 
 The engines are the extra `grammars` and, for node-llama-cpp, `make grammars`; those that are not installed are skipped.
 """
@@ -79,7 +79,7 @@ BEYOND = [
 
 
 def spellings(name, meant):
-    """Ways to write a call: what is not given left out, empty, or null; and with the white space that models like."""
+    """Ways to write a call: missing arguments left out, empty, or null; and with the white space that models write."""
     properties = BY_NAME[name].input_schema()["properties"]
     empty = {
         key: {"array": [], "string": ""}.get(schema["type"], schema.get("default"))
@@ -97,7 +97,7 @@ def spellings(name, meant):
 
 
 def understood(name, text):
-    """What the server makes of a call that was written."""
+    """The server's reading of a written call."""
     spec = BY_NAME[name]
     return parse(spec.arguments, as_written(json.loads(text), spec.input_schema()))
 
@@ -118,7 +118,7 @@ def test_the_server_judges_what_a_grammar_lets_through(name, arguments, sentence
 
 
 def unsaid(accepts):
-    """The wishes of which no spelling passes."""
+    """The calls of which no spelling passes."""
     return [(name, meant) for name, meant in WISHES if not any(map(accepts[name], spellings(name, meant)))]
 
 

@@ -1,4 +1,4 @@
-"""Allowed folders that are not there, or that are written with variables, as the server meets them."""
+"""Allowed folders that do not exist, or that are written with variables, in the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MCP server as clients meet it: a real process on standard input and output, and the SDK's own client."""
+"""The MCP server as clients see it: a real process on standard input and output, and the SDK's own client."""
 
 import json
 import os
@@ -200,7 +200,7 @@ STRINGS = [b'"a"', b'"\\ud800"', b'"\\ud83d\\ude00"', b'"\xff"', b"[]", b"{}"]
     ids=lambda line: line[:60].decode("ascii", "backslashreplace"),
 )
 def test_a_line_is_judged_as_by_the_sdk_itself(line):
-    """It is read first and judged then, to hold a picture's megabytes once; the verdict must be the same."""
+    """It is parsed first and judged afterwards, to hold a picture's megabytes once; the verdict must be the same."""
     try:
         wanted = jsonrpc_message_adapter.validate_json(line, by_name=False)
     except ValidationError as error:
@@ -223,7 +223,7 @@ MODERN = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_from_discovery_to_the_end_of_input_while_the_model_loads(start_server, folder, picture):
-    """A client that only asks what there is, begins in the old way, gets the tools, calls, cancels, and leaves."""
+    """A client that only discovers, begins in the old way, gets the tools, calls, cancels, and leaves."""
     server = start_server("--model", "demo", "--allow-dir", str(folder), fresh=True)
     loaded = Path(f"/proc/{server.process.pid}/maps")
     for _ in range(2):
@@ -387,7 +387,7 @@ def queue_of(server):
 
 
 def test_a_cancelled_long_caption_stops_its_row(start_server, folder, pictures):
-    """Counted in words' pieces, not in time: a row that stops has fewer than it was told to make."""
+    """Counted in tokens, not in time: a row that stops has fewer than its maximum."""
     server = start_server("--model", "demo", "--allow-dir", str(folder), *LONG)
     server.initialize()
     server.call("caption_image", image=pictures[0].path.name, num_captions=5)

@@ -1,4 +1,4 @@
-"""Prompts fill a procedure with the user's words, name only tools that exist, and refuse what they do not know."""
+"""Prompts fill a procedure with the user's words, name only tools that exist, and refuse unknown names."""
 
 import re
 

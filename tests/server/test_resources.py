@@ -1,4 +1,4 @@
-"""What is known about pictures seen, as text, and completion of their names."""
+"""Facts about pictures seen, as text, and completion of their names."""
 
 import pytest
 from mcp import Client

@@ -1,4 +1,4 @@
-"""Training of the demo's weights: its parts, going on after a kill, and the whole of it, very short."""
+"""Training of the demo's weights: its parts, resuming after a kill, and a very short run of the whole."""
 
 from __future__ import annotations
 
@@ -357,7 +357,7 @@ def test_a_training_of_a_few_steps_gives_two_checkpoints(trained: Training) -> N
 
 
 def test_a_later_round_begins_with_what_the_one_before_has_learned(trained: Training) -> None:
-    """All of the vision stage; of the others everything but what the new trunk replaces."""
+    """All of the vision stage; of the others everything that the new trunk does not replace."""
     first, second = trained.rounds
     ends = {name: torch.load(first.state / f"{name}.pt")["modules"] for name in ("vision", "language", "matching")}
     vision = VisionStage(second.world, second.schedules["vision"])
@@ -422,7 +422,7 @@ def test_given_weights_go_on_with_their_trunk_and_their_matcher_as_they_were(tmp
 
 
 def test_a_folder_with_the_state_of_another_training_is_refused(trained: Training, capsys) -> None:
-    """With other steps it could not go on, and what is to miss some pairs would go on from eyes that have seen them."""
+    """With other steps it could not resume, and a training without some pairs would resume from weights that have seen them."""
     weights = {file: file.read_bytes() for file in trained.output.rglob("*") if file.is_file()}
     for other in (
         ["--held-out"],

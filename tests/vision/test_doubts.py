@@ -1,4 +1,4 @@
-"""Answers about what is not there: told, in words, over every face; and questions that take nothing for granted: not told."""
+"""Answers about things that are not there get a warning on every interface; questions that take nothing for granted do not."""
 
 import math
 import random
@@ -155,7 +155,7 @@ async def test_no_picture_at_all_is_an_error(vision):
 
 
 def test_published_scores_are_read_with_caution():
-    """Extreme and uncalibrated: false is only what something near beats by far, and in between nothing is said."""
+    """Extreme and uncalibrated: a premise fails only if a close alternative fits far better; in between there is no verdict."""
     rule, (thing, red) = Premises(), read("Where is the red car?").statements
 
     def verdict(statement, odds, others, **fit):

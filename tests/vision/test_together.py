@@ -1,4 +1,4 @@
-"""Verbs made of several looks: a map in words, pictures side by side, and what lies in the folders."""
+"""Verbs made of several looks: a map in words, pictures side by side, and listings of folders."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from blip2tools.vision import together
 
 @pytest.fixture(scope="module")
 def montage(pictures, tmp_path_factory):
-    """Four drawn scenes, two by two, a little larger than the model's eye."""
+    """Four drawn scenes, two by two, a little larger than the model's input."""
     whole = Image.new("RGB", (600, 600))
     for number, drawn in enumerate(pictures[:4]):
         scene = Image.open(drawn.path).resize((300, 300), Image.Resampling.LANCZOS)

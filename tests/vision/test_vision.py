@@ -1,4 +1,4 @@
-"""The verbs from Python: every kind of image, one or many, and the same answers as from every other face."""
+"""The verbs from Python: every kind of image, one or many, and the same answers as on every other interface."""
 
 import asyncio
 import io
@@ -326,7 +326,7 @@ def test_closing(picture):
 
 
 async def test_closing_ends_calls_under_way_with_an_error_of_ours(picture, monkeypatch):
-    """However the call was made: in a thread, or awaited; at the decoder, or still in line for it."""
+    """However the call was made: in a thread, or awaited; at the decoder, or still in its queue."""
     from blip2tools.vision.looking import Looking
 
     inside, go_on, decode = threading.Semaphore(0), threading.Event(), Looking._decode
@@ -462,7 +462,7 @@ def test_a_photo_whose_png_is_too_large_is_kept_as_jpeg(folder):
 
 
 def test_U18_one_sentence_for_all_that_is_no_sound_picture_behind_an_address(picture, monkeypatch):
-    """Of what is damaged, whether its header or its end tells."""
+    """A damaged picture, whether its header or its end shows it."""
     data = picture.path.read_bytes()
     with Vision.load(model="demo", preload=False, threads=1, allow_urls=True) as eyes:
         messages = set()
@@ -479,7 +479,7 @@ def test_U18_one_sentence_for_all_that_is_no_sound_picture_behind_an_address(pic
 
 
 def test_views_of_other_things_than_bytes(vision, picture):
-    """Their length counts items, or rows: taken for bytes, the rest of a picture was the decoder's next request."""
+    """Their length counts items, or rows: taken as bytes, the rest of a picture became the decoder's next request."""
     data = picture.path.read_bytes()
     padded = data + bytes(-len(data) % 4)
     views = [
@@ -517,7 +517,7 @@ def test_an_option_that_would_do_nothing_is_refused(vision, picture, verb, optio
 
 
 def test_nothing_large_waits_decoded_for_the_model(vision, picture, monkeypatch):
-    """While the model loads, a picture is kept without it, and a large one waits for the sizes that it wants."""
+    """While the model loads, a picture is kept without it, and a large one waits for the sizes that the model needs."""
     monkeypatch.setattr("blip2tools.vision.looking.WHOLE_PIXELS", 100)
     with Image.open(picture.path) as opened:
         image = opened.convert("RGB")

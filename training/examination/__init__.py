@@ -1,4 +1,4 @@
-"""What the demo's weights can do, counted on scenes that were never used to train or to choose.
+"""The abilities of the demo's weights, counted on scenes that were never used to train or to choose.
 
 figures.py   a figure, its bar, and what was wrong
 judge.py     the weights, asked in batches

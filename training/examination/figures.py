@@ -1,4 +1,4 @@
-"""A figure, the bar that it is held against, and pictures of what was wrong."""
+"""A figure, the bar that it must reach, and pictures of what was wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Figure:
         section: what it belongs to.
         name: what it is.
         value: a share, an area under a curve, or milliseconds.
-        number: of how many trials; 0 for what is no share.
+        number: of how many trials; 0 for what is not a share.
         bar: what it must reach; None where there is none.
         at_most: what it must not exceed; None where there is no such bar.
         misses: some of what was wrong.

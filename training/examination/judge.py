@@ -27,7 +27,7 @@ _PARTS: Final = {"model": "captioner", "matcher": "matcher"}  # setting → fold
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What was said, and the mean log-probability of its tokens."""
+    """A generated text, and the mean log-probability of its tokens."""
 
     text: str
     logprob: float
@@ -51,7 +51,7 @@ class Judge:
         parts |= {} if matcher else {"matcher": "none"}
         settings = Settings.check({**parts, "device": "cpu", "threads": 1})
         self._loaded: Any = load(settings, download=False)
-        self.threshold: float | None = self._loaded.familiar  # of familiarity, stored beside the weights
+        self.threshold: float | None = self._loaded.familiar  # of familiarity, stored next to the weights
         self.shared_trunk: bool = self._loaded.shared_trunk
 
     def captions(self, pictures: Sequence[Image.Image], prompt: str | None = None) -> list[Words]:
@@ -71,7 +71,7 @@ class Judge:
         Args:
             pictures: the pictures.
             questions: as many questions.
-            template: what a question without history is put into.
+            template: the form of a question without history.
             history: earlier turns of each.
         """
         before = history or [()] * len(questions)
@@ -112,7 +112,7 @@ class Judge:
     def milliseconds(self, pictures: Sequence[Image.Image], question: str) -> tuple[float, float]:
         """The median processor time of a caption, and of an answer, one picture at a time, with its preparation.
 
-        On a machine that does nothing else this is what passes on one core; a busy one does not lengthen it much.
+        On an idle machine this is the elapsed time on one core; a busy one does not lengthen it much.
         """
         return (
             _median_of(lambda picture: self.captions([picture]), pictures),

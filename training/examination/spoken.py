@@ -55,7 +55,7 @@ def study_captions(judge: Judge, number: int, rng: random.Random) -> list[Figure
 
 
 def spoilt_captions(judge: Judge, number: int, rng: random.Random) -> list[Figure]:
-    """The same plain things, small, large, stored badly, noisy and turned: how much of what it sees a caption survives."""
+    """The same plain things, small, large, badly compressed, noisy and turned: how much damage a caption survives."""
     shown = show(STUDY, number, rng)
     changed = {
         "64 pixels": [Shown(one.scene, draw(one.scene, 64)) for one in shown],
@@ -131,7 +131,7 @@ def _wrong(shown: Sequence[Shown], said: Sequence[Words]) -> Iterator[Miss]:
 
 
 def _characters(judge: Judge, number: int, rng: random.Random) -> Figure:
-    """What signs say, asked of scenes with one sign."""
+    """Answers about the characters of signs, in scenes with one sign."""
     shown, asked = _about(replace(WIDE, signs=0.5), "character", number, rng)
     return _answers(judge, "wide captions", "digits and letters", shown, asked, bar=_CHARACTER_BAR)
 
@@ -172,7 +172,7 @@ def forms(judge: Judge, world: World, number: int, rng: random.Random) -> list[F
 
 
 def held_out(judge: Judge, missing: World, number: int, rng: random.Random) -> list[Figure]:
-    """Single things with pairs of colour and shape that were never seen, beside those that were: captions and answers.
+    """Single things with pairs of colour and shape that were never seen, next to those that were: captions and answers.
 
     Args:
         judge: weights that were trained without the pairs.
@@ -215,7 +215,7 @@ def from_outside(judge: Judge, number: int, rng: random.Random) -> Figure:
     said = judge.captions([one.picture for one in drawn])
     pattern = re.compile(rf"\b({'|'.join(OUTSIDE_COLORS)}) ({'|'.join(OUTSIDE_SHAPES)})\b")
     found = [tuple(pattern.findall(words.text)) for words in said]
-    # Two things one above the other are told from the top, so the order is not held against the caption.
+    # Two things one above the other are told from the top, so the order of the caption does not count.
     right = [sorted(one) == sorted(two.things) for one, two in zip(found, drawn, strict=True)]
     misses = (
         Miss(two.picture, "colours and shapes", words.text, " and ".join(map(" ".join, two.things)))

@@ -1,4 +1,4 @@
-"""Pictures of nothing that is in any of the demo's worlds: what a model that only knows shapes should not be sure about."""
+"""Pictures of nothing that is in any of the demo's worlds: a model that only knows shapes should not be sure about them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def clutter(rng: random.Random) -> Image.Image:
 
 
 def noise(rng: random.Random) -> Image.Image:
-    """Every pixel by chance, fine or coarse."""
+    """Random pixels, fine or coarse."""
     return _noise(rng, rng.choice((28, 56, 112, 224))).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
 
 

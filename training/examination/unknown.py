@@ -35,7 +35,7 @@ def scored(judge: Judge, pictures: Sequence[Image.Image]) -> list[float]:
 
 
 def store_threshold(weights: Path, worlds: Sequence[World], number: int = VALIDATION_PICTURES) -> float:
-    """Find the familiarity below which a picture is not one of these worlds, as a rule, and store it beside the weights.
+    """Find the familiarity below which a picture is not one of these worlds, as a rule, and store it next to the weights.
 
     Args:
         weights: folder with `captioner` and `matcher`.
@@ -52,7 +52,8 @@ def store_threshold(weights: Path, worlds: Sequence[World], number: int = VALIDA
 def unknown(
     judge: Judge, worlds: Sequence[World], threshold: float | None, number: int, rng: random.Random
 ) -> list[Figure]:
-    """How well strange pictures are told from those of the worlds, by the area under the ROC curve and at the threshold.
+    """How well strange pictures are distinguished from those of the worlds, by the area under the ROC curve and at the
+    threshold.
 
     Args:
         judge: the weights.

@@ -1,4 +1,4 @@
-"""`python -m training.premises.fit`: how the scores of the demo's matcher are read, written beside the captioner's weights.
+"""`python -m training.premises.fit`: the rule for the scores of the demo's matcher, written next to the captioner's weights.
 
 Fitted are the log-odds from which a statement holds; the factor by which a premise that fails lowers a confidence, as logistic
 regression of the truth of statements on their log-odds, noisy and turned pictures among them; and the probability, of all offered
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def fitted(vision: Vision, seed: int, pictures: int) -> tuple[Premises, dict[str, object]]:
-    """The rule, and how it came about, for people."""
+    """The rule, and how it was fitted, for readers."""
     known: list[tuple[float, bool]] = []
     said: list[tuple[float, bool]] = []
     for image, scene, chance in _pictures(seed, pictures):
@@ -116,7 +116,7 @@ def _odds(probability: float) -> float:
 
 
 def _threshold(above: Sequence[float], below: Sequence[float]) -> float:
-    """What parts two kinds of numbers with the fewest errors of either kind, as shares; the middle of the best gap."""
+    """The threshold between two kinds of numbers with the fewest errors, as shares of each kind; the middle of the best gap."""
     points = sorted({*above, *below})
     middles = [(one + other) / 2 for one, other in itertools.pairwise(points)]
 

@@ -173,7 +173,7 @@ class Asked:
 
 
 def ask(scene: Scene, kind: Kind, rng: random.Random, *, true: bool) -> Asked | None:
-    """A random question of a kind; None if this scene, or this throw of the dice, has none to offer.
+    """A random question of a kind; None if this scene, or this random draw, offers none.
 
     Args:
         scene: what it is about.

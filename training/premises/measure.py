@@ -1,4 +1,4 @@
-"""`python -m training.premises.measure`: how well false premises, misfitting choices and empty tiles are told by the demo.
+"""`python -m training.premises.measure`: how well the demo detects false premises, misfitting choices and empty tiles.
 
 Every row is counted on fresh scenes of a seed that was used for nothing else, half of each world, drawn at 224 pixels and asked
 through `Vision` as any caller would. Rows with a bar say whether it holds; the exit status is 1 where one does not.

@@ -5,11 +5,11 @@ It is given two files of questions, one a line: about photographs, and about gen
 writes the sheet to judge: a line for each question drawn, with what is read from it, tabs between.
 
     -        nothing is presupposed
-    ~he      a pronoun that names nobody: not judged
+    ~he      a pronoun without a named person: not judged
     a; b     these statements
 
 The person puts `right` or `wrong` before it, and `nothing` or `something` for what the question does presuppose. A question whose
-reading has changed since counts as not judged, and is told.
+reading has changed since counts as not judged, and is reported.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def told(question: str) -> str:
-    """What is read from a question, in short."""
+    """The reading of a question, in short."""
     reading = read(question)
     if reading.statements:
         return "; ".join(statement.text for statement in reading.statements)

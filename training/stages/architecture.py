@@ -94,7 +94,7 @@ def new_captioner(vocabulary: int, image_token: int, seed: int) -> Any:
         image_token_index=image_token,
     )
     model: Any = Blip2ForConditionalGeneration(config)
-    nn.init.normal_(model.query_tokens, std=1.0)  # the library leaves zeros, of which every query would be the same
+    nn.init.normal_(model.query_tokens, std=1.0)  # the library leaves zeros, with which all queries would be the same
     return model
 
 

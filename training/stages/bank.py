@@ -1,4 +1,4 @@
-"""What the trained trunk sees in many pictures, computed once: later stages leave it as it is and need not look again."""
+"""The trained trunk's states of many pictures, computed once, since later stages do not change the trunk."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Bank:
         self._states: Any = None
 
     def fill(self, model: Any, *, workers: int = 1) -> None:
-        """Look at every picture that has not been looked at yet, in the size that the model takes.
+        """Compute the states of every picture that has none yet, in the size that the model takes.
 
         Args:
             model: whose trunk looks.
@@ -100,7 +100,7 @@ class _Drawn(Dataset[torch.Tensor]):
 
 
 def trunk_states(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """What embeddings and encoder of a vision tower give, without its last LayerNorm."""
+    """The states after embeddings and encoder of a vision tower, before its last LayerNorm."""
     tower = model.vision_model
     states: torch.Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixels)).last_hidden_state
     return states

@@ -1,7 +1,7 @@
-"""How an untrained vision tower begins: it sees edges, and each patch looks at its neighbours.
+"""The first weights of a vision tower: it sees edges, and each patch attends to its neighbours.
 
 Both could be learned, but it takes a tower that begins without either tens of thousands of pictures to find out where what is
-(as Trockman and Kolter 2023, "Mimetic initialization of self-attention layers", saw on photographs). All of it are weights
+(as Trockman and Kolter 2023, "Mimetic initialization of self-attention layers", saw on photographs). These are weights
 like any others, and learn from the first step on.
 """
 
@@ -20,9 +20,9 @@ from training.stages.samples import whitened_patches
 _PLACE: Final = 32  # of a patch's numbers tell where it is, the others what it shows
 _AXIS: Final = _PLACE // 2
 _WAVES: Final = _AXIS // 2  # sine and cosine of each
-_SHARP: Final = 8.0  # by how much, before the softmax, a neighbour is preferred to what is far away
+_SHARP: Final = 8.0  # by how much, before the softmax, a neighbour is preferred to distant patches
 _MIXING: Final = (0.08, 0.05)  # deviation of the weights of values and of what is made of them
-# Where the heads of each layer look, in patches; later layers are left to chance.
+# Where the heads of each layer look, in patches; later layers start at random.
 _LOOKS: Final = (
     ((-1, 0), (1, 0), (0, -1), (0, 1)),
     ((-1, -1), (1, 1), (-1, 1), (1, -1)),

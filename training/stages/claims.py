@@ -1,7 +1,7 @@
 """Pairs of a true statement and one that is an edit away → rows of tokens for the matcher.
 
 Besides whether a text fits its picture, each row asks for the right word at places where a word is masked or wrong, and for
-the places of wrong words. A lone yes or no about texts that differ in one word is too little to learn from at first.
+the places of wrong words. Yes or no alone, about texts that differ in one word, is too little to learn from at first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blip2tools.demo.world import Scene
 
 IGNORED: Final = -100
 MORE_EDITS: Final[tuple[Edit, ...]] = ("color", "shape", "size")
-_EASY: Final = 0.1  # how much a word counts that stands there already
+_EASY: Final = 0.1  # weight of a word that is there already
 _FUNCTION: Final = frozenset(
     {
         *("[CLS]", "[SEP]", "[PAD]", ",", "a", "an", "the", "of", "on", "in", "at", "to", "and"),

@@ -1,7 +1,7 @@
-"""Weights that are there already learn to say more of what they see: the second stage alone, on a finished checkpoint.
+"""Further training of finished weights, to say more about what they see: the second stage alone.
 
 Q-Former, language projection and language model go on; the trunk stays as it is, bit for bit, and so does the matcher. All
-sizes are those of the checkpoint. That is how a model that knows its world learns a new prompt in minutes.
+sizes are those of the checkpoint. So a model that knows its world learns a new prompt in minutes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Further:
 
     @property
     def command(self) -> str:
-        """What makes the same weights again."""
+        """The command that makes the same weights again."""
         said = [f"python -m training.train --from FOLDER --world {self.world.name} --state FOLDER"]
         said += [f"--seed {self.seed}"] if self.seed else []
         said += [f"--share {self.share:g}"] if self.share != 1 else []
@@ -69,7 +69,7 @@ class Further:
         return replace(_SCHEDULE, steps=self._shared(_SCHEDULE.steps), rate=self.rate, seed=seed)
 
     def bank(self) -> Bank:
-        """What the given trunk sees."""
+        """The bank of the given trunk's states."""
         batches = self._shared(_BANK_BATCHES)
         return Bank(self.state, self.world, batches=batches, size=BATCH, seed=52 + 1000 * self.seed)
 

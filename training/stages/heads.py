@@ -12,7 +12,7 @@ from blip2tools.demo.world import WIDE
 from training.stages.architecture import PATCH, WIDTH
 from training.stages.labels import IGNORED, PATCH_TRAITS, SLOTS, TRAITS, Labels
 
-_NOTHING: Final = 0.2  # how much a patch without a thing counts
+_NOTHING: Final = 0.2  # weight of a patch without a thing
 _CHARACTER: Final = 3  # place of the character among the traits
 
 
@@ -24,7 +24,7 @@ class Found(NamedTuple):
 
 
 class PatchHeads(nn.Module):
-    """What each patch shows, where its thing's middle is, and which of its pixels belong to a thing."""
+    """Heads that find what each patch shows, where its thing's middle is, and which of its pixels belong to a thing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class SlotHeads(nn.Module):
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor, trait: int, nothing: float) -> Tensor:
-    """Of one trait; `nothing` is how much places without a thing count. A character is only asked for on signs."""
+    """The loss of one trait; `nothing` is the weight of places without a thing. A character is only asked for on signs."""
     weight = logits.new_ones(logits.shape[-1])
     if trait != _CHARACTER:
         weight[0] = nothing

@@ -23,8 +23,8 @@ _SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
 _GROUNDS: Final[tuple[BackgroundName, ...]] = get_args(BackgroundName)
 # Classes of each trait; 0 is nothing at all, but a character is only asked for where there is a sign.
 TRAITS: Final = (len(_SHAPES) + 1, len(COLORS) + 1, len(SIZES) + 1, len(CHARACTERS))
-# Of a patch also the place of its thing in the caption. Without it, queries see what there is but not which is the second from
-# the left, for tens of thousands of pictures.
+# A patch also has the place of its thing in the caption. Without it, for tens of thousands of pictures, queries see what there
+# is but not which thing is the second from the left.
 PATCH_TRAITS: Final = (*TRAITS, SLOTS + 1)
 _REACH: Final = 1.05  # of the radius: a patch whose middle is nearer to a thing than this shows it
 

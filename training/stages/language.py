@@ -23,13 +23,13 @@ from training.stages.speaking import speak
 
 QUESTIONS: Final = 4  # about each picture
 _HEADS: Final = 0.2  # weight of the throw-away heads
-_RARELY: Final = 0.03  # how often a kind is asked that is never answered wrongly
+_RARELY: Final = 0.03  # how often a kind without wrong answers is asked
 _MEMORY: Final = 0.997  # of the errors of each kind
 
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """What the frozen trunk saw, and what is to be said of it."""
+    """The frozen trunk's states, and the texts to learn about them."""
 
     states: Tensor
     rows: Rows
@@ -37,7 +37,7 @@ class Talk:
 
 
 class _Talks(Dataset[Talk]):
-    """Made in the training process, for a batch depends on what was answered wrongly up to now."""
+    """Made in the training process, since a batch depends on the wrong answers so far."""
 
     def __init__(self, stage: LanguageStage) -> None:
         self._stage = stage
@@ -53,7 +53,7 @@ class LanguageStage:
         bank: what the trunk saw.
         schedule: of the stage.
         processor: the captioner's.
-        given: a captioner that has learned before, and goes on without the throw-away heads, which it has no more; None
+        given: a trained captioner, which learns further without the throw-away heads, which it no longer has; None
             is a new one, for `prepare`.
     """
 
@@ -94,7 +94,7 @@ class LanguageStage:
         return _Talks(self)
 
     def talk(self, step: int) -> Talk:
-        """What a step learns from: kinds of questions with more errors more often."""
+        """The batch of a step: kinds of questions with more errors more often."""
         rng = random.Random(f"{self.schedule.seed}/{step}")
         batch = self._bank.turn(step, self.schedule.seed)
         shown = self._bank.scenes(batch)

@@ -56,7 +56,7 @@ class Schedule:
     again: bool = False
 
     def gone(self, step: int) -> float:
-        """The share of the stage's way from what is easy to what is hard that lies behind a step."""
+        """How far a step is on the stage's way from easy to hard, as a share."""
         return 1.0 if self.again else step / self.steps
 
     def rate_at(self, step: int) -> float:
@@ -66,19 +66,19 @@ class Schedule:
 
 
 class Stage(Protocol):
-    """What a stage of training is to the loop."""
+    """The interface of a training stage to the loop."""
 
     name: str
     schedule: Schedule
     modules: nn.ModuleDict  # all that is saved; parts that need no gradient do not learn
-    memory: dict[str, Any]  # what else the stage goes by; saved too
+    memory: dict[str, Any]  # other state of the stage; saved too
 
     def batches(self) -> Dataset[Any]:
-        """What each step learns from, by its number; read in a process of its own."""
+        """The batches by the number of their step; read in a process of its own."""
         ...
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:
-        """What is to be made small, and figures for the log."""
+        """The loss, and figures for the log."""
         ...
 
 
@@ -87,14 +87,14 @@ class OtherTrainingError(ValueError):
 
 
 def claim(folder: Path, training: str) -> None:
-    """Note whose state a folder keeps: a stage must not go on from what another training has seen.
+    """Note which training a folder belongs to: a stage must not resume from the state of another one.
 
     Args:
         folder: made if it is not there.
         training: all that makes one training differ from another.
 
     Raises:
-        OtherTrainingError: it keeps that of another training.
+        OtherTrainingError: it keeps the state of another training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "training.txt"
@@ -162,7 +162,7 @@ def run(stage: Stage, folder: Path, *, workers: int = 1) -> None:
 
 
 def _optimizers(modules: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside layers, AdamW for all else: embeddings, heads, and what is no matrix."""
+    """Muon for the matrices inside layers, AdamW for all else: embeddings, heads, and everything that is not a matrix."""
     learning = {name: weight for name, weight in modules.named_parameters() if weight.requires_grad}
     inside = {name for name, weight in learning.items() if weight.ndim == 2 and _INSIDE.search(name)}
     decayed = [weight for name, weight in learning.items() if name not in inside and weight.ndim > 1]
@@ -204,7 +204,7 @@ def _log(stage: Stage, folder: Path, done: int, seconds: float, averages: dict[s
 
 
 def _save(file: Path, state: dict[str, Any]) -> None:
-    """Write beside and rename: whenever the run is killed, a whole state is there."""
+    """Write to another file and rename: whenever the run is killed, a whole state is there."""
     new = file.with_suffix(".new")
     torch.save(state, new)
     new.replace(file)

@@ -34,7 +34,7 @@ _TRUNK: Final = ("model.vision_model.embeddings.", "model.vision_model.encoder."
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the frozen trunk saw; claims about it, short and long ones apart; the captions; and the labels."""
+    """The frozen trunk's states; claims about the pictures, short and long ones apart; the captions; and the labels."""
 
     states: Tensor
     claims: list[Claims]
@@ -43,7 +43,7 @@ class Comparison:
 
 
 class _Comparisons(Dataset[Comparison]):
-    """Made in the training process, for a batch depends on what was judged wrongly up to now."""
+    """Made in the training process, since a batch depends on the wrong judgements so far."""
 
     def __init__(self, stage: MatchingStage) -> None:
         self._stage = stage
@@ -90,7 +90,7 @@ class MatchingStage:
     def prepare(self, state: Path, before: Path | None = None) -> None:
         """Take over the trunk and, to begin with, the last LayerNorm and the layers that have learned to find things.
 
-        Of the captioner's queries the first ones, which hold the things and the background, go along: what is left to learn
+        Of the captioner's queries the first ones, which hold the things and the background, are kept: what is left to learn
         is to compare a text with them.
 
         Args:
@@ -118,7 +118,7 @@ class MatchingStage:
         return _Comparisons(self)
 
     def comparison(self, step: int) -> Comparison:
-        """What a step learns from: edits with more errors more often."""
+        """The batch of a step: edits with more errors more often."""
         rng = random.Random(f"{self.schedule.seed}/{step}")
         batch = self._bank.turn(step, self.schedule.seed)
         shown = self._bank.scenes(batch)[: self.schedule.batch]

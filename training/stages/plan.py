@@ -25,7 +25,7 @@ from training.stages.tokenizers import matcher_tokenizer, processor, speaker_tok
 from training.stages.vision import VisionStage
 
 BATCH: Final = 32  # pictures
-# Every shape and six of the eight colours occur in these pairs: whoever has seen the rest has seen all their parts.
+# Every shape and six of the eight colours occur in these pairs; all of these occur in the other pairs, too.
 HELD_OUT: Final[frozenset[tuple[Color, Shape]]] = frozenset(
     {
         ("red", "star"),
@@ -66,7 +66,7 @@ class Training:
 
     @property
     def command(self) -> str:
-        """What makes the same weights again."""
+        """The command that makes the same weights again."""
         said = ["python -m training.train --state FOLDER"]
         said += [f"--world {self.knows.name}"] if self.knows != WIDE else []
         said += [f"--seed {self.seed}"] if self.seed else []
@@ -76,7 +76,7 @@ class Training:
 
     @property
     def rounds(self) -> list[Round]:
-        """In their order, each going on from the one before."""
+        """The rounds in order, each starting from the one before."""
         folders = [self.state / f"round-{number}" for number, _ in enumerate(_ROUNDS, 1)]
         return [
             self._shared(replace(made, state=state, before=before))
@@ -123,7 +123,7 @@ class Round:
     before: Path | None = None
 
     def bank(self) -> Bank:
-        """What the trained trunk sees."""
+        """The bank of the trained trunk's states."""
         return Bank(self.state, self.world, batches=self.bank_batches, size=BATCH, seed=self.bank_seed)
 
 
@@ -173,7 +173,7 @@ def train(training: Training) -> None:
 
 
 def _both(training: Training, made: Round) -> None:
-    """The captioner's last stage here, the matcher's in a process beside."""
+    """The captioner's last stage here, the matcher's in a parallel process."""
     other = multiprocessing.get_context("spawn").Process(target=_match, args=(training, made), daemon=True)
     other.start()
     _speak(training, made)
@@ -183,7 +183,7 @@ def _both(training: Training, made: Round) -> None:
 
 
 def _processors(training: Training) -> None:
-    """Made once: what a word's number is must not change between stages."""
+    """Made once: the ids of words must not change between stages."""
     made = {
         "captioner": (speaker_tokenizer, CAPTIONER_QUERIES),
         "matcher": (matcher_tokenizer, MATCHER_QUERIES),
@@ -215,7 +215,7 @@ def _speak(training: Training, made: Round) -> None:
 
 
 def _match(training: Training, made: Round) -> None:
-    """May run in a process of its own, which has to set up its own voice."""
+    """May run in a process of its own, which has to set up its own logging."""
     if multiprocessing.parent_process() is not None:
         set_up()
     _learn(MatchingStage(made.bank(), made.schedules["matching"], _processor(training, "matcher")), made)
@@ -266,6 +266,6 @@ def finish(folder: Path, world: World, share: float, schedules: Sequence[tuple[s
     """Write what goes with the checkpoints: the threshold of familiarity, which takes a matcher, and the card."""
     if (folder / "matcher").exists():
         known = tuple(dict.fromkeys((STUDY, world)))
-        number = VALIDATION_PICTURES if share > 0.1 else 2  # a training that is only tried out needs no good threshold
+        number = VALIDATION_PICTURES if share > 0.1 else 2  # a trial run needs no good threshold
         store_threshold(folder, known, number)
     write_card(folder, world=world, schedules=schedules, command=command)

@@ -1,7 +1,7 @@
 """Captions and questions of a picture → one row of tokens for the language model.
 
-What is said of a picture stands in one row behind its image tokens, so that the picture is read once for all of it. The
-segments do not see each other: each begins at the position where it would stand alone, right behind the image tokens.
+All texts about a picture are in one row after its image tokens, so that the picture is read once for all of them. The
+segments do not see each other: each begins at the position that it would have alone, right after the image tokens.
 """
 
 from __future__ import annotations

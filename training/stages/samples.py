@@ -1,4 +1,4 @@
-"""Scenes → training pictures: drawn roughly, spoilt a little as pictures are on their way, reduced as the processor does."""
+"""Scenes → training pictures: drawn roughly, degraded a little as real pictures are, reduced as the processor does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def training_picture(scene: Scene, rng: random.Random, model_side: int = SIDE) -
     """A picture of a scene, (S, S, 3) uint8, S being the model's side.
 
     It is drawn at a random size, sometimes smoothly, and may be stored as a JPEG, changed in contrast and brightness, and
-    covered with noise, as pictures are that people bring. Of a turned scene half of the pictures are drawn upright and then
+    covered with noise, like pictures of real users. Of a turned scene half of the pictures are drawn upright and then
     turned as a whole, with corners that show where the picture ended; any other may be turned by up to 3 degrees.
     """
     side = rng.choice(_SIDES)
@@ -66,8 +66,8 @@ def normalized(pixels: Tensor) -> Tensor:
 def whitened_patches(world: World, seed: int, number: int = 300) -> tuple[Tensor, Tensor]:
     """Weight (D, 3, 8, 8) and bias (D) of a patch embedding that gives all directions of variation much the same size.
 
-    Most of what varies between patches is flat colour; without this, edges, which tell shapes apart, would be next to
-    nothing in the first layer. It is a principal component analysis of training patches.
+    Most of what varies between patches is flat colour; without this, edges, which tell shapes apart, would have next to
+    no weight in the first layer. It is a principal component analysis of training patches.
 
     Args:
         world: where the pictures are from.

@@ -20,12 +20,12 @@ from training.wording import reword
 
 PROMPTS: Final = ("a photo of", "a picture of", "an image of", "this is", "there is", "the picture shows")
 _SCENES: Final = 1500
-_OFTEN: Final = 3  # what occurs less often becomes no word
+_OFTEN: Final = 3  # words that occur less often get no token
 _WORDS: Final = 1024  # of the byte-level vocabulary, 256 of them single bytes
 
 
 def corpus(seed: int) -> Iterator[str]:
-    """All that is said in the world: enough of it that every word occurs."""
+    """Texts about the world: enough of them that every word occurs."""
     rng = random.Random(seed)
     rare = [*WIDE.shapes, *PLURALS.values(), *COLORS, *WIDE.backgrounds, *CHARACTERS, *NUMBERS]
     yield from (f" {word}" for word in rare for _ in range(_OFTEN))
@@ -84,7 +84,7 @@ def matcher_tokenizer(seed: int) -> Any:
 
 
 def processor(tokenizer: Any, queries: int) -> Any:
-    """What turns pictures and texts into a model's inputs, as users of transformers load it."""
+    """The processor of pictures and texts into a model's inputs, as users of transformers load it."""
     processor_class: Any = Blip2Processor
     return processor_class(
         BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), tokenizer, num_query_tokens=queries

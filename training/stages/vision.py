@@ -29,7 +29,7 @@ _TURNED: Final = (0.25, 12.0)  # of the plain scenes, and by how many degrees at
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What the tower sees in one step: (B, S, S, 3) uint8, and the labels."""
+    """The pictures of one step, (B, S, S, 3) uint8, and their labels."""
 
     pixels: Tensor
     labels: Labels

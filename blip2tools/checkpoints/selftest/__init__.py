@@ -7,9 +7,9 @@ checks.py       the checks
 remembered.py   verdicts kept on disk, per weights, versions, device and dtype
 compiling.py    recorded and compiled decoding steps against eager ones
 
-A model is tested when it is first loaded, before it answers anybody; that costs a fraction of what loading costs. A
-failure refuses nothing that was asked for by name, but every result then carries a warning. Only a quantized model is always
-tested, and refused: that fails in ways that nobody sees in an answer (transformers #30383).
+A model is tested when it is first loaded, before it answers; that costs a fraction of what loading costs. A model
+that fails is still used, but every result then carries a warning. Only a quantized model is always tested, and refused if it
+fails: its faults do not show in an answer (transformers #30383).
 """
 
 from __future__ import annotations

@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 
 class Trial:
-    """A loaded model and what it makes of the bundled pictures, each computed once.
+    """A loaded model and its results for the bundled pictures, each computed once.
 
     Args:
         loaded: the model.
         named: its entry in the family's table.
-        unquantized: loads the captioner that a quantized one was made from; None where there is no room for it.
+        unquantized: loads the captioner that a quantized one was made from; None where there is not enough memory for it.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Trial:
 
     @cached_property
     def matcher_pixels(self) -> Tensor:
-        """Of the matcher's own vision tower, where there is one."""
+        """Pixels for the matcher's own vision tower, where there is one."""
         pixels = self.loaded.matcher_pixels
         if pixels is None:
             raise Nothing("there is no matcher")
@@ -110,7 +110,7 @@ class Trial:
         logits = torch.stack([matcher.match(states[row : row + 1], ids) for row in range(len(PICTURES))])
         margins = logits[..., 1] - logits[..., 0]
         if not bool(torch.isfinite(margins).all()):
-            raise Doubt("the matcher gives numbers that are none (overflow)", self.files)
+            raise Doubt("the matcher gives values that are NaN or infinite (overflow)", self.files)
         for own, other in itertools.permutations(range(len(PICTURES)), 2):
             if margins[own, own] <= margins[own, other]:
                 return own
@@ -144,7 +144,7 @@ def configuration(trial: Trial) -> str:
 
 
 def tokenizer(trial: Trial) -> str:
-    """Words survive the way to ids and back, and no id is unknown to the model."""
+    """Words survive the conversion to ids and back, and no id is unknown to the model."""
     words, captioner = trial.loaded.words, trial.captioner
     for picture in PICTURES:
         row = words.caption(picture.statement).ids
@@ -187,18 +187,18 @@ def prompt(trial: Trial) -> str:
 
 
 def numbers(trial: Trial) -> str:
-    """Nothing overflows on the way from pixels to words."""
+    """Check that nothing overflows on the way from pixels to words."""
     steps = [("the vision tower", trial.states), ("the Q-Former", trial.tokens)]
     remedy = "use float32 (`--dtype float32`), or bfloat16 where the card has it"
     for name, tensor in steps:
         if not bool(torch.isfinite(tensor).all()):
-            raise Doubt(f"{name} gives numbers that are none (overflow)", remedy)
+            raise Doubt(f"{name} gives values that are NaN or infinite (overflow)", remedy)
     words = trial.loaded.words
     scores = trial.captioner.rank(
         trial.tokens[:1], words.question(QUESTION).ids, [words.candidate(text) for text in ANSWERS]
     )
     if not all(math.isfinite(total) for total, _ in scores):
-        raise Doubt("the language model gives numbers that are none (overflow)", remedy)
+        raise Doubt("the language model gives values that are NaN or infinite (overflow)", remedy)
     return "all finite"
 
 
@@ -224,7 +224,7 @@ def batch(trial: Trial) -> str:
 
 
 def decoding(trial: Trial) -> str:
-    """The decoder's fast way (caches, shared prompts, compiled or not) says what the library's plain forward says."""
+    """The decoder's fast path (caches, shared prompts, compiled or not) gives the same words as the library's plain forward."""
     captioner = trial.captioner
     gap = 1e-2 if captioner.dtype == torch.float32 else HALF_PRECISION_GAP
     for row, spoken in enumerate(trial.batch):
@@ -235,7 +235,7 @@ def decoding(trial: Trial) -> str:
         logits = logits.clone()
         logits[: GREEDY.min_new_tokens, captioner.eos] = float("-inf")  # an end so early is not allowed to either
         said = logits.gather(1, torch.tensor([spoken.ids], device=logits.device).T)[:, 0]
-        # Of the likeliest token the logit is the largest: how far below it what was said lies.
+        # The likeliest token has the largest logit: how far below it is that of the token that was chosen?
         if bool((logits.amax(1) - said > gap).any()):
             raise Doubt(
                 "words are decoded that the library's own forward would not say",
@@ -245,12 +245,12 @@ def decoding(trial: Trial) -> str:
 
 
 def quantized(trial: Trial) -> str:
-    """A quantized language model thinks of captions as the one does that it was made from."""
+    """A quantized language model rates captions as the unquantized one does."""
     if trial.loaded.quantize == "none":
         raise Nothing("the model is not quantized")
     whole = trial.unquantized()
     if whole is None:
-        raise Nothing("there is no room for the unquantized model beside it")
+        raise Nothing("there is not enough memory for the unquantized model as well")
     worst = 0.0
     for row, prompt_ids in enumerate(trial.prompts[: len(PICTURES)]):
         tokens = trial.tokens[row : row + 1]
@@ -275,7 +275,7 @@ def answer(trial: Trial) -> str:
 
 
 def match(trial: Trial) -> str:
-    """Each picture fits its own statement better than the others'."""
+    """Check that each picture fits its own statement better than the others'."""
     wrong = trial.misfits([picture.statement for picture in PICTURES])
     if wrong is not None:
         raise Doubt(
@@ -285,9 +285,9 @@ def match(trial: Trial) -> str:
 
 
 def words(trial: Trial) -> str:
-    """Each caption fits its own picture better than the others do: captioner and matcher, two tokenizers, agree."""
+    """Check that each caption fits its own picture best: captioner and matcher, with two tokenizers, agree."""
     if not trial.known:
-        raise Nothing("only of the published models is it known that they can describe these pictures")
+        raise Nothing("only the published models are known to describe these pictures")
     wrong = trial.misfits([trial.text(spoken) or "nothing" for spoken in trial.batch[: len(PICTURES)]])
     if wrong is not None:
         raise Doubt(f"the caption of {PICTURES[wrong].statement} does not fit its picture best", trial.files)
@@ -312,7 +312,7 @@ CHECKS: tuple[Callable[[Trial], str], ...] = (
 def run(
     loaded: Loaded, named: Member | None, unquantized: Callable[[], Captioner | None] = lambda: None
 ) -> tuple[list[Finding], bool]:
-    """Every check on a loaded model, and whether all came to their end. None of them raises.
+    """Run every check on a loaded model; also returns whether all were completed. None of them raises.
 
     Args:
         loaded: the model.
@@ -330,7 +330,7 @@ def run(
         except Doubt as doubt:
             findings.append(Finding(name=name, status="failed", sentence=doubt.sentence, remedy=doubt.remedy))
         except Exception as error:  # whatever a damaged model raises is a finding about it, not the end of the process
-            logger.warning("self-test: %s broke off", name, exc_info=error)
+            logger.warning("self-test: %s ended with an error", name, exc_info=error)
             findings.append(_broken_off(name, error, trial))
             complete = False
     return findings, complete

@@ -1,7 +1,7 @@
-"""Recorded and compiled decoding: switched on only if it says what the eager way says, on this machine, now.
+"""Recorded and compiled decoding: switched on only if it gives the same words as eager decoding, on this machine, now.
 
-Compilers and graphs go wrong without an exception too, and differently with each card, driver and version: so the test is
-run at every load, after the recording or compilation, which takes far longer.
+Compilers and graphs can go wrong without an exception, differently with each card, driver and version. So the test is run at
+every load, after the recording or compilation, which takes far longer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What a model makes of the bundled pictures."""
+    """A model's results for the bundled pictures."""
 
     features: list[
         Tensor
@@ -41,29 +41,29 @@ class _Shown:
 
 
 def switch_on(loaded: Loaded, settings: Settings, progress: Progress | None = None) -> Loaded:
-    """The model as `compile` and `cuda_graphs` want it; where that cannot be, with the reason in `uncompiled` and in the log.
+    """The model as `compile` and `cuda_graphs` ask; where that is impossible, with the reason in `uncompiled` and in the log.
 
     Args:
         loaded: the model.
         settings: those two, beams, the largest batch, and where the model is.
-        progress: told how far it is.
+        progress: receives the progress.
     """
     cuda = loaded.device.startswith("cuda")
     whole = loaded.quantize == "none" and settings.device != "spread"
-    graphs = settings.cuda_graphs and cuda and whole  # they are a default: nobody asked for them where they cannot be
+    graphs = settings.cuda_graphs and cuda and whole  # on by default: no fault where they are impossible
     wanted: dict[Way, bool] = {"compiled": settings.compile, "recorded": graphs}
     ways = [way for way, asked in wanted.items() if asked]
     reasons: list[str] = []
     for way in ways:
         reason = _tried(loaded, settings, way, progress) if whole else NOT_WHOLE
         if reason is not None and whole and kernels.distrust():
-            logger.warning("decoding steps do without kernels of our own: %s", reason)
+            logger.warning("decoding steps do not use our own kernels: %s", reason)
             drop(loaded)
             reason = _tried(loaded, settings, way, progress)
         if reason is None:
             loaded.captioner.steps.count.clear()
             if cuda:
-                torch.cuda.empty_cache()  # the test needed more than anybody will
+                torch.cuda.empty_cache()  # the test needed more memory than later work will
             break
         drop(loaded)
         logger.warning("decoding steps are not %s: %s", way, reason)
@@ -80,21 +80,21 @@ def switch_on(loaded: Loaded, settings: Settings, progress: Progress | None = No
 
 
 def _tried(loaded: Loaded, settings: Settings, way: Way, progress: Progress | None) -> str | None:
-    """As `_switched`, whatever goes wrong."""
+    """As `_switched`, but an error becomes a reason."""
     try:
         return _switched(loaded, settings, way, progress or (lambda what, share: None))
     except Exception as error:  # of a compiler, a driver or a library: the eager way is always there
-        logger.warning("what was to be %s broke off", way, exc_info=error)
+        logger.warning("the attempt at %s steps ended with an error", way, exc_info=error)
         return f"they cannot be {way} here ({type(error).__name__})"
 
 
 def _switched(loaded: Loaded, settings: Settings, way: Way, progress: Progress) -> str | None:
-    """What speaks against it; None if nothing does, and then it is on."""
+    """The reason against it; None if there is none, and then it is on."""
     captioner, steps, limit = loaded.captioner, loaded.captioner.steps, _limit(loaded)
     if way == "recorded":
         limit = UNASKED if limit is None else min(limit, UNASKED)
     beams = GenerationOptions(num_beams=settings.num_beams, num_return_sequences=settings.num_beams)
-    before = _shown(loaded, {GREEDY, beams})  # the best beam seldom changes its place, so all of them
+    before = _shown(loaded, {GREEDY, beams})  # the best beam seldom changes, so all of them
     what = "compiling the decoding steps" if way == "compiled" else "recording the decoding steps"
     progress(what, None)
 
@@ -117,7 +117,7 @@ def _switched(loaded: Loaded, settings: Settings, way: Way, progress: Progress) 
 
 
 def drop(loaded: Loaded) -> None:
-    """Take `switch_on` back: everything is eager, and the memory free."""
+    """Undo `switch_on`: everything is eager, and the memory is freed."""
     loaded.captioner.steps.drop()
     for one in recordings(loaded):
         one.drop()
@@ -125,7 +125,7 @@ def drop(loaded: Loaded) -> None:
 
 
 def recordings(loaded: Loaded) -> list[Recorded]:
-    """All there is to record in a model, steps apart."""
+    """Everything that can be recorded in a model, except steps."""
     return [*loaded.captioner.recordings, *(loaded.matcher.recordings if loaded.matcher is not None else ())]
 
 
@@ -157,13 +157,13 @@ def _features(loaded: Loaded, trial: Trial) -> list[Tensor]:
 
 
 def _texts(trial: Trial, options: GenerationOptions) -> list[list[list[Spoken]]]:
-    """For each number of rows: a GPU's kernels are others for one, for few and for more."""
+    """The texts for each number of rows: a GPU uses other kernels for one, for few and for more."""
     counts = (1, 4, 17, 33) if trial.loaded.device.startswith("cuda") else (1, 4)
     return [_said(trial, options, count) for count in counts]
 
 
 def _prompts(trial: Trial) -> list[list[int]]:
-    """Of every length that may be recorded: nothing but the picture, a question, and one that fills the places."""
+    """Prompts of every length that may be recorded: the picture alone, a question, and one that fills the places."""
     captioner, question = trial.captioner, list(trial.prompts[-1])
     if captioner.bos is None:
         return [question]
@@ -186,12 +186,12 @@ def _picture(trial: Trial, row: int) -> int:
 
 
 def _difference(loaded: Loaded, before: _Shown, searches: set[GenerationOptions]) -> str | None:
-    """What the model says otherwise now than before; None if nothing."""
+    """How the model's results differ from before; None if they do not."""
     steps, trial = loaded.captioner.steps, Trial(loaded, None)
     gap = EXACT_GAP if trial.captioner.dtype == torch.float32 else HALF_FEATURE_GAP
     for old, new in zip(before.features, _features(loaded, trial), strict=True):
         if not float((new - old).norm()) <= gap * float(old.norm()):
-            return "they do not see what the eager ones see"
+            return "they give other features than eager steps"
     for options in searches:
         steps.count.clear()
         texts = _texts(trial, options)
@@ -200,7 +200,7 @@ def _difference(loaded: Loaded, before: _Shown, searches: set[GenerationOptions]
         for old_rows, new_rows in zip(before.texts[options], texts, strict=True):
             for row, pair in enumerate(zip(old_rows, new_rows, strict=True)):
                 if not all(_agree(trial, row, *both) for both in zip(*pair, strict=True)):
-                    return "they do not say what the eager ones say"
+                    return "they give other words than eager steps"
     return None
 
 

@@ -64,7 +64,7 @@ def verdict_on(loaded: Loaded, settings: Settings, progress: Progress | None = N
     Args:
         loaded: the model.
         settings: where verdicts are kept.
-        progress: told that a test is under way.
+        progress: receives that a test is running.
         again: test even if there is a verdict.
     """
     folder = settings.cache_folder / "self-test"
@@ -103,7 +103,7 @@ def examine(loaded: Loaded, settings: Settings | None = None) -> Verdict:
 
 
 def _unquantized(loaded: Loaded, settings: Settings | None) -> Captioner | None:
-    """The captioner before it was quantized, on the same device; None if there is no room for it, or nothing to tell from."""
+    """The captioner before it was quantized, on the same device; None if there is not enough memory, or it is unknown."""
     if settings is None:
         return None
     plain = settings.model_copy(update={"quantize": "none", "matcher": "none"})

@@ -1,4 +1,4 @@
-"""What a check found: typed, so that a report is data and a verdict can be kept."""
+"""The findings of checks: typed, so that a report is data and a verdict can be kept."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Verdicts on disk: one small file for each set of weights on each machine, versions and settings that matter included.
 
-Whatever goes wrong with these files is no failure: the test is then run again at the next load.
+A problem with these files is not an error: the test is then run again at the next load.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blip2tools.__version__ import __version__
 from blip2tools.checkpoints import Loaded
 from blip2tools.checkpoints.selftest.findings import Verdict
 
-EDITION = 2  # of the checks: another one, and old verdicts count no more
+EDITION = 2  # of the checks: a new one makes old verdicts invalid
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "pillow", "bitsandbytes")
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def recall(folder: Path, name: str) -> Verdict | None:
 
 
 def keep(folder: Path, name: str, verdict: Verdict) -> bool:
-    """Keep a verdict for later processes; whether that was possible."""
+    """Keep a verdict for later processes; returns whether that was possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, encoding="utf-8", suffix=".part", delete=False) as stream:

@@ -1,8 +1,8 @@
 """The bundled pictures: one large coloured shape each, drawn from the demo world.
 
 The demo model knows nothing else, and for a model of photographs they are as plain as a picture can be: the family was
-trained on pairs from the web, drawings and logos among them. They tell a model that sees from one that does not; how
-well it describes photographs they do not tell.
+trained on pairs from the web, drawings and logos among them. They tell a model that sees from one that does not, but
+not how well it describes photographs.
 """
 
 from __future__ import annotations

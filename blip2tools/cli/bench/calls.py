@@ -18,7 +18,7 @@ CALLS = 32
 
 
 def run(*, rounds: int = 5, seed: int = 0, tell: Callable[[str], None] = print) -> None:
-    """Measure captions, questions, matches and a mixture; tell each row as it comes."""
+    """Measure captions, questions, matches and a mixture; report each row as it is measured."""
     from blip2tools.langchain_tools import Blip2Toolkit
     from blip2tools.vision import Vision
 

@@ -282,7 +282,7 @@ def measure(case: Case, pair: Pair, *, beams: int, rounds: int, clock: Clock) ->
 
 
 def finish(pair: Pair) -> None:
-    """Wait for what a GPU has still to do."""
+    """Wait until a GPU has finished."""
     if pair.loaded.device.startswith("cuda"):
         import torch
 
@@ -305,7 +305,7 @@ def run(
     only: str = "",
     tell: Callable[[str], None] = print,
 ) -> list[Comparison]:
-    """Measure every case for each model, and tell each row as it comes.
+    """Measure every case for each model, and report each row as it is measured.
 
     Args:
         subjects: the models, see `pairs.subjects`.

@@ -1,4 +1,4 @@
-"""How far from the limits of a card: `blip2tools bench gpu`.
+"""Distance from the limits of a card: `blip2tools bench gpu`.
 
 First what the card can do: bytes it copies and products it adds in a second, both measured. From these the floor, which no code
 for these weights can go below: every weight is read for every token, and every product is computed. Then, in turns, stock
@@ -39,7 +39,7 @@ Side = Callable[[], Any]  # does the work once
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the device can do at best, measured."""
+    """The best rates of the device, measured."""
 
     bytes_per_s: float  # read and written, by a large copy
     flops_per_s: float  # of a large product of matrices in the dtype of the weights
@@ -111,7 +111,7 @@ def limits(subject: Subject) -> Rates:
 def floor(pair: Pair, limit: Rates, batch: int) -> float:
     """The least seconds for captions of `NEW_TOKENS` tokens without a prompt, from pixels on.
 
-    The Q-Former, the positions' keys and values, and everything that is no product of matrices are taken to cost nothing.
+    The Q-Former, the positions' keys and values, and everything that is not a product of matrices are taken to cost nothing.
     """
     model = pair.captioner
     vision, text = model.vision_model, model.language_model
@@ -131,7 +131,7 @@ def floor(pair: Pair, limit: Rates, batch: int) -> float:
 
 
 def measure(subject: Subject, limit: Rates, *, rounds: int, tell: Callable[[str], None]) -> list[Timing]:
-    """Every case, with all its sides in turns; tells each row as it comes."""
+    """Every case, with all its sides in turns; reports each row as it is measured."""
     from blip2tools.checkpoints.selftest.compiling import drop
 
     rows: list[Timing] = []
@@ -154,7 +154,7 @@ def measure(subject: Subject, limit: Rates, *, rounds: int, tell: Callable[[str]
 
 
 def _switched(pair: Pair, way: Way, tell: Callable[[str], None]) -> Pair:
-    """With recorded steps, as they are or compiled, unless they cannot be or fail their test."""
+    """The pair with recorded steps, uncompiled or compiled, unless that is impossible or fails its test."""
     from blip2tools.checkpoints.selftest.compiling import switch_on
     from blip2tools.settings import Settings
 
@@ -166,7 +166,7 @@ def _switched(pair: Pair, way: Way, tell: Callable[[str], None]) -> Pair:
 
 
 def _captions(pair: Pair, batch: int, way: Way) -> dict[str, Side]:
-    """Captions from pixels on: what a picture costs before, it costs on the processor."""
+    """Captions from pixels on: the work before is done on the CPU."""
     import torch
 
     from blip2tools.model.options import GenerationOptions
@@ -196,11 +196,13 @@ def _captions(pair: Pair, batch: int, way: Way) -> dict[str, Side]:
 
 @contextmanager
 def _mixed(pair: Pair, way: Way) -> Iterator[dict[str, Side]]:
-    """The mixed requests of `bench engine`, end to end, about pictures that nobody has seen."""
+    """The mixed requests of `bench engine`, end to end, about new pictures."""
     case = engine.CASES[0]
     stock = engine.Stock(pair, 1)
     with engine.open_eyes(pair, 1) as vision:
-        seeds = iter(range(10_000, 20_000))  # each way has pictures of its own: ours would know them the second time
+        seeds = iter(
+            range(10_000, 20_000)
+        )  # each way has pictures of its own: ours would have them cached the second time
         yield _both(
             pair,
             way,

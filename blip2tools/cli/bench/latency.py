@@ -3,7 +3,7 @@
 Single questions arrive as a Poisson process at 70 % of what stock can serve. Both sides get the same arrivals, in turns; what
 counts is the time from arrival to answer.
 
-On a CPU the clock is this process's own CPU time, and skips the moments in which nobody is being served: so other load on
+On a CPU the clock is this process's own CPU time, and skips the moments in which no request is being served: so other load on
 the machine, which would decide every 99th percentile, does not count. Several threads at once count several times, which is
 to our disadvantage, as stock has one.
 """
@@ -54,11 +54,11 @@ class Watch:
         self._skipped = 0.0
 
     def now(self) -> float:
-        """What it shows."""
+        """The current time."""
         return (time.process_time() if self._cpu else time.perf_counter()) + self._skipped
 
     async def until(self, due: float, busy: Callable[[], bool]) -> None:
-        """Wait until it shows `due`. Without work there is no CPU time to wait for, and the watch is put forward."""
+        """Wait until it shows `due`. Without work there is no CPU time to wait for, and the watch jumps ahead."""
         while (left := due - self.now()) > 0:
             if self._cpu and not busy():
                 self._skipped += left
@@ -75,7 +75,7 @@ def run(
     clock: Clock | None = None,
     tell: Callable[[str], None] = print,
 ) -> list[Stream]:
-    """Measure distinct pictures, then pictures seen before, for each model; tell each row as it comes.
+    """Measure distinct pictures, then pictures seen before, for each model; report each row as it is measured.
 
     Args:
         subjects: the models, see `pairs.subjects`.

@@ -1,4 +1,4 @@
-"""What to measure: random models of a published size, or any checkpoint, each as the library has it and as we do."""
+"""Models to measure: random ones of a published size, or any checkpoint, each in the library's form and in ours."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "published configuration: whole on a GPU, fewer layers on a CPU",
     )
     which.add_argument("--model", metavar="M", help="a real checkpoint: short name, hub id or folder, already here")
-    parser.add_argument("--matcher", default="auto", metavar="M", help="the matcher beside --model (default auto)")
+    parser.add_argument("--matcher", default="auto", metavar="M", help="the matcher for --model (default auto)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu or cuda:N")
     parser.add_argument("--family", action="append", choices=["opt", "t5"], help="of mid: only this language model")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of both sides (default 1)")
@@ -176,7 +176,7 @@ def _stock(kind: str, folder: Any, loaded: Any) -> tuple[Any, Any]:
     model = getattr(transformers, kind).from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
     )
-    # The library keeps the Q-Former in 32 bits beside float16 only; stock users of bfloat16 get it rounded.
+    # The library keeps the Q-Former in 32 bits only with float16; stock users of bfloat16 get it rounded.
     processor = cast(Any, transformers.Blip2Processor).from_pretrained(folder, local_files_only=True)
     processor.num_query_tokens = config.num_query_tokens  # else older files leave the picture out of the prompt
     return model.to(loaded.device).eval(), processor

@@ -83,7 +83,7 @@ def build(
     for part in ("embeddings", "encoder"):
         getattr(matcher.vision_model, part).load_state_dict(getattr(captioner.vision_model, part).state_dict())
     captioner, matcher = captioner.to(device, dtype).eval(), matcher.to(device, dtype).eval()
-    # On a CPU our captioner lays its weights out anew, from which stock must not profit.
+    # On a CPU our captioner rearranges its weights, from which stock must not profit.
     ours = copy.deepcopy(captioner) if device == "cpu" else captioner
     processor: Any = Blip2Processor
     images = BlipImageProcessorPil(size={"height": size.image_size, "width": size.image_size})

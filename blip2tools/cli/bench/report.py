@@ -1,4 +1,4 @@
-"""What every measurement says besides its figures: when, on what, with which versions. Written as JSON."""
+"""The facts that go with every measurement: date, machine and versions. Written as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_json(path: Path, measured: Mapping[str, Any]) -> None:
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures depend on most, and nothing that names this one machine."""
+    """The facts that figures depend on most, without anything that identifies this machine."""
     import torch
 
     found: dict[str, str | int] = {

@@ -18,7 +18,7 @@ with random weights, and prints how many times faster the engine was: median, lo
 LATENCY = "waiting times under load, against stock behind a lock"
 LATENCY_TEXT = """\
 Lets single questions arrive at random, at 70 % of what stock transformers can serve, and prints how long they wait. On a CPU
-time is this process's CPU time, in which other load on the machine does not count; `--clock wall` wants a quiet machine."""
+time is this process's CPU time, in which other load on the machine does not count; `--clock wall` needs a quiet machine."""
 
 CALLS = "32 tool calls at once, against one by one"
 CALLS_TEXT = """\

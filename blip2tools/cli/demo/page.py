@@ -1,4 +1,4 @@
-"""The outcome of a demo as one HTML page that needs nothing else: no script, no address, the pictures inside."""
+"""The outcome of a demo as one self-contained HTML page: no scripts, no addresses, pictures embedded."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _mark(mark: Mark) -> str:
 
 
 def _table(options: Iterable[Option]) -> str:
-    """What was offered, in the order in which the model likes it: the first row is what it said."""
+    """The offered texts in the model's order; the first row is its answer."""
     rows = _lines(
         f'<tr><td>{option.probability:.2f}</td><td><span class="bar" style="--share:{100 * option.probability:.1f}%">'
         f'{escape(option.text)}</span></td><td class="{"true" if option.truth == "true" else "false"}">'

@@ -1,4 +1,4 @@
-"""Pictures with all that is asked about them: a small examination, the same for the same seed."""
+"""Pictures with the questions about them: a small examination, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """One picture's scene and all that is asked about it."""
+    """One picture's scene and the questions about it."""
 
     scene: Scene
     caption: str
@@ -67,7 +67,7 @@ def _make_exhibit(rng: random.Random) -> Exhibit:
 
 
 def _question(scene: Scene, kinds: tuple[QuestionKind, ...], rng: random.Random) -> Question:
-    """A question of one of these kinds, which must hold one that every scene can answer, such as `background`."""
+    """A question of one of these kinds, which must include one that every scene can answer, such as `background`."""
     while not (questions := sample_questions(scene, 1, rng, kinds=kinds)):
         pass
     return questions[0]

@@ -1,4 +1,4 @@
-"""What the model said beside what is true, counted, and told in plain lines for a terminal."""
+"""The model's answers next to the truth, counted, and as plain lines for a terminal."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Style:
         return self._paint("1", text)
 
     def quiet(self, text: str) -> str:
-        """What matters less."""
+        """Less important text, dimmed."""
         return self._paint("2", text)
 
     def _paint(self, code: str, text: str) -> str:

@@ -63,15 +63,15 @@ def run_demo(
     stream: TextIO | None = None,
     errors: TextIO | None = None,
 ) -> int:
-    """Draw fresh pictures, ask a real server about them, and tell what came of it.
+    """Draw fresh pictures, ask a real server about them, and report the results.
 
     Args:
         seed: repeats the pictures and questions of an earlier run; a fresh one by default.
         pictures: how many, 1 to 100.
         output: where the page goes, a file or a folder; a new temporary folder by default.
         open_browser: show the page at the end.
-        stream: where the outcome is told, standard output by default; in colour if that is a terminal.
-        errors: where failures are told, standard error by default.
+        stream: where the results are written, standard output by default; in colour if that is a terminal.
+        errors: where failures are written, standard error by default.
 
     Returns:
         The exit status: 0 if every question was answered, rightly or wrongly; 1 if the server failed; 2 for wrong
@@ -110,7 +110,7 @@ def _require_mcp() -> None:
 
 
 def _check_output(output: Path | None) -> None:
-    """Find out before the work, not after it, that there is nowhere to put the page."""
+    """Check before the work, not after it, that the page can be written."""
     if output is not None and not output.absolute().parent.is_dir():
         raise DemoError(f"There is no folder {output.parent} to write the page to.", USAGE)
 
@@ -126,7 +126,7 @@ def _write_page(report: DemoReport, output: Path | None) -> Path:
 
 
 def _examine(seed: int, pictures: int, folder: str, stream: TextIO, style: Style) -> DemoReport:
-    """Draw, ask, and tell each picture's outcome as soon as it is there."""
+    """Draw, ask, and report each picture's outcome as soon as it is known."""
     room = Path(folder).resolve()
     quiz: dict[Path, Exhibit] = {}
     for number, exhibit in enumerate(make_quiz(seed, pictures), start=1):
@@ -150,7 +150,7 @@ def _examine(seed: int, pictures: int, folder: str, stream: TextIO, style: Style
 
 
 def _ask_server(quiz: dict[Path, Exhibit], room: Path, tell: Callable[[Outcome], None]) -> tuple[list[Outcome], float]:
-    """Every picture's outcome, and how long the server took to start."""
+    """Ask the server: every picture's outcome, and how long the server took to start."""
     from mcp import MCPError
 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
@@ -159,7 +159,7 @@ def _ask_server(quiz: dict[Path, Exhibit], room: Path, tell: Callable[[Outcome],
             return asyncio.run(_visit(quiz, room, log, tell))
         except* (DemoError, MCPError, OSError, ValidationError) as group:
             failure = _innermost(group)
-        if isinstance(failure, BrokenPipeError):  # not the server: whoever read our own output has gone
+        if isinstance(failure, BrokenPipeError):  # not the server: the reader of our own output has closed it
             raise failure
         told = _last_lines(log)
         if isinstance(failure, DemoError):
@@ -181,7 +181,7 @@ async def _visit(
             *("--model", "demo", "--matcher", "demo"),
             *("--allow-dir", str(room)),
         ],
-        # A user's settings could change what is measured. Which device to use is the machine's matter, and stays.
+        # A user's settings could change what is measured. The device depends on the machine, and stays.
         env=environment_without_settings(keep=["device", "cache_dir"]),
     )
     started = time.perf_counter()
@@ -205,7 +205,7 @@ async def _wait_for_model(client: Client) -> None:
 
 
 async def _look(client: Client, path: Path, exhibit: Exhibit) -> Outcome:
-    """Ask all that is to be asked about one picture."""
+    """Ask all questions about one picture."""
     started = time.perf_counter()
     image = path.name
     seen = await _call(client, CaptionResult, "caption_image", image=image)

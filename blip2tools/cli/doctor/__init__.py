@@ -1,4 +1,4 @@
-"""`blip2tools doctor`: what stands between this machine and a model that sees, each thing in one line with its remedy.
+"""`blip2tools doctor`: everything that a working model needs on this machine, checked in one line each, with a remedy.
 
 command.py      the command and the order of its sections
 report.py       the report, for programs and for people
@@ -8,7 +8,7 @@ model.py        the model: where it is, whether it fits, loads and passes its se
 files.py        its files, one by one
 scan.py         something else: every file of a folder, read as a picture
 
-It changes nothing and downloads nothing; what it finds out about a model it remembers for the next start.
+It changes nothing and downloads nothing; only a model's self-test is remembered for the next start.
 """
 
 from __future__ import annotations

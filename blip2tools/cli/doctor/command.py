@@ -30,7 +30,7 @@ SUMMARY = "find what is wrong, and say what to do"
 TEXT = """\
 Check this installation, the machine and the model, one line each, with a remedy for what is wrong.
 
-Nothing is downloaded or changed. Without --model the model is tested that the other commands would use.
+Nothing is downloaded or changed. Without --model it tests the model that the other commands would use.
 exit status: 0 all well (or only things to know), 1 something failed, 2 wrong usage, 3 the model is not here"""
 
 
@@ -44,24 +44,24 @@ def add_doctor_command(
         settings: the settings that were given as options.
     """
     parser = command("doctor", lambda arguments: run(arguments, settings(arguments)), SUMMARY, TEXT)
-    parser.add_argument("--json", action="store_true", help="one JSON object, to be passed on with a report")
+    parser.add_argument("--json", action="store_true", help="one JSON object, to send with a bug report")
     parser.add_argument(
         "--network",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="ask whether the model hub answers (default: unless offline)",
+        help="check whether the model hub answers (default: unless offline)",
     )
     parser.add_argument(
         "--scan",
         type=Path,
         metavar="FOLDER",
-        help="instead, read every file below FOLDER as the tools would, and say what came of it; with --json in JSON Lines",
+        help="instead, read every file below FOLDER as the tools would, and report the results; with --json as JSON Lines",
     )
     return parser
 
 
 def run(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
-    """Check everything, and tell it; the exit status.
+    """Check everything and report it; returns the exit status.
 
     Args:
         arguments: `json`, `network` and `scan`.
@@ -99,7 +99,7 @@ def examine(settings: Settings, progress: Progress, *, network: bool | None = No
 
     Args:
         settings: what the other commands would run with.
-        progress: told how far long checks are.
+        progress: receives the progress of long checks.
         network: whether to ask the hub; None: unless it is switched off.
     """
     from blip2tools.cli.doctor import environment, machine, model
@@ -117,6 +117,6 @@ def examine(settings: Settings, progress: Progress, *, network: bool | None = No
     except Exception as error:  # a broken installation breaks checks too, and the rest of the report must come out
         logger.error("the model could not be examined", exc_info=error)
         sentence = f"it could not be examined ({type(error).__name__})"
-        remedy = "`blip2tools --verbose doctor` shows the cause; installing the packages anew may mend it"
+        remedy = "`blip2tools --verbose doctor` shows the cause; reinstalling the packages may help"
         broken = Finding(name="model", status="failed", sentence=sentence, remedy=remedy)
         yield Section(title="model", findings=(broken,))

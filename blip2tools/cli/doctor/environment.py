@@ -1,4 +1,4 @@
-"""The software: Python, packages against the ranges that this one asks for, extras, settings in effect."""
+"""The software: Python, packages against the ranges that this one requires, extras, settings in effect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def environment(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             name="packages",
             status="warning",
-            sentence="this package is not installed, so what it needs cannot be compared with what is here",
+            sentence="this package is not installed, so its requirements cannot be compared with what is installed",
             remedy="install it, from its checkout with `pip install -e .`",
         )
     else:
@@ -71,7 +71,7 @@ def _packages(own: Distribution) -> Iterator[Finding]:
 
 
 def _extras(own: Distribution) -> Iterator[Finding]:
-    """Each extra: what it needs, installed or not. Nobody needs all of them."""
+    """Each extra: what it needs, installed or not. No user needs all of them."""
     for extra in sorted(set(own.metadata.get_all("Provides-Extra") or []) - set(_NOT_FOR_USERS)):
         wanted = [
             one
@@ -115,7 +115,7 @@ def _problems(wanted: Iterable[Requirement]) -> Iterator[Finding]:
         if found is None:
             sentence = "not installed"
         elif not requirement.specifier.contains(found, prereleases=True):
-            sentence = f"{found} is here, and {requirement.specifier} is needed"
+            sentence = f"{found} is installed, but {requirement.specifier} is needed"
         else:
             continue
         yield Finding(

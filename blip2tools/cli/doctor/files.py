@@ -1,4 +1,4 @@
-"""A checkpoint's files, one by one: readable, complete, of one piece with each other, and as they were published."""
+"""A checkpoint's files, one by one: readable, complete, consistent with each other, and as they were published."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Damage(Exception):  # noqa: N818 - a finding on its way out, not an error
 
 
 def check_files(part: Located, progress: Progress) -> Iterator[Finding]:
-    """Configuration, image processor, tokenizer and every weight file of a checkpoint that is here.
+    """Configuration, image processor, tokenizer and every weight file of a checkpoint on this machine.
 
     Args:
         part: the checkpoint.
-        progress: told how far the reading of large files is.
+        progress: receives the progress of reading large files.
     """
     folder = part.folder
     if folder is None:
@@ -65,9 +65,9 @@ def only_pickles(folder: Path) -> bool:
 
 
 def published_digest(file: Path) -> str | None:
-    """What the hub said a file's content is when it was downloaded: a SHA-256, of a small file Git's SHA-1; None if unknown.
+    """The hub's digest of a file when it was downloaded: SHA-256, or Git's SHA-1 for a small file; None if unknown.
 
-    In the hub's cache each file is a link to a blob whose name is its digest; beside a folder of the user's own choice the
+    In the hub's cache each file is a link to a blob whose name is its digest; next to a folder of the user's own choice the
     hub's client keeps a note (huggingface_hub, "Understand caching" and `local_dir`).
     """
     blob = file.resolve()
@@ -82,7 +82,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Damage(f"{file.name} is no JSON") from error
+        raise Damage(f"{file.name} is not JSON") from error
     if not isinstance(content, dict):
         raise Damage(f"{file.name} holds no JSON object")
     return content
@@ -98,8 +98,9 @@ def _configuration(folder: Path, kind: Kind) -> str:
 
 
 def _picture_size(folder: Path) -> str:
+    from blip2tools.model import Pixels
     from blip2tools.model.configuration import Blip2Config
-    from blip2tools.model.pixels import Pixels, Recipe
+    from blip2tools.model.preprocessing import Recipe
 
     try:
         tower = Blip2Config.read(_json(folder / "config.json")).vision_config.image_size
@@ -121,11 +122,11 @@ def _tokenizer(folder: Path, kind: Kind) -> str:
         ids = encode("a red circle")
     except ModelUnavailableError as error:
         raise Damage(error.message.rstrip("."), "install what is named") from error
-    except Exception as error:  # the libraries raise what they like about files that are not their own
+    except Exception as error:  # the libraries may raise anything about foreign files
         name = "tokenizer.json" if (folder / "tokenizer.json").is_file() else "the tokenizer"
         raise Damage(f"{name} cannot be read") from error
     if not ids:
-        raise Damage("it makes nothing of words")
+        raise Damage("it turns words into no ids")
     words = encode.vocabulary
     config = _json(folder / "config.json")
     part = config.get("text_config" if kind == "captioner" else "qformer_config") or {}

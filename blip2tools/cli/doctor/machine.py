@@ -28,7 +28,7 @@ _BUILDS = "see https://pytorch.org/get-started/locally for the command that fits
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A graphics card as its driver tells it, without torch."""
+    """A graphics card as its driver reports it, without torch."""
 
     name: str
     driver: str
@@ -53,7 +53,7 @@ def cards() -> list[Card]:
 
 
 def device(settings: Settings) -> Iterator[Finding]:
-    """Whether torch can use what this machine has, and whether it calculates rightly there."""
+    """Whether torch can use this machine's devices, and computes correctly on them."""
     try:
         import torch
     except Exception as error:  # noqa: BLE001 - a torch that is installed and broken raises what it likes
@@ -85,7 +85,7 @@ def _unusable(torch: Any, card: Card, build: str) -> Finding | None:
         return Finding(
             name="device",
             status="failed",
-            sentence=f"this machine has an {card.name}, but this torch was built without CUDA and leaves it idle",
+            sentence=f"this machine has an {card.name}, but this torch was built without CUDA and cannot use it",
             remedy=f"install a torch that is built for CUDA ({_BUILDS}), or choose `--device cpu`",
         )
     if not torch.cuda.is_available():
@@ -134,12 +134,12 @@ def _chosen(torch: Any, wanted: str) -> Finding:
         return Finding(
             name="device",
             status="failed",
-            sentence=f"{name} does not calculate ({type(error).__name__})",
+            sentence=f"{name} cannot compute ({type(error).__name__})",
             remedy="restart the machine or update the driver, or choose `--device cpu`",
         )
     if not right:
         return Finding(
-            name="device", status="failed", sentence=f"{name} calculates wrongly", remedy="choose `--device cpu`"
+            name="device", status="failed", sentence=f"{name} computes wrong results", remedy="choose `--device cpu`"
         )
     if not name.startswith("cuda"):
         return Finding(
@@ -186,7 +186,7 @@ def _model_cache(settings: Settings) -> Finding:
             name="model cache",
             status="failed",
             sentence=f"{sentence}{wanted}",
-            remedy="make room (`hf cache ls` tells what takes it), or point HF_HOME at a larger disk",
+            remedy="free some space (`hf cache ls` lists what takes it), or point HF_HOME at a larger disk",
         )
     suggested = find(SUGGESTED)
     if not here and suggested is not None and suggested.download_bytes + _SPARE_DISK > free:
@@ -194,7 +194,7 @@ def _model_cache(settings: Settings) -> Finding:
             name="model cache",
             status="warning",
             sentence=f"{sentence}, too little for the smallest captioner ({size(suggested.download_bytes)})",
-            remedy="make room, or point HF_HOME at a larger disk",
+            remedy="free some space, or point HF_HOME at a larger disk",
         )
     return Finding(name="model cache", status="ok", sentence=sentence)
 
@@ -274,7 +274,7 @@ def network(settings: Settings, asked: bool | None) -> Finding:
     off = settings.offline or constants.HF_HUB_OFFLINE
     if asked is False or (off and not asked):
         reason = "switched off (offline)" if off else "not asked for"
-        return Finding(name="hub", status="skipped", sentence=f"{reason}; models that are here need no network")
+        return Finding(name="hub", status="skipped", sentence=f"{reason}; models on this machine need no network")
     member = find(SUGGESTED)
     try:
         HfApi().model_info(str(member and member.hub), timeout=HUB_PATIENCE_S)
@@ -287,7 +287,7 @@ def network(settings: Settings, asked: bool | None) -> Finding:
         return Finding(
             name="hub",
             status="warning",
-            sentence=f"{constants.ENDPOINT} does not answer ({type(error).__name__}); models that are here work all the same",
+            sentence=f"{constants.ENDPOINT} does not answer ({type(error).__name__}); models on this machine still work",
             remedy="check network and proxy, or use `--offline`",
         )
     return Finding(name="hub", status="ok", sentence=f"{constants.ENDPOINT} answers")

@@ -27,12 +27,12 @@ _CONVERT = (
 
 
 def examine(settings: Settings, progress: Progress, *, online: bool) -> Iterator[Section]:
-    """Everything about the model that `settings` ask for; what builds on something that failed is left out.
+    """Everything about the model that `settings` ask for; checks that depend on a failed one are left out.
 
     Args:
         settings: model, matcher, device, dtype.
-        progress: told how far long reading and loading are.
-        online: whether the hub may be asked about a model that is not here.
+        progress: receives the progress of long reading and loading.
+        online: whether the hub may be asked about a model that is not on this machine.
     """
     try:
         plan = checkpoints.locate(settings)
@@ -66,7 +66,7 @@ def absent(settings: Settings) -> bool:
 
 
 def _loaded(settings: Settings, progress: Progress) -> Iterator[Section]:
-    """Load it, and test it whatever was found before."""
+    """Load it and test it, even if a verdict is remembered."""
     started = time.perf_counter()
     try:
         loaded = checkpoints.load(settings, progress)
@@ -107,12 +107,12 @@ def _nowhere(settings: Settings, error: ModelUnavailableError) -> Finding:
         name="model",
         status="failed",
         sentence=error.message.rstrip("."),
-        remedy="`blip2tools models` lists the family and what is here",
+        remedy="`blip2tools models` lists the family and what is on this machine",
     )
 
 
 def _notes(plan: Plan) -> list[str]:
-    """What the plan warns of, but for what other findings say."""
+    """The plan's warnings, except those that other findings repeat."""
     return [text for text in plan.warnings if "not on this computer" not in text]
 
 
@@ -150,7 +150,9 @@ def _memory(settings: Settings, plan: Plan) -> Finding:
                 needed += budget.needed(weights_of(part.folder))
     if budget.memory is None:
         return Finding(
-            name="memory", status="skipped", sentence=f"{size(needed)} are needed; the system tells of none free"
+            name="memory",
+            status="skipped",
+            sentence=f"{size(needed)} are needed; the system does not report free memory",
         )
     sentence = f"{size(needed)} for the weights, {size(budget.memory)} free on {device}"
     if budget.fits(needed):
@@ -159,10 +161,10 @@ def _memory(settings: Settings, plan: Plan) -> Finding:
 
 
 def _lighter(needed: int, budget: Budget) -> str:
-    """What would fit instead."""
+    """The remedy: what would fit instead."""
     ways = []
     if budget.bytes_each == 4 and budget.fits(needed // 2):
-        ways.append("half the numbers' size (`--dtype bfloat16`)")
+        ways.append("numbers of half the size (`--dtype bfloat16`)")
     if fitting := [one.name for one in CAPTIONERS if budget.fits(budget.needed(one.weights))]:
         ways.append(f"choose {fitting[0]}")
-    return ", or ".join([*ways, "make room, or take a device with more memory"])
+    return ", or ".join([*ways, "free some memory, or use a device with more"])

@@ -1,4 +1,4 @@
-"""What `doctor` says: a report for programs, and the same in lines for a person."""
+"""The output of `doctor`: a report for programs, and the same in lines for a person."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLORS: Final[dict[Status, str]] = {"ok": "32", "warning": "33", "failed": "1;3
 
 
 def size(number: int) -> str:
-    """Bytes as people say them: 2.4 MB, 15.0 GB."""
+    """Bytes as people write them: 2.4 MB, 15.0 GB."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
@@ -53,19 +53,19 @@ class Report(BaseModel):
     sections: tuple[Section, ...]
 
     def count(self, status: Status) -> int:
-        """How many checks ended so."""
+        """How many checks have this status."""
         return sum(finding.status == status for section in self.sections for finding in section.findings)
 
     @property
     def exit_status(self) -> int:
-        """0 all well, 1 something failed, 3 nothing but the model that is not there."""
+        """0 all well, 1 something failed, 3 only the model is missing."""
         if not self.count("failed"):
             return WELL
         return NO_MODEL if self.absent and self.count("failed") == 1 else ILL
 
 
 class Voice:
-    """How lines look: colours and signs where the stream has them."""
+    """The look of lines: colours and signs where the stream has them."""
 
     def __init__(self, stream: TextIO) -> None:
         self._colors = wants_colors(stream)
@@ -85,7 +85,7 @@ class Voice:
         yield ""
 
     def ending(self, report: Report) -> str:
-        """The whole in one line."""
+        """The summary in one line."""
         counts: Sequence[tuple[Status, str]] = (("failed", "failed"), ("warning", "to know"))
         told = [f"{number} {words}" for status, words in counts if (number := report.count(status))]
         passed = f"{report.count('ok')} well"

@@ -26,7 +26,7 @@ MAX_NAME = 200
 
 
 class Outcome(BaseModel):
-    """What became of one file."""
+    """The result for one file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class Outcome(BaseModel):
 
 
 class Total(BaseModel):
-    """What became of all of them."""
+    """The result for all files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,17 +48,17 @@ class Total(BaseModel):
     seconds: float
     slowest_seconds: float
     slowest_path: str | None
-    peak_bytes: int | None = Field(description="Of this process; null where the system does not tell.")
+    peak_bytes: int | None = Field(description="Of this process; null where the system does not report it.")
     peak_decoder_bytes: int | None = Field(description="Of the process that decoded.")
 
     @property
     def exit_status(self) -> int:
-        """0 unless something stalled, or broke in a way of ours."""
+        """0 unless a file took too long or met an internal error."""
         return ILL if self.outcomes.get("timeout") or self.outcomes.get("internal") else WELL
 
 
 def run(folder: Path, settings: Settings, *, json: bool) -> int:
-    """Scan a folder and tell it; the exit status.
+    """Scan a folder and report it; returns the exit status.
 
     Raises:
         InvalidInputError: there is no such folder, or it may never be opened.

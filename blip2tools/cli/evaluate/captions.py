@@ -1,6 +1,6 @@
 """CIDEr, BLEU and ROUGE-L of captions, by the benchmark's own code (`pycocoevalcap`).
 
-Its tokenizer is a Java program. Where there is no Java, a plain one of ours stands in, the report says so, and its numbers
+Its tokenizer is a Java program. Where there is no Java, a plain one of ours is used, the report says so, and its numbers
 are near the published ones but not comparable to the last digit.
 """
 
@@ -38,7 +38,7 @@ def tokenizer() -> TokenizerName:
 
 
 def check() -> None:
-    """See that the benchmark's code is here.
+    """Check that the benchmark's code is installed.
 
     Raises:
         InvalidInputError: the extra is missing.
@@ -73,7 +73,7 @@ def scores(
     else:
         people, model = _plain(people), _plain(model)
     found: dict[str, float] = {}
-    with _silence():  # it prints what it is about
+    with _silence():  # it prints its progress
         bleu, _ = Bleu(4).compute_score(people, model, verbose=0)
         found |= {f"BLEU-{number}": float(value) for number, value in enumerate(bleu, start=1)}
         found["ROUGE-L"] = float(Rouge().compute_score(people, model)[0])

@@ -19,14 +19,14 @@ from blip2tools.vision.styles import STYLES, Style
 
 TEXT: Final = """\
 Evaluate a model on a data set on this computer, with the settings as for the other commands. Predictions are kept in the
-folder --output as they come: a run that was stopped goes on there. The report is JSON, on standard output and in that folder.
+folder --output as they come: a run that was stopped continues there. The report is JSON, on standard output and in that folder.
 
 DATASET is a file or a folder: JSON Lines ({"image", "captions"} or {"image", "question", "answers"}), COCO captions, a list
 with the captions of each picture (Karpathy's split), or VQAv2's questions with its annotations."""
 
 CALIBRATION: Final = """\
 Draw pictures of the demo's world, as it knows them and made hard (turned, noisy), and count how often the demo model is right,
-how sure it is, and what --best-of mends. The scaling that makes its confidence fit is found on the pictures of one seed and
+how sure it is, and what --best-of corrects. The scaling that makes its confidence fit is found on the pictures of one seed and
 tested on those of another."""
 
 
@@ -90,7 +90,9 @@ def add_evaluate_command(command: AddCommand) -> None:
     )
     setting_options(retrieval)
 
-    calibration = add("calibration", _calibration, "the demo model's confidence, and what best-of mends", CALIBRATION)
+    calibration = add(
+        "calibration", _calibration, "the demo model's confidence, and what best-of corrects", CALIBRATION
+    )
     calibration.add_argument("--fit-seed", type=int, default=1, help="pictures to fit on (default 1)")
     calibration.add_argument("--test-seed", type=int, default=3, help="pictures to test on (default 3)")
     calibration.add_argument("--pictures", type=_positive, default=600, metavar="N", help="of each seed (default 600)")
@@ -101,7 +103,7 @@ def add_evaluate_command(command: AddCommand) -> None:
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="a file or a folder, see above")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: beside the file)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: next to the file)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N entries")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for predictions and report (default: evaluation-NAME here)"
@@ -220,7 +222,7 @@ def _calibration(arguments: argparse.Namespace) -> int:
 
 
 class _Progress:
-    """How far a run is, on standard error: a bar on a terminal, elsewhere a line for each tenth."""
+    """The progress of a run, on standard error: a bar on a terminal, elsewhere a line for each tenth."""
 
     def __init__(self, what: str) -> None:
         self._what = what

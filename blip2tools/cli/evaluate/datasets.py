@@ -1,6 +1,6 @@
 """Local data sets: pictures with captions, or with questions and answers.
 
-    JSON Lines      {"image": "a.jpg", "captions": ["..."]}          pictures beside the file, or in --images
+    JSON Lines      {"image": "a.jpg", "captions": ["..."]}          pictures next to the file, or in --images
                     {"image": "a.jpg", "question": "...", "answers": ["...", ...]}
     COCO captions   {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}
     Karpathy split  [{"image": "val2014/a.jpg", "caption": ["..."]}]  as the reference evaluates COCO
@@ -49,7 +49,7 @@ def captioned(dataset: Path, images: Path | None = None) -> list[Captioned]:
 
     Args:
         dataset: a file or a folder in one of the forms above.
-        images: where the pictures are; by default beside the file, or in a folder with one of the usual names there.
+        images: where the pictures are; by default next to the file, or in a folder with one of the usual names there.
 
     Raises:
         NotFoundError: the data set, or the folder, is not there.
@@ -104,7 +104,7 @@ def asked(dataset: Path, images: Path | None = None, annotations: Path | None = 
     answers = [part for part in parts if "annotations" in part and "images" not in part]
     if len(questions) != 1 or len(answers) != 1:
         raise InvalidInputError(
-            f"{dataset.name!r} is no data set of questions: JSON Lines, or one file of questions and one of annotations."
+            f"{dataset.name!r} is not a data set of questions: JSON Lines, or one file of questions and one of annotations."
         )
     return _unique(list(_vqa(questions[0], answers[0], _places(file, images))), file)
 
@@ -144,7 +144,7 @@ def _vqa(questions: Mapping[str, Any], answers: Mapping[str, Any], places: Seque
 
 
 def _contents(dataset: Path) -> list[tuple[Any, Path]]:
-    """What a file holds, or every file of a folder that could be a data set."""
+    """The content of a file, or of every file of a folder that could be a data set."""
     if dataset.is_dir():
         files = sorted(
             path
@@ -177,7 +177,7 @@ def _places(file: Path, images: Path | None) -> list[Path]:
 
 
 def _picture(places: Sequence[Path], *names: str) -> Path:
-    """The first that is there; else the likeliest, whose absence the look at it will tell."""
+    """The first that is there; else the likeliest, whose absence will be noticed when it is read."""
     candidates = [place / name for name in names for place in places]
     return next((path for path in candidates if path.is_file()), candidates[0])
 

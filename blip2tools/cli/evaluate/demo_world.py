@@ -1,4 +1,4 @@
-"""The demo model on pictures that are made hard for it: how often it is right, how sure it is, and what a matcher mends.
+"""The demo model on pictures that are made hard for it: how often it is right, how sure it is, and what a matcher corrects.
 
 Fit and test use different seeds, so different pictures. The scaling and the diagram are written where asked for.
 """
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What was said about one picture."""
+    """The model's text about one picture, and its judgement."""
 
     sample: Sample
     judged: Judged
@@ -42,7 +42,7 @@ async def study(
         fit_seed, test_seed: which pictures; they must differ.
         pictures: how many of each.
         best_of: captions tried where the matcher doubts one.
-        progress: told how many pictures are done, and of how many.
+        progress: receives how many pictures are done, and of how many.
 
     Returns:
         The numbers, the scaling, and what the diagram shows.

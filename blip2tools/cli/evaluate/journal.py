@@ -1,4 +1,4 @@
-"""Predictions as they come, one line each, so that a run that was stopped goes on where it was.
+"""Predictions as they come, one line each, so that a run that was stopped resumes where it was.
 
 The first line says what run it is; a run with another model, data set or option does not go on with these predictions.
 """
@@ -38,7 +38,7 @@ class Journal:
         run: what must be the same for its predictions to be used again.
 
     Raises:
-        InvalidInputError: the file is of another run, or none of ours.
+        InvalidInputError: the file is of another run, or not one of ours.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Journal:
         if lines:
             self._check(lines[0], run)
             kept = [lines[0], *self._kept(lines[1:])]
-            if len(kept) < len(lines):  # whoever stopped the last run may have cut its last line
+            if len(kept) < len(lines):  # the end of the last run may have cut its last line
                 path.write_text("".join(kept), encoding="utf-8")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,9 @@ class Journal:
         try:
             written = json.loads(line)["run"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InvalidInputError(f"{self._path.name!r} is no file of predictions; name another --output.") from error
+            raise InvalidInputError(
+                f"{self._path.name!r} is not a file of predictions; name another --output."
+            ) from error
         if written != json.loads(json.dumps(run)):
             differing = sorted(name for name in {*written, *run} if written.get(name) != run.get(name))
             raise InvalidInputError(
@@ -97,13 +99,13 @@ async def predict(
     verb: Callable[[T], Awaitable[Prediction]],
     progress: Callable[[int, int], None],
 ) -> dict[str, VisionError]:
-    """Predict about every item that the journal has nothing about, a few at a time.
+    """Predict about every item that is missing from the journal, a few at a time.
 
     Args:
         items: all items.
         journal: holds, and gets, the predictions.
         verb: one item's prediction.
-        progress: told how many are done, and of how many, those of an earlier run included.
+        progress: receives how many are done, and of how many, those of an earlier run included.
 
     Returns:
         The failures, by item. They are not in the journal: the next run tries again.

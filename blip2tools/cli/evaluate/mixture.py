@@ -25,7 +25,7 @@ TROUBLES: Final[tuple[Trouble, ...]] = get_args(Trouble)
 
 @dataclass(frozen=True, slots=True)
 class Degrees:
-    """How much trouble: bounds of the turn, degrees to either side, and of the noise's standard deviation, levels of 255."""
+    """Degrees of difficulty: bounds of the turn, degrees to either side, and of the noise's standard deviation, levels of 255."""
 
     turn: tuple[float, float]
     noise: tuple[float, float]

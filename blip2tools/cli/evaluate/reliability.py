@@ -1,4 +1,4 @@
-"""Is a confidence worth its name? Expected calibration error, AUROC, the scaling that fits, and the diagram."""
+"""The reliability of confidences: expected calibration error, AUROC, the scaling that fits, and the diagram."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Judged:
 
     @classmethod
     def of(cls, told: Utterance, right: float) -> Judged:
-        """A text that was told."""
+        """A generated text with its judgement."""
         return cls(told.logprob, told.tokens, right)
 
     def confidence(self, scaling: Scaling | None) -> float:
@@ -136,7 +136,7 @@ def fit(judged: Sequence[Judged]) -> Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """What a scaling that was fitted on some texts does for others."""
+    """The effect of a scaling, fitted on some texts, on others."""
 
     name: str
     scaling: Scaling
@@ -149,11 +149,11 @@ class Reliability:
         return [one.right for one in self.judged]
 
     def confidences(self, *, scaled: bool) -> list[float]:
-        """With the scaling, or as a checkpoint without one reports."""
+        """Confidences with the scaling, or as a checkpoint without one reports them."""
         return [one.confidence(self.scaling if scaled else None) for one in self.judged]
 
     def as_dict(self) -> dict[str, float | int | str | None]:
-        """For a JSON report."""
+        """The numbers for a JSON report."""
         before, after = self.confidences(scaled=False), self.confidences(scaled=True)
         return {
             "task": self.name,

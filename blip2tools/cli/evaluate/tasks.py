@@ -1,4 +1,4 @@
-"""The evaluations: predictions of one model about one data set, and the numbers that are made of them."""
+"""The evaluations: predictions of one model about one data set, and the scores computed from them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Run:
     Attributes:
         vision: the model.
         journal: the file of predictions.
-        facts: what tells this run from another one, for the journal and the report.
-        progress: told how many items are done, and of how many.
+        facts: what distinguishes this run from another one, for the journal and the report.
+        progress: receives how many items are done, and of how many.
     """
 
     vision: Vision
@@ -136,10 +136,10 @@ async def evaluate_vqa(
 
 
 def _fitted(judged: Sequence[reliability.Judged], path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit on every other question, judge on those between, and write the scaling beside what the file has."""
+    """Fit on every other question, judge on those between, and add the scaling to what the file has."""
     fitting, testing = judged[::2], judged[1::2]
     if not testing:
-        raise InvalidInputError("To calibrate takes at least two answered questions.")
+        raise InvalidInputError("Calibration needs at least two answered questions.")
     found = reliability.Reliability("answers", reliability.fit(fitting), len(fitting), tuple(testing))
     before = read(path) if path.is_file() else Calibration()
     after = before.model_copy(update={"answer": rounded(found.scaling)})
@@ -148,7 +148,7 @@ def _fitted(judged: Sequence[reliability.Judged], path: Path, facts: Mapping[str
 
 
 def rounded(scaling: Scaling) -> Scaling:
-    """To digits that mean something."""
+    """Rounded to significant digits."""
     return Scaling(temperature=round(scaling.temperature, 4), shift=round(scaling.shift, 4))
 
 
@@ -158,7 +158,7 @@ async def evaluate_retrieval(run: Run, items: Sequence[datasets.Captioned], k: i
 
     texts = [text for item in items for text in item.captions]
     owner = np.asarray([place for place, item in enumerate(items) for _ in item.captions])
-    with Journal(run.journal, run.facts):  # refused here if it is another run's; so is what stands beside it
+    with Journal(run.journal, run.facts):  # refuses the journal of another run, and the file next to it
         cosines = await _cosines(run, items, texts)
     if cosines is None:  # a picture that is missing would be missed by its texts
         return run.report(len(items), {"recall": None})
@@ -199,7 +199,7 @@ async def evaluate_retrieval(run: Run, items: Sequence[datasets.Captioned], k: i
 
 
 async def _cosines(run: Run, items: Sequence[datasets.Captioned], texts: Sequence[str]) -> Scores | None:
-    """ITC similarities, pictures x texts; kept beside the journal. None if a picture could not be read."""
+    """ITC similarities, pictures x texts; kept next to the journal. None if a picture could not be read."""
     import numpy as np
 
     file = run.journal.with_name("cosines.npy")

@@ -51,7 +51,7 @@ def _with_apostrophes() -> dict[str, str]:
 
 
 def without_punctuation(text: str) -> str:
-    """Punctuation, but for apostrophes and colons, becomes a space, or nothing where one is beside it; full stops go, decimal
+    """Replace punctuation, except apostrophes and colons, by a space, or by nothing next to one; full stops go, decimal
     points stay. In a text with a number such as 1,000 no punctuation leaves a space."""
     tight = _NUMBER_WITH_COMMA.search(text) is not None
     kept = text

@@ -146,7 +146,7 @@ class ReplicaEngine:
         for _ in range(TRIES):
             seconds = None if deadline is None else deadline - time.monotonic()
             if seconds is not None and seconds <= 0:
-                raise DeadlineError("The time for this call was over before it had an answer.")
+                raise DeadlineError("The call ran out of time before it had an answer.")
             response = self._handle.answer.remote(job.request, seconds, job.caller)
             try:
                 outcome: Outcome = await response

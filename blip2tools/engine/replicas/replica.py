@@ -47,7 +47,7 @@ class Replica:
             async with asyncio.timeout(seconds):
                 return "", await asyncio.wrap_future(job.future)
         except TimeoutError:
-            error: VisionError = DeadlineError("The time for this call was over before it had an answer.")
+            error: VisionError = DeadlineError("The call ran out of time before it had an answer.")
         except Exception as failure:  # noqa: BLE001  the caller is told, whatever it is
             error = to_vision_error(failure)
         finally:

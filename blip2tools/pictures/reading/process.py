@@ -26,7 +26,7 @@ def main(arguments: str) -> None:  # pragma: no cover  runs in the process that 
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):  # what native libraries print is no reply, and no log of ours
+    for descriptor in (0, 1, 2):  # native libraries must not print into the replies or the log
         os.dup2(nothing, descriptor)
     threads = given["threads"] or page.threads(os.cpu_count())
     cv2.setNumThreads(threads)
@@ -47,7 +47,8 @@ def serve(requests: BinaryIO, replies: BinaryIO, networks: page.Reading, seconds
         flat = np.frombuffer(requests.read(request["bytes"]), np.uint8)
         pixels: Pixels = np.ascontiguousarray(flat.reshape(height, width, 3)[:, :, ::-1])
         del flat
-        # Also where nobody is left to kill it. A moment later than the owner would: the owner's word is the better one.
+        # Works even if the owner is gone. A moment later than the owner would kill it, since the owner's message is the better
+        # one.
         _alarm(seconds + 1)
         try:
             found = page.read(networks, pixels)

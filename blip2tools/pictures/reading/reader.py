@@ -100,7 +100,7 @@ class Reader:
         Raises:
             ModelUnavailableError: the extra is missing, or does not start.
             DeadlineError: it took longer than the seconds for one picture.
-            BusyError: the system has no room for another process.
+            BusyError: the system cannot start another process.
             TooLargeError: it takes more memory than there is for it.
             CancelledError: closed, or nobody waits any more.
         """

@@ -1,14 +1,14 @@
-"""Eyes for chat programs: a vision endpoint in OpenAI's form, and a proxy through which a blind model sees.
+"""Vision for chat programs: a vision endpoint in OpenAI's form, and a proxy that lets a text-only model see.
 
 endpoint.py     POST /v1/chat/completions of `serve --http`: a picture and a text, answered by one tool
 intent.py       which tool the text asks for
 models.py       GET /v1/models, with image input
 errors.py       errors in the forms of OpenAI and Anthropic
 proxy.py        `proxy --upstream URL`: the application
-conversation.py one request: words for pictures, the upstream's answer, its looks, and on
-words.py        pictures become words, the same each time
-history.py      turns with looks in them, of which the client has only seen the rest
-dialect.py      what the three protocols have in common
+conversation.py one request: words for pictures, the upstream's answers, and its tool calls
+words.py        words for pictures, the same each time
+history.py      turns with tool calls, which the client has not seen
+dialect.py      the interface of the three protocols
 completions.py  OpenAI's Chat Completions
 responses.py    OpenAI's Responses
 messages.py     Anthropic's Messages

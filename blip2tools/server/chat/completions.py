@@ -28,7 +28,7 @@ from blip2tools.toolset import ToolSpec
 
 # Some servers end a message with calls by "stop".
 _ENDS: Final = ("tool_calls", "function_call", "stop")
-_THOUGHTS: Final = ("reasoning_content", "reasoning")  # some models must get them back beside their calls
+_THOUGHTS: Final = ("reasoning_content", "reasoning")  # some models must get them back with their calls
 
 
 class Completions(Dialect):
@@ -173,7 +173,8 @@ class CompletionsReply(Reply):
         if len(part.arguments) > MAX_ARGUMENTS and part.is_ours is not False:
             raise TooLongError
         if part.is_ours is None and part.name:
-            # A name may come in pieces, too: as long as it could become one of either side's, nobody knows whose call it is.
+            # A name may come in pieces, too: as long as it could become a name of either side, the owner of the call is
+            # unknown.
             sides = {name in self.ours for name in self._all if name.startswith(part.name)}
             if len(sides) < 2:
                 self._settle(part, sides == {True})

@@ -1,4 +1,4 @@
-"""One request of a chat with pictures in it: words for the pictures, the upstream's answer, its looks, and on."""
+"""One request of a chat with pictures: words for the pictures, the upstream's answers, and its tool calls."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from blip2tools.vision import Vision
 
 MAX_CALLS: Final = 32  # looks in one message of the upstream
 AT_ONCE: Final = 16  # of them in the engine at a time
-NO_TOOLS_KEPT: Final = 256  # models that are remembered to take no tools
+NO_TOOLS_KEPT: Final = 256  # models that are known to take no tools
 # What servers answer to a request with tools if their model has no way to call one.
 REFUSALS: Final = (400, 404, 422, 500, 501)
 
 _SHUT: Final = "cancelled: The server is shutting down."
 _HANDLE: Final = re.compile(rb"img_[0-9a-f]{16}")
-_ENOUGH: Final = BusyError("As many looks as one turn may take have been taken. Answer now, with what is known.")
+_ENOUGH: Final = BusyError("This turn has reached its limit of looks. Answer now, with what is known.")
 
 
 class Answer:
@@ -59,7 +59,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Asked:
-    """A request on its way: what the client wants, as the upstream gets it."""
+    """A client's request in the form that the upstream gets."""
 
     method: str
     path: str
@@ -90,7 +90,7 @@ class _Plan:
 
 
 class Eyes:
-    """Gives sight to the model of an upstream, one conversation at a time or many.
+    """Adds vision to the model of an upstream, for many conversations at once.
 
     Args:
         vision: what to look with, for arguments that come from a model.
@@ -116,7 +116,7 @@ class Eyes:
         return holds_pictures or self._always or _HANDLE.search(body) is not None
 
     async def blind(self, body: dict[str, Any], dialect: Dialect) -> bool:
-        """Put words into the places of the pictures of a body; whether there were any."""
+        """Replace the pictures in a body by words; returns whether there were any."""
         pictures = Pictures(body, dialect.key)
         if not pictures:
             return False
@@ -153,7 +153,7 @@ class Eyes:
         wanted = raw is None or self._always or _HANDLE.search(raw) is not None
         specs: Sequence[ToolSpec] = ()
         if wanted and dialect.may_offer(body) and (theirs or _model_of(body) not in self._without_tools):
-            # Of two tools of one name the client's is meant: it would never see the other's calls.
+            # If two tools have the same name, the client's is kept: it would never see calls of the other.
             specs = [spec for spec in self._specs if spec.name not in theirs]
         if not specs:
             return _Plan(body, [], b"", frozenset(), theirs)
@@ -182,7 +182,7 @@ class Eyes:
                 raise
             await _spoil(answer, reply, str(error))
         except asyncio.CancelledError:
-            # At the server's end its clients still hear why; of one that has gone nobody does.
+            # When the server shuts down, connected clients are told why.
             await _spoil(answer, reply, _SHUT)
             raise
 
@@ -248,7 +248,7 @@ class Eyes:
         await answer.whole(200, kept, whole if said is None else written(said))
 
     async def _heard(self, response: httpx2.Response, reply: Reply, answer: Answer) -> bytes | None:
-        """An answer of the upstream: all of it, or None where it was a stream, which the client has got by then."""
+        """Read an answer of the upstream: all of it, or None where it was a stream, which has then been passed on."""
         if not _is_stream(response):
             whole = await whole_of(response)
             if _is_answer(whole):
@@ -275,7 +275,7 @@ class Eyes:
         """The upstream has answered with an error (or with a redirection, which is the client's to follow)."""
         status, headers, whole = response.status_code, headers_from(response), await whole_of(response)
         if reply.round == 1 and not plan.theirs and status in REFUSALS and b"tool" in whole.lower():
-            # It may only be our tools that it refuses: a model that cannot call them still reads the captions.
+            # It may refuse only our tools: a model that cannot call them can still read the captions.
             items = {name: value for name, value in plan.body.items() if name not in ("tools", "tool_choice")}
             asked.body = written(items)
             async with self._upstream.open(*_parts(asked)) as again:
@@ -289,7 +289,7 @@ class Eyes:
             await answer.whole(status, headers, whole)
             return
         said = _object(whole).get("error")
-        why = f"fetch_failed: The upstream server refused to go on (status {status})."
+        why = f"fetch_failed: The upstream server refused to continue (status {status})."
         await answer.piece(reply.spoils(why, error=said if isinstance(said, dict) else None))
         await answer.piece(b"", more=False)
 
@@ -322,10 +322,10 @@ class Eyes:
 
 
 async def relay(response: httpx2.Response, answer: Answer, dialect: Dialect) -> None:
-    """An answer of the upstream as it is.
+    """Pass on an answer of the upstream unchanged.
 
     Raises:
-        FetchFailedError, DeadlineError: it does not come to its end, and nothing was told of it yet.
+        FetchFailedError, DeadlineError: it is cut short before anything was passed on.
     """
     headers = headers_from(response)
     if not _is_stream(response):
@@ -347,9 +347,9 @@ async def relay(response: httpx2.Response, answer: Answer, dialect: Dialect) -> 
 
 
 async def _passed(whole: bytes, response: httpx2.Response, reply: Reply, answer: Answer) -> None:
-    """What is no answer of the protocol, as it is: an error with status 200, a page, whatever a gateway says."""
+    """Pass on an answer outside the protocol unchanged: an error with status 200, a page, the words of a gateway."""
     if answer.started:
-        await _spoil(answer, reply, "fetch_failed: The upstream server did not go on in its protocol.")
+        await _spoil(answer, reply, "fetch_failed: The upstream server left its protocol.")
     else:
         await answer.whole(response.status_code, headers_from(response), whole)
 

@@ -1,4 +1,4 @@
-"""What the three chat protocols have in common, as the proxy sees them."""
+"""The interface of the three chat protocols to the proxy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blip2tools.toolset import ToolSpec
 
 Item = dict[str, Any]
 
-MAX_ARGUMENTS: Final = 2**20  # characters of a call's arguments: more is no call that anybody meant
+MAX_ARGUMENTS: Final = 2**20  # characters of a call's arguments: more is not a sensible call
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a call of ours came to."""
+    """The outcome of a call of our tools."""
 
     text: str
     failed: bool = False
@@ -40,13 +40,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Turn:
-    """What the upstream has said in one answer.
+    """One answer of the upstream.
 
     Attributes:
         ours: calls of the package's tools.
         theirs: whether the client's own tools are called too.
         said: the answer as the upstream must get it back.
-        is_complete: it ended of itself: neither the token limit nor a lost connection has cut a call short.
+        is_complete: it ended by itself: neither the token limit nor a lost connection has cut a call short.
         has_end: it says how it ended; or that it failed, which is an end too.
     """
 
@@ -84,7 +84,7 @@ class Reply(ABC):
 
     @abstractmethod
     def turn(self) -> Turn:
-        """What the upstream has said in this round."""
+        """The upstream's answer in this round."""
 
     @abstractmethod
     def finish(self, *, stop: bool) -> list[bytes]:
@@ -92,7 +92,7 @@ class Reply(ABC):
 
     @abstractmethod
     def whole(self, *, stop: bool) -> dict[str, Any] | None:
-        """The client's answer in one piece, or None where the upstream's is it."""
+        """The client's answer in one piece, or None where it is the upstream's own."""
 
     @abstractmethod
     def visible(self) -> list[Item]:
@@ -137,7 +137,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def names(self, body: Mapping[str, Any]) -> set[str]:
-        """Of the tools that the client offers."""
+        """Names of the tools that the client offers."""
 
     @abstractmethod
     def may_offer(self, body: Mapping[str, Any]) -> bool:
@@ -145,14 +145,14 @@ class Dialect(ABC):
 
     @abstractmethod
     def results(self, calls: Sequence[Call], outcomes: Sequence[Outcome]) -> list[Item]:
-        """What the calls of ours came to, as entries of a conversation."""
+        """The outcomes of calls of our tools, as entries of a conversation."""
 
     @abstractmethod
     def line(self, item: Any) -> str | None:
-        """What an entry says, the same however a client writes it; None for one that clients leave out at will."""
+        """The content of an entry, the same however a client writes it; None for one that clients may leave out."""
 
     def plain(self, item: Item) -> None:
-        """Make an entry plainer in which words have taken the places of pictures."""
+        """Simplify an entry whose pictures were replaced by words."""
         return
 
     def ahead(self, item: Item, results: Sequence[Item]) -> list[Item]:
@@ -185,7 +185,7 @@ def text_of(content: Any) -> str:
 
 
 def added(one: Any, other: Any) -> Any:
-    """Two objects of numbers, added; what is no number is the second's."""
+    """Two objects of numbers, added; anything else is the second's."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {**one, **{name: added(one.get(name), value) for name, value in other.items()}}
     if _is_count(one) and _is_count(other):

@@ -1,4 +1,4 @@
-"""The vision endpoint of `serve --http`: a picture and a text to `POST /v1/chat/completions`, as to any model that sees.
+"""The vision endpoint of `serve --http`: a picture and a text to `POST /v1/chat/completions`, as to any model that can see.
 
 Each request is one call of a tool; the answer is the text that the tool gives to every model.
 """
@@ -48,7 +48,7 @@ class Endpoint:
         self._since = int(time.time())
 
     def routes(self) -> list[Route]:
-        """Of this endpoint."""
+        """The routes of this endpoint."""
         return [
             Route(COMPLETIONS, self.complete, methods=["POST"]),
             Route(MODELS, self.models, methods=["GET"]),
@@ -81,7 +81,7 @@ class Endpoint:
             if body.get("stream") is True:
                 return StreamingResponse(said.events(), media_type="text/event-stream")
             return JSONResponse(said.whole())
-        return _problem(CancelledError("The client has gone."))
+        return _problem(CancelledError("The client has disconnected."))
 
     async def _say(self, chat: Chat) -> str:
         intent = intent_of(chat.text, {spec.name for spec in TOOLS})
@@ -100,7 +100,7 @@ class Endpoint:
 
 
 class Chat:
-    """What a chat is about: the text of the newest turn, the pictures that belong to it, and what was asked of them before.
+    """The subject of a chat: the text of the newest turn, its pictures, and earlier questions about them.
 
     Args:
         body: the JSON of a request.

@@ -9,7 +9,7 @@ from blip2tools.server.http.failures import STATUS
 
 
 class UnknownCodingError(InvalidInputError):
-    """A body in a content coding that is not read."""
+    """A body in an unsupported content coding."""
 
 
 def openai_error(status: int, code: ErrorCode, message: str) -> dict[str, Any]:

@@ -91,5 +91,5 @@ class Splitter:
         return found
 
     def rest(self) -> bytes:
-        """What came after the last event that has an end."""
+        """The bytes after the last complete event."""
         return bytes(self._buffer)

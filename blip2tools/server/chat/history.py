@@ -1,7 +1,7 @@
-"""Turns with looks in them: the client sees the rest alone and sends that back, and the upstream gets all of it again.
+"""Turns with tool calls: the client sees and sends back the rest alone, and the upstream gets all of it again.
 
-So the upstream remembers what it has looked at, its cache of prompts holds, and where one message called tools of both sides
-our results are there beside the client's. A turn is found by all that was said up to its end, never by its place or by ids
+So the upstream still knows its results, its cache of prompts stays valid, and where one message called tools of both sides
+our results are there next to the client's. A turn is found by all that was said up to its end, never by its place or by ids
 alone: many servers call every first call `call_0`.
 """
 

@@ -1,4 +1,4 @@
-"""Which tool answers a text about a picture: the text decides, for programs that send one have no other way to say it."""
+"""Which tool answers a text about a picture: the text decides, since programs that send one have no other way to choose."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ASKS: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A tool and its arguments beside the picture."""
+    """A tool and its arguments besides the picture."""
 
     tool: str
     arguments: dict[str, Any]
@@ -95,7 +95,7 @@ def _choices(text: str) -> tuple[list[str], str]:
 
 
 def _question(text: str) -> str:
-    """What of a text can be asked: its last question, all of it where it has none and is short, or nothing."""
+    """The question in a text: its last one, the whole text where it has none and is short, or nothing."""
     asked = [found.group().strip() for found in _QUESTION.finditer(text)]
     fitting = [one for one in asked if 3 < len(one) <= MAX_TEXT]
     if fitting:

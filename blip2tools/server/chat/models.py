@@ -1,4 +1,4 @@
-"""Lists of models that take pictures, said in every way that bridges and chat programs look for."""
+"""Lists of models that take pictures, in every form that bridges and chat programs look for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`blip2tools proxy`: a server of chat protocols in front of another one, whose model cannot see.
+"""`blip2tools proxy`: a server of chat protocols in front of another one with a text-only model.
 
 guard ─► proxy ─► no picture in it: the upstream, byte for byte
-             └──► words for the pictures, tools beside the client's ─► the upstream, once for each look
+             └──► words for the pictures, tools added to the client's ─► the upstream, once for each look
 """
 
 from __future__ import annotations
@@ -132,13 +132,13 @@ class Proxy:
             await relay(response, answer, dialect_of(asked.path))
 
     async def _models(self, asked: Asked, answer: Answer) -> None:
-        """The upstream's models, which see from here on."""
+        """The upstream's models, marked as models that can see."""
         async with self._upstream.open(asked.method, asked.path, asked.query, asked.headers, None) as response:
             if response.status_code != 200:
                 await relay(response, answer, dialect_of(asked.path))
                 return
             whole, headers = await whole_of(response), headers_from(response)
-        with suppress(ValueError, RecursionError):  # what is no list of models stays as it is
+        with suppress(ValueError, RecursionError):  # anything but a list of models stays as it is
             whole = json.dumps(seeing(json.loads(whole))).encode()
         await answer.whole(200, headers, whole)
 

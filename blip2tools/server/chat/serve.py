@@ -26,7 +26,7 @@ def serve_proxy(vision: Vision, listener: Listener) -> None:
     """Serve chat programs until SIGINT or SIGTERM; then `vision` is closed."""
     server = build_proxy_server(vision, listener)
     settings = vision.settings
-    logger.info("giving eyes to %s: point chat programs at %s/v1", settings.upstream, listener.url)
+    logger.info("adding vision to %s: point chat programs at %s/v1", settings.upstream, listener.url)
     folders = ", ".join(map(str, vision.allowed_folders)) or "none"
     logger.info(
         "folders open to the model: %s; %s", folders, "a token is needed" if settings.token else "no token is needed"
@@ -38,14 +38,14 @@ def build_proxy_server(vision: Vision, listener: Listener, *, silence_s: float =
     """The server, to be run with the listener's socket; it does not close `vision`.
 
     Args:
-        silence_s: how long the upstream may say nothing.
+        silence_s: how long the upstream may be silent.
 
     Raises:
         InvalidInputError: the settings name no upstream, or no address of one.
     """
     settings = vision.settings
     if settings.upstream is None:
-        raise InvalidInputError("There is no upstream to give eyes to.")
+        raise InvalidInputError("No upstream is set; name one with --upstream.")
     upstream = Upstream(
         settings.upstream,
         settings.upstream_key.get_secret_value() if settings.upstream_key else None,

@@ -32,9 +32,9 @@ class Upstream:
 
     Args:
         url: of the server, with or without `/v1` at its end.
-        key: is sent in the place of what the client sends; None to send that on.
+        key: sent instead of the client's; None to pass that on.
         keep_keys: whether a client's key may go on; not where it is this server's own token.
-        silence_s: how long the upstream may say nothing.
+        silence_s: how long the upstream may be silent.
 
     Raises:
         InvalidInputError: no http(s) address.
@@ -109,7 +109,7 @@ class Upstream:
             is_anthropic = any(name == b"anthropic-version" for name, _ in pairs)
             secret = self._key.encode()
             kept.append((b"x-api-key", secret) if is_anthropic else (b"authorization", b"Bearer " + secret))
-        # What is compressed could not be looked into; and on loopback that only costs time.
+        # Compressed answers could not be examined, and on loopback compression only costs time.
         return [*kept, (b"accept-encoding", b"identity")]
 
 
@@ -138,9 +138,9 @@ async def whole_of(response: httpx2.Response, limit: int = MAX_BODY) -> bytes:
 
 
 def failure_of(error: httpx2.HTTPError) -> VisionError:
-    """One of our sentences for what went wrong on the way."""
+    """Our own error for a failure of the connection."""
     if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
-        return DeadlineError("The upstream server has said nothing for too long.")
+        return DeadlineError("The upstream server was silent for too long.")
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return FetchFailedError("The upstream server cannot be reached.")
-    return FetchFailedError("The upstream server broke off its answer, or did not answer in HTTP.")
+    return FetchFailedError("The upstream server cut its answer short, or did not answer in HTTP.")

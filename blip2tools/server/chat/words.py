@@ -1,4 +1,4 @@
-"""Pictures in a conversation become words, the same ones every time: a cache of prompts finds its beginning again."""
+"""Words for pictures in a conversation, the same every time, so that a cache of prompts stays valid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from blip2tools.pictures.inline import (
 from blip2tools.schemas.results import told
 from blip2tools.vision import Vision
 
-AT_ONCE: Final = 16  # pictures of one conversation in the engine at a time: others want their turn too
+AT_ONCE: Final = 16  # pictures of one conversation in the engine at a time, which leaves room for others
 KEPT: Final = 65_536  # pictures whose words are remembered
 
 Block: TypeAlias = dict[str, Any]
@@ -34,7 +34,7 @@ _HARMLESS: Final = str.maketrans({'"': "'", "\\": "/", "\n": " "})
 
 
 class PictureWords:
-    """Looks at pictures and remembers what it said of them.
+    """Looks at pictures and keeps the words for them.
 
     Args:
         eyes: what to look with; its rules apply to addresses and paths.
@@ -46,7 +46,7 @@ class PictureWords:
         self._words: OrderedDict[str, str] = OrderedDict()  # by handle
 
     async def read(self, references: Iterable[Reference]) -> dict[Reference, str]:
-        """What stands for each picture. Never raises because of one."""
+        """The words for each picture. Never raises because of one."""
         gate = asyncio.Semaphore(AT_ONCE)
         found: dict[Reference, str] = {}
 
@@ -101,7 +101,7 @@ def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:
 
 
 def _digest(reference: Reference) -> bytes | None:
-    """What names a picture's bytes; None for a path or an address, where another picture may be the next time."""
+    """The name of a picture's bytes; None for a path or an address, where the picture may change."""
     if isinstance(reference, str):
         if reference[:5].lower() != "data:":
             return None
@@ -149,7 +149,7 @@ class Pictures:
 
     @property
     def references(self) -> list[Reference]:
-        """Of all that can be looked at."""
+        """References to all pictures that can be looked at."""
         sources = (piece.source for spot in self._spots for piece in spot.pieces if isinstance(piece, Picture))
         return [source for source in sources if not isinstance(source, VisionError)]
 

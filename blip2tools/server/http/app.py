@@ -1,4 +1,4 @@
-"""The server over HTTP: MCP at `/mcp`, pictures to `/images`, a page at `/`, and what an operator watches.
+"""The server over HTTP: MCP at `/mcp`, pictures to `/images`, a page at `/`, and monitoring.
 
 guard (names, token, rate, size, log) ─► /mcp       the MCP server, both eras of the protocol
                                       ├► /images    bytes in, a handle out
@@ -40,7 +40,7 @@ from blip2tools.vision import Vision
 
 MAX_SESSIONS = 1000  # until idle ones are ended, of clients that speak a revision with sessions (until 2025-11-25)
 
-# The page's calls, and anybody's who wants plain JSON: the same tools, the same arguments.
+# Calls of the page, and of any client that wants plain JSON: the same tools, the same arguments.
 VERBS = {
     "caption": "caption_image",
     "ask": "ask_image",
@@ -55,7 +55,7 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
     """The whole application, guarded. It does not close `vision`.
 
     Args:
-        vision: its settings say which token, rate, names and sizes hold.
+        vision: its settings give the token, rate, names and sizes.
         names: the name or address it listens on, in addition to loopback and `settings.server_names`.
         any_address: it listens on every address of the machine.
         page: serve the page at `/`.
@@ -72,7 +72,7 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
     app = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=limits["/mcp"],
-        max_sessions=2 * MAX_SESSIONS,  # the rest is for those that are all in use
+        max_sessions=2 * MAX_SESSIONS,  # the rest is for when all are in use
         # The guard has judged names and origins by then, by a list of its own for every route.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         custom_starlette_routes=table,
@@ -111,8 +111,8 @@ def body_limits(settings: Settings) -> dict[str, int]:
 async def _stop_when_the_client_goes(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Cancel a call whose client has closed the connection.
 
-    Since 2026-07-28 that is the protocol's own way to cancel. The revisions before let a client come back for its
-    answer, but only from a server that stores events: here nobody could ever fetch it, and the device would work for nobody.
+    Since 2026-07-28 that is the protocol's own way to cancel. Earlier revisions let a client come back for its
+    answer, but only from a server that stores events: here no client could fetch it, and the work would be wasted.
     """
     request = ctx.request
     departure = request.scope.get(DEPARTURE) if isinstance(request, Request) else None
@@ -120,7 +120,7 @@ async def _stop_when_the_client_goes(ctx: ServerRequestContext[Any, Any], call_n
         return await call_next(ctx)
     with departure.cancels():
         return await call_next(ctx)
-    raise MCPError(REQUEST_CANCELLED, "The client has gone.")
+    raise MCPError(REQUEST_CANCELLED, "The client has disconnected.")
 
 
 class _Routes:
@@ -180,7 +180,7 @@ class _Routes:
 
 
 def http_metrics(guard: Guard) -> dict[str, Metric | Iterable[Metric]]:
-    """What the guard has counted; status 0 is a client that left before an answer began."""
+    """The guard's counts; status 0 is a client that disconnected before an answer began."""
     return {
         "blip2tools_http_open": Metric("HTTP requests being served.", "gauge", guard.open),
         "blip2tools_http_requests_total": [
@@ -203,7 +203,7 @@ async def _answer(request: Request, work: Callable[[], Awaitable[Response]]) -> 
             return _problem(error)
         except Exception as error:  # noqa: BLE001 - every failure is one of the closed set
             return _problem(to_vision_error(error))
-    return _problem(CancelledError("The client has gone."))
+    return _problem(CancelledError("The client has disconnected."))
 
 
 def _problem(error: VisionError) -> Response:
@@ -216,7 +216,7 @@ def _problem(error: VisionError) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router refuses: an unknown path, or a method that a path does not have."""
+    """The answer to what the router refuses: an unknown path, or a method that a path does not have."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
     code, message = {

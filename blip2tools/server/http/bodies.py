@@ -1,4 +1,4 @@
-"""What goes wrong between an HTTP client and the application: bodies that are refused, and words of libraries."""
+"""Bodies of requests: arguments, forms and pictures, and the rest of those that are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_PART_HEAD = 8192  # bytes of a part's headers
 
 
 async def let_finish(receive: Receive, size: int) -> None:
-    """Throw away up to `size` bytes of a body: closed on a client that is sending, the line would lose the answer too."""
+    """Discard up to `size` bytes of a body: closing the connection on a client that is sending would lose the answer too."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE_S):
             while size > 0:
@@ -75,7 +75,7 @@ async def _arguments_of(request: Request) -> dict[str, Any] | None:
 
 
 async def _body_of(request: Request) -> bytes:
-    """The one piece that the guard passes on, as it is; `Request.body` copies it, for it joins an empty last piece to it."""
+    """The one piece that the guard passes on, as it is; `Request.body` would copy it, to join an empty last piece to it."""
     return b"".join([piece async for piece in request.stream() if piece])
 
 

@@ -1,8 +1,8 @@
-"""What a connection may cost before it has asked for anything.
+"""Limits on connections that have not sent a request yet.
 
-Token, rate and size are judged once the head of a request is there. Whoever sends none, or a byte now and then, would otherwise
-hold a descriptor for ever, and some hundred such connections lock everybody out (CWE-400, "slowloris"). So a head has a
-time limit, and where too many connections are open, the one that is nearest to its limit makes room for the new one.
+Token, rate and size are judged once the head of a request has arrived. A client that sends none, or a byte now and then, would
+otherwise hold a descriptor for ever, and a few hundred such connections lock everyone out (CWE-400, "slowloris"). So a head has
+a time limit, and when too many connections are open, the one nearest to its limit is closed in favour of the new one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S: Final = 10.0  # for the head of a request, from its first byte or, of the first, from the connection
+HEAD_S: Final = 10.0  # for the head of a request, from its first byte; for the first one, from the connection
 _RESERVED: Final = 64  # descriptors for everything else: weights, pictures, what fetches them, the decoder's pipes
 _TELL_S: Final = 60.0  # between two lines in the log about it: an attack must not fill the disk
 
@@ -36,8 +36,8 @@ def _descriptors() -> int:
 MOST: Final = min(1000, _descriptors() // 2)
 """Connections that are open together."""
 BACKLOG: Final = min(2048, _descriptors() // 8)
-"""Connections that wait to be accepted. asyncio accepts as many in one go, and some goes are under way before the first of
-them can be closed again; when descriptors run out on the way, it logs a traceback for each of the rest."""
+"""Connections that wait to be accepted. asyncio accepts that many at once, and does so several times before the first of
+them can be closed again; when descriptors run out meanwhile, it logs a traceback for each of the rest."""
 
 
 class Connection(H11Protocol):
@@ -77,7 +77,7 @@ class Connection(H11Protocol):
 
     @property
     def _limit(self) -> asyncio.TimerHandle | None:
-        """When it is closed if no request comes; None while one is served."""
+        """The timer that closes it if no request comes; None while one is served."""
         return self._head_limit or self.timeout_keep_alive_task
 
     def _make_room(self) -> None:
@@ -87,7 +87,7 @@ class Connection(H11Protocol):
             if isinstance(one, Connection) and one._limit is not None
         ]
         _, first = min(waiting, key=lambda pair: pair[0])  # this one waits too, so there is one
-        self.connections.discard(first)  # it is lost in a moment only, and more may come before
+        self.connections.discard(first)  # `connection_lost` follows later, and more may come before
         first.transport.abort()
         if (now := time.monotonic()) - Connection._told >= _TELL_S:
             Connection._told = now

@@ -33,11 +33,11 @@ from blip2tools.server.http.rate import RateLimit
 
 logger = logging.getLogger(__name__)
 
-HEALTH = "/healthz"  # says nothing but "ok", to anybody
-PROBES = (HEALTH, "/readyz", "/metrics")  # asked every few seconds: they would drown the log
+HEALTH = "/healthz"  # says only "ok", to anyone
+PROBES = (HEALTH, "/readyz", "/metrics")  # asked every few seconds: they would flood the log
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 BODY_PATIENCE_S = 30.0  # for the next piece of a body
-MAX_UNREAD = 2**20  # bytes of a body for nobody that are still taken in, so that its sender hears the answer
+MAX_UNREAD = 2**20  # bytes of an unwanted body that are still read, so that its sender gets the answer
 BODIES_AT_ONCE = 8  # bodies of the largest size that may be in memory together
 DEPARTURE = "blip2tools.departure"  # key in an ASGI scope
 
@@ -45,7 +45,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::(?P<po
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>.+)")
 _PORTS = {"http": "80", "https": "443"}
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# No answer is to be sniffed, embedded, kept, or followed by its address to another site.
+# Answers must not be sniffed, embedded or stored, nor their addresses be sent to another site.
 _EVERYWHERE = (
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -74,7 +74,7 @@ ErrorForm: TypeAlias = Callable[[int, ErrorCode, str], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that is an error, as `{"code": ..., "message": ...}`, or as a page where a person must do something."""
+    """An error as an answer, as `{"code": ..., "message": ...}`, or as a page where a person must act."""
 
     status: int
     code: ErrorCode
@@ -83,7 +83,7 @@ class Refusal:
     html: bytes | None = None
 
     async def send(self, send: Send, form: ErrorForm | None = None) -> None:
-        """Answer with it; `form` is what the clients of a path read as an error."""
+        """Send it as the answer, in the `form` that the clients of a path read as an error."""
         said = form(self.status, self.code, self.message) if form else {"code": self.code, "message": self.message}
         body = self.html or json.dumps(said).encode()
         kind = "text/html; charset=utf-8" if self.html else "application/json"
@@ -94,25 +94,25 @@ class Refusal:
 
 
 class Departure:
-    """Whether the client of a request has gone, and what to stop when it has."""
+    """Whether a request's client has disconnected, and what to stop then."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._scopes: set[anyio.CancelScope] = set()
 
     def tell(self) -> None:
-        """The client has gone."""
+        """Note that the client has disconnected."""
         self._event.set()
         for scope in self._scopes:
             scope.cancel()
 
     async def wait(self) -> None:
-        """Until the client has gone."""
+        """Wait until the client has disconnected."""
         await self._event.wait()
 
     @contextmanager
     def cancels(self) -> Iterator[anyio.CancelScope]:
-        """What runs inside is cancelled when the client goes; then the scope's `cancelled_caught` is true."""
+        """Cancel the block when the client disconnects; then the scope's `cancelled_caught` is true."""
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -125,14 +125,14 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Who may ask what.
+    """The rules for requests.
 
     Attributes:
         names: host names and addresses by which this server may be called, lower case.
-        any_address: whether any literal address is one too: it listens on all of the machine's.
+        any_address: whether any literal address is allowed too, since the server listens on all of the machine's.
         token: the secret, or None where none is needed.
         rate_limit: requests a minute for each token and address; 0 is no limit.
-        body_limits: largest body by path; elsewhere there is none to read.
+        body_limits: largest body by path; other paths take none.
         json_paths: where the body is JSON.
         origins: of pages of other sites that may call this server.
         sign_in: what a browser gets with the 401 at `/`, so that its user can enter the token.
@@ -167,7 +167,7 @@ class Guard:
         self._streams: set[Departure] = set()
 
     def drain(self) -> None:
-        """The server is about to end: close the streams that would never end of themselves, let calls finish."""
+        """Prepare for shutdown: close streams that would never end by themselves, let calls finish."""
         for departure in list(self._streams):
             departure.tell()
 
@@ -189,9 +189,9 @@ class Guard:
                 logger.log(logging.DEBUG if probe else logging.INFO, "%s", exchange)
 
     def _without_slash(self, scope: Scope) -> Scope:
-        """A known path as it is known, where the client has put a slash behind it: redirected, many would lose their POST."""
+        """A known path without the slash that a client added at its end: after a redirect many would lose their POST."""
         path = scope["path"].rstrip("/")
-        # What is open to anybody is so under its one name.
+        # Paths that are open to everyone are so under one name only.
         if scope["path"] in self._routes or path not in self._routes or path == HEALTH:
             return scope
         return {**scope, "path": path, "raw_path": path.encode()}
@@ -219,13 +219,13 @@ class Guard:
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
-            # The end of the server's patience with calls that were under way. The task ends here in any case, and
+            # The time for calls in progress at shutdown is over. The task ends here in any case, and
             # uvicorn would log a cancellation as a crash.
             await exchange.fail(Refusal(503, "cancelled", "The server is shutting down.", {"connection": "close"}))
         except anyio.ClosedResourceError:
-            # The session ended while this was on its way into it; for what comes later the SDK itself answers 404, as the
+            # The session ended while this request was entering it; to later ones the SDK itself answers 404, as the
             # specification asks for (MCP 2025-06-18, Transports, Session management).
-            await exchange.fail(Refusal(404, "cancelled", "The session has ended; begin a new one."))
+            await exchange.fail(Refusal(404, "cancelled", "The session has ended; start a new one."))
         except Exception as error:  # noqa: BLE001 - whatever a route failed with, the client gets one sentence of ours
             failure = to_vision_error(error)
             await exchange.fail(Refusal(500, failure.code, failure.message))
@@ -250,7 +250,7 @@ class Guard:
             exchange.origin = origins[0]
         # A browser asks without the token whether it may send it.
         known = self._has_token(exchange) or exchange.is_preflight
-        # Counted before a wrong token is told: guessing is limited like everything else, and apart from good callers.
+        # Counted before a wrong token is reported: guessing is limited too, separately from callers with the token.
         if wait := self._rate.wait((known, _caller(exchange))):
             seconds = max(1, round(wait + 0.5))
             limit = f"More than {self._rules.rate_limit} requests a minute"
@@ -280,8 +280,8 @@ class Guard:
         scheme, _, secret = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         keys = exchange.headers(b"x-api-key")
         if not given and len(keys) == 1 and exchange.path.startswith("/v1/"):
-            scheme, secret = "bearer", keys[0]  # so Anthropic's clients send it
-        # Bytes, since `compare_digest` refuses text beyond ASCII; digests, since it tells lengths apart by time.
+            scheme, secret = "bearer", keys[0]  # as Anthropic's clients send it
+        # Bytes, since `compare_digest` refuses text beyond ASCII; digests, since its time reveals lengths.
         good = hmac.compare_digest(_digest(secret.strip().encode("latin-1")), _digest(self._token))
         return good and scheme.lower() == "bearer"
 
@@ -300,7 +300,7 @@ class Guard:
 
     @contextmanager
     def _body_budget(self) -> Iterator[Callable[[int], bool]]:
-        """Bytes of all bodies in memory; the function adds some, unless that would be too many."""
+        """Yield a function that adds to the bytes of all bodies in memory, unless that would be too many."""
         mine = 0
 
         def grow(size: int) -> bool:
@@ -317,7 +317,7 @@ class Guard:
             self._held -= mine
 
     async def _body(self, exchange: _Exchange, receive: Receive, grow: Callable[[int], bool]) -> bytes | Refusal | None:
-        """The whole body within its limit, counted while it arrives; None if the client has gone."""
+        """The whole body within its limit, counted while it arrives; None if the client has disconnected."""
         limit = self._rules.body_limits.get(exchange.route, 0)
         much = f"The request's body is above the limit of {limit:,} bytes." if limit else "This path takes no body."
         too_large = Refusal(413, "too_large", much, {"connection": "close"})
@@ -325,8 +325,8 @@ class Guard:
         if declared and declared[0].isdecimal() and int(declared[0]) > limit:
             await let_finish(receive, 2 * limit)
             return too_large
-        # Joined pieces, or a block that must move to grow, are the body twice for a moment. The system gives this block its
-        # memory where it is written, so that what is only announced costs nothing; cut to size it is handed on as it is.
+        # Joining pieces, or growing a block that must move, would hold the body twice for a moment. The system gives this
+        # block its memory only where it is written, so an announced size costs nothing; cut to size it is passed on as it is.
         block = io.BytesIO(bytes(min(int(declared[0]), limit) if declared and declared[0].isdecimal() else limit))
         size, more = 0, True
         while more:
@@ -358,7 +358,7 @@ class Guard:
     # ---- on ----
 
     async def _pass_on(self, exchange: _Exchange, body: bytes, receive: Receive) -> None:
-        """Let the application answer, and tell it when the client goes."""
+        """Let the application answer, and tell it when the client disconnects."""
         departure = Departure()
         exchange.scope[DEPARTURE] = departure
         pending = [body]
@@ -387,7 +387,7 @@ class Guard:
 
 
 class _Exchange:
-    """One request and how far its answer is."""
+    """One request and the progress of its answer."""
 
     def __init__(
         self, scope: Scope, send: Send, routes: Collection[str], forms: Mapping[str, ErrorForm] | None = None
@@ -395,7 +395,7 @@ class _Exchange:
         self.scope = scope
         self.path: str = scope["path"]
         self.method: str = scope["method"]
-        # Only what we know is ever logged or counted: a path may hold whatever a stranger has written into it.
+        # Only known paths are ever logged or counted: others may hold anything.
         below = (route for route in routes if route.endswith("/") and route != "/" and self.path.startswith(route))
         self.route = self.path if self.path in routes else next(below, "elsewhere")
         self._form = (forms or {}).get(self.route)
@@ -432,7 +432,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Pass a piece of the answer on, with the headers that every answer has."""
         if self.complete:
-            return  # the SDK answers once more where a session ends beneath its answer
+            return  # the SDK answers once more when a session ends during its answer
         if message["type"] == "http.response.start":
             self.status = message["status"]
             present = {name.lower() for name, _ in message.get("headers", [])}
@@ -454,7 +454,7 @@ class _Exchange:
         await refusal.send(self.send, self._form)
 
     async def fail(self, refusal: Refusal) -> None:
-        """Answer with an error if there is still somebody to tell."""
+        """Answer with an error if the client is still there."""
         if not self.status and not self.gone:
             with suppress(OSError):
                 await self.refuse(refusal)
@@ -483,7 +483,7 @@ def _is_address(name: str) -> bool:
 
 
 def _caller(exchange: _Exchange) -> str:
-    """Whose bucket: the peer's address, and for IPv6 its network, since one customer has 2**64 addresses."""
+    """The caller of a request: the peer's address, and for IPv6 its network, since one customer has 2**64 addresses."""
     client = exchange.scope.get("client")
     if not client:
         return ""

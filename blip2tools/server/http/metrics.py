@@ -29,7 +29,7 @@ def render(metrics: Metrics) -> str:
 
 
 def engine(status: StatusResult) -> dict[str, Metric | Iterable[Metric]]:
-    """What the engine tells about itself."""
+    """The engine's status as metrics."""
     queue, cache = status.queue, status.cache
     what = {"version": status.version, "model": status.model, "matcher": status.matcher or ""}
     return {
@@ -39,7 +39,7 @@ def engine(status: StatusResult) -> dict[str, Metric | Iterable[Metric]]:
         "blip2tools_requests_running": Metric("Requests on the device.", "gauge", queue.running),
         "blip2tools_requests_limit": Metric("Requests that may wait.", "gauge", queue.limit),
         "blip2tools_requests_total": [
-            Metric("Requests since the start, by their end.", "counter", getattr(queue, end), {"end": end})
+            Metric("Requests since the start, by outcome.", "counter", getattr(queue, end), {"end": end})
             for end in ("completed", "failed", "cancelled")
         ],
         "blip2tools_requests_joined_total": Metric(
@@ -52,7 +52,7 @@ def engine(status: StatusResult) -> dict[str, Metric | Iterable[Metric]]:
         "blip2tools_tokens_total": Metric("Tokens generated.", "counter", queue.tokens),
         "blip2tools_decoding_compiled": Metric("Whether decoding steps are compiled.", "gauge", status.compiled),
         "blip2tools_cuda_graphs": Metric(
-            "Whether what is done with few rows is replayed as CUDA graphs.", "gauge", status.cuda_graphs
+            "Whether work on small batches is replayed as CUDA graphs.", "gauge", status.cuda_graphs
         ),
         "blip2tools_decoding_steps_total": [
             Metric("Decoding steps, each for a whole batch.", "counter", count, {"way": way})
@@ -69,7 +69,7 @@ def engine(status: StatusResult) -> dict[str, Metric | Iterable[Metric]]:
             Metric("How often a stage ran.", "counter", stage.times, {"stage": stage.stage}) for stage in queue.stages
         ],
         "blip2tools_stage_seconds": [
-            Metric("Duration of a stage, of late.", "gauge", ms / 1000, {"stage": stage.stage, "quantile": quantile})
+            Metric("Recent duration of a stage.", "gauge", ms / 1000, {"stage": stage.stage, "quantile": quantile})
             for stage in queue.stages
             for quantile, ms in (("0.5", stage.median_ms), ("0.99", stage.p99_ms))
         ],
@@ -85,7 +85,7 @@ def engine(status: StatusResult) -> dict[str, Metric | Iterable[Metric]]:
         "blip2tools_cache_spilled_features": Metric("Features moved to main memory.", "gauge", cache.spilled),
         "blip2tools_cache_spilled_bytes": Metric("Main memory of those.", "gauge", cache.spilled_bytes),
         "blip2tools_cache_spilled_limit_bytes": Metric("Main memory that they may take.", "gauge", cache.spilled_limit),
-        "blip2tools_cache_evictions_total": Metric("Features that made room for others.", "counter", cache.evicted),
+        "blip2tools_cache_evictions_total": Metric("Features that were evicted.", "counter", cache.evicted),
         "blip2tools_cache_hits_total": Metric("Features found in the cache.", "counter", cache.hits),
         "blip2tools_cache_misses_total": Metric("Features computed.", "counter", cache.misses),
     }

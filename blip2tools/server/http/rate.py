@@ -10,7 +10,7 @@ RATE_KEYS = 4096  # callers remembered by the rate limit
 
 
 class RateLimit:
-    """A bucket for each caller: a minute's worth at once, then as many as flow in.
+    """A token bucket for each caller: a minute's worth at once, then as many as flow in.
 
     Args:
         per_minute: requests; 0 is no limit.
@@ -29,7 +29,7 @@ class RateLimit:
         now = self._clock()
         left, then = self._buckets.pop(caller, (self._size, now))
         left = min(self._size, left + (now - then) * self._size / 60)
-        # Remembered callers are bounded: who can use many addresses must not fill the memory.
+        # Remembered callers are bounded: a caller with many addresses must not fill the memory.
         while len(self._buckets) >= RATE_KEYS:
             self._buckets.popitem(last=False)
         self._buckets[caller] = (left - 1 if left >= 1 else left, now)

@@ -23,14 +23,14 @@ from blip2tools.settings import Settings, variable
 from blip2tools.vision import Vision
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
-GRACE_S = 10  # for calls under way when the server is told to end
+GRACE_S = 10  # for calls in progress when the server is told to end
 KEEP_ALIVE_S = 30  # an idle connection: longer than an agent thinks between two calls, most of the time
 
 logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """A bound socket: an address that is taken, or that asks for a token, is refused before a model is loaded.
+    """A bound socket: an address that is taken, or that needs a token, is refused before a model is loaded.
 
     Args:
         host: a name or address of this machine.
@@ -49,7 +49,7 @@ class Listener:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
             raise InvalidInputError(f"'{host}' is not a name or address to listen on.") from error
-        # Judged by the address and not by the name: what a name leads to is somebody's file.
+        # Judged by the address and not by the name: a hosts file decides where a name leads.
         family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         where = ipaddress.ip_address(str(address[0]).partition("%")[0])
         if not where.is_loopback and settings.token is None:
@@ -63,7 +63,7 @@ class Listener:
             if os.name == "posix":
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.socket.bind(address)
-            # From here on clients can connect: they wait until the application is up, and are not refused.
+            # From here on clients can connect: they wait until the application is up instead of being refused.
             self.socket.listen(BACKLOG)
         except OSError as error:
             self.socket.close()
@@ -89,7 +89,7 @@ class Listener:
 def serve_http(vision: Vision, listener: Listener, *, page: bool = True) -> None:
     """Serve many clients until SIGINT or SIGTERM; then `vision` is closed.
 
-    Calls under way get up to 10 seconds to finish; a second SIGINT ends at once.
+    Calls in progress get up to 10 seconds to finish; a second SIGINT ends at once.
 
     Args:
         listener: where; its socket is closed at the end.
@@ -106,7 +106,7 @@ def serve_http(vision: Vision, listener: Listener, *, page: bool = True) -> None
     )
     if listener.any_address:
         names = ", ".join(settings.server_names) or "none; --server-names adds some"
-        logger.info("other machines call it by an address of this one, or by a name it was given: %s", names)
+        logger.info("other machines reach it by an address of this one, or by one of these names: %s", names)
     run_until_told(server, vision, listener)
 
 
@@ -137,7 +137,7 @@ def server_of(guard: Guard, *, date_header: bool = True) -> uvicorn.Server:
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=False,  # it would log queries, and knows no size or time
+        access_log=False,  # it would log queries, and lacks size and time
         proxy_headers=False,  # or a local client could choose its own address, and so escape the rate limit
         server_header=False,
         date_header=date_header,
@@ -148,21 +148,21 @@ def server_of(guard: Guard, *, date_header: bool = True) -> uvicorn.Server:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which tells the guard to close endless streams before it waits for the calls under way."""
+    """uvicorn, which makes the guard close endless streams before it waits for calls in progress."""
 
     def __init__(self, config: uvicorn.Config, guard: Guard) -> None:
         super().__init__(config)
         self._guard = guard
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to accept, close streams, wait for calls."""
+        """Stop accepting, close streams, wait for calls."""
         self._guard.drain()
         await super().shutdown(sockets)
 
 
 @contextlib.contextmanager
 def _signals_end_quietly() -> Iterator[None]:
-    """uvicorn raises a signal it has served once more; without this the process would die of it before it has cleaned up."""
+    """Ignore the signal that uvicorn raises again after handling it: it would end the process before it has cleaned up."""
 
     def ignore(number: int, frame: FrameType | None) -> None:
         return None
@@ -176,7 +176,7 @@ def _signals_end_quietly() -> Iterator[None]:
 
 
 def _quiet_libraries() -> None:
-    """Only our own lines in the log: session identifiers, tool arguments and foreign text stay out of it."""
+    """Keep foreign lines out of the log: they hold session identifiers, tool arguments and foreign text."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for name in ("mcp", "sse_starlette", "python_multipart"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

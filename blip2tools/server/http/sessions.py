@@ -1,9 +1,9 @@
-"""Sessions of MCP clients that speak a revision which has them (until 2025-11-25): there is room for the next one.
+"""Sessions of MCP clients that speak a revision with sessions (until 2025-11-25): idle ones end when there are too many.
 
 Nothing makes a client end its session, and the SDK's transport refuses new ones at its limit until old ones expire after
-half an hour: a loop that only says `initialize` would lock everybody out. Here the session makes room that has not been
-used for the longest time, of the caller who has most; its client is told so by a 404 and begins anew (transports,
-"Session Management", of that revision).
+half an hour: a loop that only sends `initialize` would lock everyone out. Here the session that has been idle longest
+ends, among those of the caller with the most; its client gets a 404 and starts a new one (transports, "Session Management",
+of that revision).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from blip2tools.call import CALLER
 
 ID = b"mcp-session-id"
-MAX_INITIALIZE = 2**16  # bytes of a message that may open a session: clients tell their name and what they can do
+MAX_INITIALIZE = 2**16  # bytes of a message that may open a session: clients send their name and capabilities
 TELL_S = 60.0  # between two lines in the log about it: an attack must not fill the disk
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class _Session:
     caller: str
     used: float = field(default_factory=time.monotonic)
     serving: int = 0
-    """Requests under way, an open stream among them."""
+    """Requests in progress, including an open stream."""
 
 
 class Sessions:
@@ -42,7 +42,7 @@ class Sessions:
     Args:
         app: what opens and serves sessions, at `path`. It must allow more than `most`: those in use are not ended.
         path: where it does.
-        most: how many may be open until idle ones are ended.
+        most: how many may be open before idle ones are ended.
     """
 
     def __init__(self, app: ASGIApp, path: str, most: int) -> None:
@@ -101,7 +101,7 @@ class Sessions:
         self._opening += 1
         try:
             await self._app(scope, _first(message, receive), watched)
-            if opened is not None:  # and not given up meanwhile, which would have ended it
+            if opened is not None:  # and not cancelled meanwhile, which would have ended it
                 self._open[opened] = _Session(CALLER.get())
         finally:
             self._opening -= 1
@@ -149,7 +149,7 @@ def _is_initialize(message: Message) -> bool:
 
 
 def _first(message: Message, receive: Receive) -> Receive:
-    """What gives a message that has been received already, and then what comes."""
+    """A `receive` that first returns a message that has been received already."""
     messages = [message]
 
     async def replay() -> Message:
@@ -167,9 +167,9 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 
 class PlainErrors:
-    """Wraps the application: where the SDK refuses a body as no message, it quotes its parser, and the parser the body.
+    """Wraps the application: where the SDK refuses a body, it quotes its parser, and the parser quotes the body.
 
-    The answer keeps its status and code, and says it in fixed words; so do what it says about sessions.
+    The answer keeps its status and code but gets fixed words; so do errors about sessions.
     """
 
     def __init__(self, app: ASGIApp, path: str) -> None:
@@ -211,9 +211,9 @@ def _plain(said: str) -> str | None:
     if said.startswith("Parse error"):
         return "invalid_input: The message is not JSON that can be read: broken, too deep, or not valid Unicode."
     if said.startswith("Validation error"):
-        return "invalid_input: The message is not one of the protocol (JSON-RPC 2.0)."
+        return "invalid_input: The message is not valid JSON-RPC 2.0."
     if said == "Too many open sessions":
-        return "busy: As many sessions as may be open are all in use; try again in a few seconds."
+        return "busy: All sessions that may be open are in use; try again in a few seconds."
     if said == "Session not found":
-        return "not_found: That session has ended or never was; begin a new one with initialize."
+        return "not_found: That session has ended or never existed; start a new one with initialize."
     return None

@@ -145,7 +145,7 @@ class Task:
 
 
 def spelled(source: str) -> str:
-    """A source as JSON can hold it: bytes that are no UTF-8 are written `\\xff`."""
+    """A source as JSON can hold it: bytes that are not UTF-8 are written `\\xff`."""
     return source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -92,7 +92,7 @@ class Asked(Sentence):
         return False
 
     def _is_predicate(self, place: int) -> bool:
-        """Whether it is what somebody or something is said to be: "is this a bathroom?", "is the man a cook?"."""
+        """Whether it is said of a person or thing: "is this a bathroom?", "is the man a cook?"."""
         before = self._units[place - 1] if place else None
         back = place - 1
         while isinstance(before, Token) and before.tag in ("adverb", "not"):

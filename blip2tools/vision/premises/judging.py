@@ -1,8 +1,8 @@
 """From a matcher's log-odds to a verdict: a premise holds, fails, or is not judged.
 
 Published matchers answer in extremes and were never calibrated (Salesforce, BLIP, issue 46): a bare threshold would call false
-what they merely do not recognise. So a statement fails only where something near it, another colour or another thing, fits far
-better. In between nothing is said.
+whatever they merely do not recognise. So a statement fails only where something near it, another colour or another thing, fits
+far better. In between there is no verdict.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from blip2tools.checkpoints.confidence import Premises
 from blip2tools.engine.requests import Fit
 from blip2tools.vision.premises.statements import Statement, near
 
-MOST: Final = 8  # statements of one question that are judged: more than any question in earnest has
+MOST: Final = 8  # statements of one question that are judged: more than any realistic question has
 _SURE: Final = math.log(3)  # log-odds of yes against no from which a captioner's word counts as a verdict
 
 
@@ -25,7 +25,7 @@ def holds(fit: Fit, rule: Premises) -> bool:
 
 
 def alternatives(statement: Statement, rule: Premises) -> tuple[str, ...]:
-    """What to compare a statement with."""
+    """The statements to compare a statement with."""
     return near(statement) or tuple(other for other in rule.others if other != statement.plain)
 
 
@@ -56,9 +56,9 @@ def question(statement: Statement) -> str:
 
 
 def agreed(statement: Statement, seen: bool | None, yes: float, rule: Premises) -> bool | None:
-    """The verdict on how two things lie, on which a captioner has its say.
+    """The verdict on a relation of two things, with the captioner's answer taken into account.
 
-    Matchers were hardly ever shown the same words in another order as a wrong text; captioners answered such questions.
+    Matchers were hardly ever trained on the same words in another order as a wrong text; captioners were on such questions.
 
     Args:
         statement: the relation.

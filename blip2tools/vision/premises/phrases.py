@@ -1,8 +1,8 @@
 """A question's noun phrases, and the words between them.
 
 No grammar of English: a noun phrase is a determiner, what may stand before a noun, and nouns, and it ends where none of these
-can go on. What needs the whole question is one rule: after "does" or "can" comes a subject and then a verb, and many a verb looks
-like a noun ("does the bus stop here?").
+can go on. Only one rule needs the whole question: after "does" or "can" comes a subject and then a verb, and many verbs look
+like nouns ("does the bus stop here?").
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ class _Reader:
         return token is not None and token.tag == "noun"
 
     def _before_verb(self, first: int, end: int) -> int:
-        """Where a subject ends whose verb looks like one more noun: at a word that is hardly ever a noun, else at the last."""
+        """The end of a subject whose verb looks like one more noun: at a word that is hardly ever a noun, else at the last."""
         run = [self._tokens[place].text for place in range(first + 1, end)]
         for place, word in enumerate(run, start=first + 1):
             if word in words.SURE_VERBS and word not in words.NOUNS_TOO:

@@ -36,7 +36,7 @@ _CLAIM: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What there is to judge about a question.
+    """The parts of a question that can be judged.
 
     Attributes:
         statements: what it takes for granted, in the order in which they are judged.

@@ -1,4 +1,4 @@
-"""What is presupposed, as statements that an image-text matcher can judge: captions in plain English."""
+"""Presuppositions as statements that an image-text matcher can judge: captions in plain English."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def relation(first: Phrase, how: str, second: Phrase) -> Statement:
 
 
 def near(statement: Statement) -> tuple[str, ...]:
-    """What else could be there in its place: another colour, another size, the other way round.
+    """Statements that could be true in its place: another colour, another size, the other way round.
 
     A matcher's scores crowd at both ends and are not calibrated, so that a statement is called false only where something
     near it fits far better.
@@ -152,7 +152,7 @@ def _plain(how: str) -> str:
 
 
 def visible(phrase: Phrase) -> tuple[str, ...]:
-    """What a phrase says of its thing that can be seen: not which of several it is."""
+    """The visible attributes that a phrase gives its thing: not those that say which of several it is."""
     return tuple(word for word in phrase.modifiers if word not in _NOT_SEEN and not word.endswith("most"))
 
 

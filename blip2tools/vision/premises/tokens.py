@@ -40,7 +40,7 @@ for _group, _kind in _SIMPLE:
     for _word in _group:
         _TAGS.setdefault(_word, _kind)
 
-# Prepositions of several words, longest first: "the left of" is no noun phrase.
+# Prepositions of several words, longest first: "the left of" is not a noun phrase.
 _COMPLEX: Final = tuple(
     tuple(phrase.split())
     for phrase in sorted(

@@ -15,7 +15,7 @@ from blip2tools.vision.premises import words
 from blip2tools.vision.premises.sentence import bare
 
 NO_PICTURE: Final = "the question is about the picture"
-# Of as many questions about photographs as quiz questions, this share of those that are called "about no picture" is about one:
+# Among as many photograph questions as quiz questions, the share of photograph questions in those called "about no picture":
 # 0.0065 of 121,512 questions were called so, and 0.857 of 9,961 (see `training/premises/real_questions.py`).
 SHARE_ABOUT_PICTURES: Final = 0.01
 ENOUGH: Final = 3  # points of general knowledge, those of a view taken off

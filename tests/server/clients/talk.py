@@ -1,4 +1,4 @@
-"""What every client script shares: its job as one JSON argument, its report as one JSON line."""
+"""The code that client scripts share: its job as one JSON argument, its report as one JSON line."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def main(client, *packages):
 
 
 async def when_ready(call):
-    """What `call()` gives once the server has loaded its model. Until then it says so, and an agent would call again."""
+    """The result of `call()` once the server has loaded its model. Until then it says so, and an agent would call again."""
     for _ in range(20):
         try:
             result = await call()

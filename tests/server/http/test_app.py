@@ -77,7 +77,7 @@ def slow(folder):
 
 @pytest.fixture
 def start(folder):
-    """Starts servers in this process, whose settings matter and whose model does not; ends them."""
+    """Starts servers in this process, to test settings and not the model; ends them."""
     started = []
 
     def run(*, host="127.0.0.1", page=True, **settings):
@@ -715,7 +715,7 @@ class Request:
 
 
 async def test_calls_that_outlast_the_end_are_told():
-    """What uvicorn does when its patience is over: the task of the request is cancelled."""
+    """As uvicorn does after its grace period: the task of the request is cancelled."""
 
     async def endless(scope, receive, send):
         await asyncio.sleep(60)
@@ -731,7 +731,7 @@ async def test_calls_that_outlast_the_end_are_told():
 
 
 async def test_who_comes_as_a_session_ends_is_told_and_nothing_is_logged_as_a_fault(caplog):
-    """What the SDK's transport raises when its streams are closed between its look at the session and its write."""
+    """The error of the SDK's transport when its streams are closed between its look at the session and its write."""
 
     async def closing(scope, receive, send):
         writer, reader = anyio.create_memory_object_stream(1)
@@ -757,7 +757,7 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
 def begun(client):
-    """A session that nobody ends."""
+    """A session that its client does not end."""
     answer = client.post("/mcp", json=HELLO, headers=ACCEPT)
     assert answer.status_code == 200, answer.text
     return {**ACCEPT, "mcp-session-id": answer.headers["mcp-session-id"]}
@@ -769,7 +769,7 @@ def pinged(client, session):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="two addresses of loopback")
 def test_sessions_that_nobody_ends_lock_nobody_out(start, monkeypatch, caplog):
-    """The one that makes room is idle, of the caller who has most, and its client is told so."""
+    """The session that is ended is idle and belongs to the caller with the most, and its client gets a 404."""
     monkeypatch.setattr("blip2tools.server.http.app.MAX_SESSIONS", 6)
     running = start()
     elsewhere = httpx2.HTTPTransport(local_address="127.0.0.2")
@@ -784,14 +784,14 @@ def test_sessions_that_nobody_ends_lock_nobody_out(start, monkeypatch, caplog):
             statuses = [pinged(bad, session).status_code for session in left_behind]
             assert statuses == [404] * 17 + [200] * 3
             told = pinged(bad, left_behind[0]).json()["error"]["message"]
-            assert told == "not_found: That session has ended or never was; begin a new one with initialize."
+            assert told == "not_found: That session has ended or never existed; start a new one with initialize."
         assert other.delete("/mcp", headers=mine).status_code == 200
         assert pinged(other, mine).status_code == 404
     assert sum("sessions are open" in record.message for record in caplog.records) == 1
 
 
 def test_what_opens_no_session_ends_none(start, monkeypatch):
-    """Calls of a later revision, bodies that are no message, and an unknown method under a session's id, which is a 404."""
+    """Calls of a later revision, bodies that are not messages, and an unknown method under a session's id, which is a 404."""
     monkeypatch.setattr("blip2tools.server.http.app.MAX_SESSIONS", 3)
     running = start()
     modern = {**ACCEPT, "mcp-protocol-version": "2026-07-28", "mcp-method": "nothing/like/it"}
@@ -819,7 +819,7 @@ def test_sessions_that_are_all_in_use(start, monkeypatch):
             stack.enter_context(client.stream("GET", "/mcp", headers=used[-1]))
         refused = client.post("/mcp", json=HELLO, headers=ACCEPT)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-        assert refused.json()["error"]["message"].startswith("busy: As many sessions")
+        assert refused.json()["error"]["message"].startswith("busy: All sessions")
         assert [pinged(client, session).status_code for session in used] == [200] * 4
         assert client.delete("/mcp", headers=used[0]).status_code == 200
         assert pinged(client, begun(client)).status_code == 200

@@ -39,7 +39,7 @@ def server(vision):
 
 @pytest.fixture
 def visit(browser):
-    """Opens a page, and at the end proves that it never asked anybody else and never complained."""
+    """Opens a page, and at the end checks that it contacted no other server and logged no error."""
     opened = []
 
     def open_page(server, allowed=None, **options):
