@@ -136,7 +136,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
                 vision._decoder.warm()
                 engine.submit(WarmRequest(), deadline=None).future.result()
             except KeyboardInterrupt:
-                vision.abandon()  # closing would wait for an import; the engine ends with this object
+                vision._end_children()  # closing would wait for an import; the engine ends with this object
                 raise
             except BaseException:
                 vision.close()
@@ -200,7 +200,12 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         self._finalizer()
 
     def abandon(self) -> None:
-        """End the child processes before this process exits: no call is answered any more, and nothing is freed."""
+        """End the child processes before this process exits: no call is answered any more, and nothing is freed, nor by a later
+        `close`."""
+        self._finalizer.detach()
+        self._end_children()
+
+    def _end_children(self) -> None:
         self._decoder.close()
         self._reader.close()
 
