@@ -86,12 +86,17 @@ def _index(arguments: argparse.Namespace) -> int:
     # Where nothing is new no model is needed, and it is loaded when the first new picture is met.
     with Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments)) as vision:
         status = OK
-        for folder in arguments.folder:
-            result = _indexed(vision, folder, arguments)
-            status = SOME_FAILED if result.unreadable else status
-            _tell(result, as_json=arguments.json)
-        while arguments.watch:
-            _watch(vision, arguments)
+        try:
+            for folder in arguments.folder:
+                result = _indexed(vision, folder, arguments)
+                status = SOME_FAILED if result.unreadable else status
+                _tell(result, as_json=arguments.json)
+            while arguments.watch:
+                _watch(vision, arguments)
+        except KeyboardInterrupt:
+            if vision.loading is not None:
+                vision.abandon()  # closing would wait for an import
+            raise
     return status
 
 
