@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,11 @@ os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name
 os.environ["BLIP2TOOLS_USE_SERVER"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BLIP2TOOLS_CONFIG"] = os.devnull
+
+
+# A shell's background jobs ignore interrupts, and so would every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config) -> None:

@@ -57,12 +57,11 @@ _TIME_SIGNALS = frozenset({-14, -24})
 # The standard library first, then where this package and Pillow come from, then whatever else is installed: never a
 # working folder, where someone may have put a module since.
 _START = (
-    "import sys\n"
+    "import importlib, sys\n"
     "here = [n for n, path in enumerate(sys.path) if path.endswith(('site-packages', 'dist-packages'))]\n"
     "place = here[0] if here else len(sys.path)\n"
-    "sys.path[place:place] = sys.argv[2:]\n"
-    "from {module} import main\n"
-    "main(sys.argv[1])\n"
+    "sys.path[place:place] = sys.argv[3:]\n"
+    "importlib.import_module(sys.argv[1]).main(sys.argv[2])\n"
 )
 MODULE = "blip2tools.pictures.decoder_process"
 PACKAGES = ("PIL", "pillow_heif")
@@ -274,10 +273,9 @@ class Child:
         self, limits: dict[str, Any], max_side: int, module: str = MODULE, packages: Sequence[str] = PACKAGES
     ) -> None:
         self._max_side = max_side
-        start = _START.format(module=module)
         try:
             self._process = subprocess.Popen(  # noqa: S603  this interpreter, and nothing from outside
-                [sys.executable, "-I", "-c", start, json.dumps(limits), *_places(packages)],
+                [sys.executable, "-I", "-c", _START, module, json.dumps(limits), *_places(packages)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment_without_settings(),

@@ -74,8 +74,12 @@ class SearchResult(Result):
         by_picture = any(hit.probability is None for hit in self.hits)
         where = f"of {self.searched} searched"
         if fitting:
-            what = "duplicates, likeness first" if by_picture else "pictures fit, probability first"
-            lines = [f"{len(fitting)} {what} ({where}):", *fitting]
+            one = len(fitting) == 1
+            found = (
+                ("duplicate" if one else "duplicates") if by_picture else ("picture fits" if one else "pictures fit")
+            )
+            order = "likeness" if by_picture else "probability"
+            lines = [f"{len(fitting)} {found}, {order} first ({where}):", *fitting]
         else:
             lines = [f"{'no duplicate' if by_picture else 'no picture fits'} ({where})"]
         if misses:

@@ -13,13 +13,13 @@ _COMMON: Final = (
     "count reliably above three or four",
     "identify people",
     "understand languages other than English",
-    "see more detail than a square of a few hundred pixels: pass a region to zoom in",
+    "see small things in a large picture: pass a region",
 )
 
 
 def cannot() -> list[str]:
     """What the model is no good at."""
-    words = "read text in captions and answers: use read_text" if is_installed() else f"read text (for that: {INSTALL})"
+    words = "read text: use read_text" if is_installed() else f"read text (for that: {INSTALL})"
     return [words, *_COMMON]
 
 

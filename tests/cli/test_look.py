@@ -236,11 +236,11 @@ def test_graphs_are_recorded_where_that_pays(pictures, given, variable, wanted, 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_an_interrupt_ends_with_130(pictures):
     command = [sys.executable, "-m", "blip2tools", "caption", *[str(pictures[0].path)] * 2000, *DEMO]
-    process = forked.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.readline()  # it works
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=200)
+    with forked.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()  # it works
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=200)
     assert process.returncode == 130
     assert b"Traceback" not in errors
 

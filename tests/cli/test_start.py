@@ -83,15 +83,15 @@ def test_a_terminal_shows_the_loading_and_an_interrupt_ends_it():
 
     ours, theirs = pty.openpty()
     words = [sys.executable, "-m", "blip2tools", "caption", SHAPES]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    while b"loading" not in shown:
-        shown += os.read(ours, 1000)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    output, _ = process.communicate()
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while b"loading" not in shown:
+            shown += os.read(ours, 1000)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
     os.close(ours)
+    assert process.returncode == 130
     assert output == b""
 
 

@@ -289,6 +289,8 @@ class _Suite:
             "survey_image": {"image": image, "rows": 1, "columns": 2},
             "compare_images": {"images": [image, image]},
             "list_images": {"folder": "examples"},
+            "read_text": {"image": image},
+            "search_images": {"query": "a red circle", "folder": "examples"},
             "vision_status": {},
         }[self.tool_name]
 

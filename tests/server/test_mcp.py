@@ -13,6 +13,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import INVALID_REQUEST, PARSE_ERROR, jsonrpc_message_adapter
 from pydantic import ValidationError
 
+from blip2tools.pictures.reading.reader import is_installed
 from blip2tools.server import stdio
 from blip2tools.server.mcp import ERROR_CODE_KEY, build_server
 from blip2tools.toolset import TOOLS
@@ -76,6 +77,8 @@ def test_every_result_fits_its_output_schema(server, picture):
         "search_images": {"query": picture.caption, "limit": 2},
         "vision_status": {},
     }
+    if is_installed():
+        calls["read_text"] = {"image": picture.path.name}
     listed = {tool["name"]: tool for tool in server.request("tools/list")["result"]["tools"]}
     assert set(calls) == set(listed)
     for name, arguments in calls.items():

@@ -29,6 +29,7 @@ from typing import IO, Any
 SOCKET, ENVIRONMENT = "TESTS_FORK_SERVER", "environment.json"
 # Variables that nothing reads while it is imported, but for this package's, pytest's, and those that torch sets itself.
 LATE = {
+    "LD_LIBRARY_PATH",  # which importing cv2 sets; what a forked process needs of it is loaded already
     "HOME",
     "PATH",
     "TERM",
