@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,8 +35,15 @@ if not Path("/dev/nvidiactl").exists():
 # What is remembered about models is remembered for this run of the tests alone.
 _cache = tempfile.TemporaryDirectory(prefix="blip2tools-tests-")
 os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name
+# A command must not be answered by whatever server another test runs.
+os.environ["BLIP2TOOLS_USE_SERVER"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BLIP2TOOLS_CONFIG"] = os.devnull
+
+
+# A shell's background jobs ignore interrupts, and so would every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config) -> None:
@@ -123,7 +131,7 @@ class StdioServer:
         prefix: tuple[str, ...] = (),
         fresh: bool = False,
     ) -> None:
-        clean = environment_without_settings(keep=["cache_dir"])
+        clean = environment_without_settings(keep=["cache_dir", "use_server"])
         command = [*prefix, sys.executable, "-m", *program, "serve", *arguments]
         self._start(command, cwd, {**clean, "OMP_NUM_THREADS": "1", **(env or {})}, fresh=fresh)
 
@@ -249,7 +257,7 @@ def run_cli(
     *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """The real command line in a process of its own; `fresh` where the start itself matters (see `tests.support.forked`)."""
-    clean = environment_without_settings(keep=["cache_dir"])
+    clean = environment_without_settings(keep=["cache_dir", "use_server"])
     command = [sys.executable, "-W", "error", "-m", "blip2tools", *words]
     environment = {**clean, "OMP_NUM_THREADS": "1", **(env or {})}
     if fresh:

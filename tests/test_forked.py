@@ -19,7 +19,7 @@ def code(program, **options):
 
 
 def usual(**more):
-    return {**environment_without_settings(keep=["cache_dir"]), "OMP_NUM_THREADS": "1", **more}
+    return {**environment_without_settings(keep=["cache_dir", "use_server"]), "OMP_NUM_THREADS": "1", **more}
 
 
 def test_what_tests_start_is_forked_and_what_is_read_by_an_import_is_not():

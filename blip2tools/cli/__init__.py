@@ -3,7 +3,8 @@
 command_line.py  all commands, and what their failures mean to a shell
 options.py       settings as options of a command
 console.py       lines, a progress bar and exit statuses
-look.py          caption, ask, match, survey
+look.py          caption, ask, match, read, survey
+asking.py        a server of the user's that answers them, if one runs
 collections.py   index, search
 view.py          view
 serve.py         serve
@@ -18,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 __all__ = ["main"]
 
@@ -35,10 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         status = run(argv)
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        if argv is None:
+            _end()  # before what the interrupt has left behind is freed: a model would wait for its own import
+        return INTERRUPTED
     if status == INTERRUPTED and argv is None:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(INTERRUPTED)
+        _end()
     return status
+
+
+def _end() -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(INTERRUPTED)

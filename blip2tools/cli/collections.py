@@ -86,12 +86,17 @@ def _index(arguments: argparse.Namespace) -> int:
     # Where nothing is new no model is needed, and it is loaded when the first new picture is met.
     with Vision.load(preload=False, download=names_a_model(arguments), **given_settings(arguments)) as vision:
         status = OK
-        for folder in arguments.folder:
-            result = _indexed(vision, folder, arguments)
-            status = SOME_FAILED if result.unreadable else status
-            _tell(result, as_json=arguments.json)
-        while arguments.watch:
-            _watch(vision, arguments)
+        try:
+            for folder in arguments.folder:
+                result = _indexed(vision, folder, arguments)
+                status = SOME_FAILED if result.unreadable else status
+                _tell(result, as_json=arguments.json)
+            while arguments.watch:
+                _watch(vision, arguments)
+        except KeyboardInterrupt:
+            if vision.loading is not None:
+                vision.abandon()  # closing would wait for an import
+            raise
     return status
 
 
@@ -130,7 +135,8 @@ class _Progress:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._bar: Bar | None = None
-        self._began = self._told = time.monotonic()
+        self._began: tuple[float, float] | None = None  # when, and how many pictures were done
+        self._told = 0.0
 
     def __enter__(self) -> _Progress:
         return self
@@ -149,10 +155,13 @@ class _Progress:
             self._bar.step()
             return
         now = time.monotonic()
-        if now - self._told < TOLD_S or done >= total:
+        if self._began is None:  # loading the model says nothing about the time that pictures take
+            self._began, self._told = (now, done), now
+        started, before = self._began
+        if now - self._told < TOLD_S or done in (before, total):
             return
         self._told = now
-        rate = done / (now - self._began)
+        rate = (done - before) / (now - started)
         say(f"{done:,.0f} of {total:,.0f} pictures, {rate:.1f} a second, about {_span((total - done) / rate)} left")
 
 

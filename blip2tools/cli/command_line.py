@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except KeyboardInterrupt:
+        if argv is None:
+            raise  # `cli.main` ends the process
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`head`, a pager) has closed the pipe, which is fine. Python would report it again when it flushes at exit.

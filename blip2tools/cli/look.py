@@ -12,24 +12,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from blip2tools.cli.console import NO_MODEL, OK, SOME_FAILED, USAGE, Bar, say, tell
+from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
 from blip2tools.pictures.references import handle_in, place_of
 from blip2tools.schemas.shown import printable
-
-if TYPE_CHECKING:
-    from blip2tools.schemas import ImageResult
-    from blip2tools.vision import Vision
-
-
-from typing import TYPE_CHECKING
-
-from blip2tools.cli.console import NO_MODEL, OK, SOME_FAILED, USAGE, Bar, say, tell
-from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
 from blip2tools.vision.keywords import GenerationKeywords
 from blip2tools.vision.styles import STYLES
 
 if TYPE_CHECKING:
-    from blip2tools.schemas import AnswerResult, CaptionResult, MatchResult, ReadResult, SurveyResult, Tile
+    from blip2tools.checkpoints.plan import Plan
+    from blip2tools.cli.asking import Eyes
+    from blip2tools.schemas import AnswerResult, CaptionResult, ImageResult, MatchResult, ReadResult, SurveyResult, Tile
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
@@ -44,7 +38,7 @@ SHOWN = 200  # characters of a reference: a data: URI has millions
 
 def look(
     arguments: argparse.Namespace,
-    verb: Callable[[Vision, str], Awaitable[Any]],
+    verb: Callable[[Eyes, str], Awaitable[Any]],
     show: Callable[[Any], str],
     *,
     settings: Mapping[str, Any],
@@ -62,6 +56,7 @@ def look(
     Returns:
         The exit status.
     """
+    from blip2tools.cli.asking import Eyes
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
@@ -70,8 +65,8 @@ def look(
     # The first picture that can be read loads the model: errors in arguments and files need none.
     vision = Vision.load(preload=False, download=download, **settings)
     try:
-        _check_here(vision.settings, download=download)
-        status = vision.run(_all(vision, arguments, verb, show))
+        eyes = Eyes(vision, _checked(vision.settings, download=download))
+        status = vision.run(_all(eyes, arguments, verb, show))
     except KeyboardInterrupt:
         vision.abandon()  # closing would wait for an import
         raise
@@ -82,8 +77,8 @@ def look(
     return status
 
 
-def _check_here(settings: Settings, *, download: bool) -> None:
-    """Refuse a model that is not here and may not be downloaded, which is known without loading anything.
+def _checked(settings: Settings, *, download: bool) -> Plan:
+    """What is to be loaded; what is not here and may not be downloaded is refused, which is known without loading anything.
 
     Raises:
         ModelUnavailableError: with what fetches it.
@@ -94,20 +89,22 @@ def _check_here(settings: Settings, *, download: bool) -> None:
     for part in (plan.captioner, plan.matcher):
         if part is not None and not part.here and (settings.offline or not download):
             raise ModelUnavailableError(f"The model {part.name} is not on this computer; run {part.pull_command}.")
+    return plan
 
 
 async def _all(
-    vision: Vision,
+    eyes: Eyes,
     arguments: argparse.Namespace,
-    verb: Callable[[Vision, str], Awaitable[Any]],
+    verb: Callable[[Eyes, str], Awaitable[Any]],
     show: Callable[[Any], str],
 ) -> int:
+    vision = eyes.own
     images: list[str] = arguments.image
     gate = asyncio.Semaphore(IN_FLIGHT)
 
     async def attempt(image: str) -> Any:
         try:
-            return await verb(vision, image)
+            return await verb(eyes, image)
         except Exception as error:  # noqa: BLE001 - one bad picture must not stop the list
             return to_vision_error(error)
 
@@ -129,7 +126,7 @@ async def _all(
             for image, task in zip(images, tasks, strict=True):
                 outcome = await task
                 bar.clear()
-                report.add(image, outcome, of_all=vision.status().warnings)
+                report.add(image, outcome, of_all=[*vision.status().warnings, *eyes.of_all])
                 bar.step()
         finally:
             shown.cancel()
@@ -209,7 +206,7 @@ def _as_unicode(text: str) -> str:
 # Settings of what is read before any model: which pictures, and from where.
 OF_PICTURES = (
     *("allowed_dirs", "formats", "max_image_bytes", "max_pixels", "max_side", "max_damage_mb"),
-    *("allow_urls", "url_hosts", "deadline_s"),
+    *("allow_urls", "url_hosts", "deadline_s", "use_server"),
 )
 NOT_OF_SURVEYS = ("best_of", "abstain_below", "vqa_template")
 
@@ -221,8 +218,8 @@ SPEECH = (
 
 
 def _caption(arguments: argparse.Namespace) -> int:
-    async def one(vision: Vision, image: str) -> CaptionResult:
-        return await vision.acaption(
+    async def one(eyes: Eyes, image: str) -> CaptionResult:
+        return await eyes.acaption(
             image,
             prompt=arguments.prompt,
             style=arguments.style,
@@ -242,8 +239,8 @@ def _ask(arguments: argparse.Namespace) -> int:
     if arguments.question is None:
         *arguments.image, arguments.question = _question_last(arguments.image)
 
-    async def one(vision: Vision, image: str) -> AnswerResult:
-        return await vision.aask(image, arguments.question, choices=arguments.choice or None, region=arguments.region)
+    async def one(eyes: Eyes, image: str) -> AnswerResult:
+        return await eyes.aask(image, arguments.question, choices=arguments.choice or None, region=arguments.region)
 
     def show(result: AnswerResult) -> str:
         choices = [f"{choice.probability:.2f}  {choice.text}" for choice in result.choices or []]
@@ -272,8 +269,8 @@ def _abstained(result: CaptionResult | AnswerResult) -> str:
 
 
 def _match(arguments: argparse.Namespace) -> int:
-    async def one(vision: Vision, image: str) -> MatchResult:
-        return await vision.amatch(image, arguments.text, region=arguments.region)
+    async def one(eyes: Eyes, image: str) -> MatchResult:
+        return await eyes.amatch(image, arguments.text, region=arguments.region)
 
     def show(result: MatchResult) -> str:
         return "\n  ".join(
@@ -284,8 +281,8 @@ def _match(arguments: argparse.Namespace) -> int:
 
 
 def _survey(arguments: argparse.Namespace) -> int:
-    async def one(vision: Vision, image: str) -> SurveyResult:
-        return await vision.asurvey(image, rows=arguments.rows, columns=arguments.columns)
+    async def one(eyes: Eyes, image: str) -> SurveyResult:
+        return await eyes.asurvey(image, rows=arguments.rows, columns=arguments.columns)
 
     def show(result: SurveyResult) -> str:
         return "\n  ".join([f"{result.overall}  (confidence {result.confidence:.2f})", *map(_tile, result.tiles)])
@@ -300,8 +297,8 @@ def _tile(tile: Tile) -> str:
 
 
 def _read(arguments: argparse.Namespace) -> int:
-    async def one(vision: Vision, image: str) -> ReadResult:
-        return await vision.aread(image, region=arguments.region)
+    async def one(eyes: Eyes, image: str) -> ReadResult:
+        return await eyes.aread(image, region=arguments.region)
 
     def show(result: ReadResult) -> str:
         return f"\n{result.text}" if result.lines else "no text was found"

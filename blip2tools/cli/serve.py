@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import SecretStr
@@ -74,6 +74,7 @@ def _without_extra(error: ModuleNotFoundError) -> int:
 def _serve_http(arguments: argparse.Namespace) -> int:
     logging.getLogger().setLevel(logging.INFO)
     from blip2tools.server.http.serve import DEFAULT_HOST, DEFAULT_PORT, Listener, serve_http
+    from blip2tools.server.local.listening import lent
 
     settings = Settings.load(**given_settings(arguments))
     if given_replicas(arguments) and settings.token is None:
@@ -90,7 +91,8 @@ def _serve_http(arguments: argparse.Namespace) -> int:
         _eyes(arguments, settings) as vision,
     ):
         vision.preload()  # no handshake waits here, and a balancer waits for /readyz
-        serve_http(vision, listener, page=not arguments.no_ui)
+        with nullcontext() if given_replicas(arguments) else lent(vision):
+            serve_http(vision, listener, page=not arguments.no_ui)
     return OK
 
 
@@ -133,6 +135,7 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
         logging.getLogger().setLevel(logging.INFO)
         front = _answer_at_once(Settings.load(**given_settings(arguments)), wire)
         from blip2tools import checkpoints
+        from blip2tools.server.local.listening import lent
         from blip2tools.server.stdio import serve_stdio
         from blip2tools.vision import Vision
 
@@ -140,7 +143,8 @@ def _serve_stdio(arguments: argparse.Namespace) -> int:
         # Otherwise the first look at a picture loads the model: torch must not slow down the handshake.
         if arguments.preload or not checkpoints.locate(vision.settings).here:
             vision.preload()
-        serve_stdio(vision, front=front, wire=wire)  # ends the process
+        with lent(vision) as listening:
+            serve_stdio(vision, front=front, wire=wire, at_end=listening.remove)  # ends the process
 
 
 def _answer_at_once(settings: Settings, wire: BinaryIO) -> Front:

@@ -128,7 +128,13 @@ def _error(code: int, said: str, number: str | int | None) -> JSONRPCError:
     return JSONRPCError(jsonrpc="2.0", id=number, error=ErrorData(code=code, message=said))
 
 
-def serve_stdio(vision: Vision, *, front: Front | Unanswered | None = None, wire: BinaryIO | None = None) -> NoReturn:
+def serve_stdio(
+    vision: Vision,
+    *,
+    front: Front | Unanswered | None = None,
+    wire: BinaryIO | None = None,
+    at_end: Callable[[], object] = lambda: None,
+) -> NoReturn:
     """Serve one client over standard input and output until the input ends, and the process with it.
 
     The end of the input, SIGINT and SIGTERM end it at once, also in the middle of a call or while the model loads, with
@@ -137,16 +143,19 @@ def serve_stdio(vision: Vision, *, front: Front | Unanswered | None = None, wire
     Args:
         front: has answered the first lines, and goes on with it until the server is there; by default there is none.
         wire: the output of the protocol, from `claim_stdout()`; with it, nothing else can write there.
+        at_end: called before the process ends; it must not block.
     """
     wire = wire if wire is not None else claim_stdout()
-    asyncio.run(_serve(vision, front or Unanswered(claim_stdin(), largest_message(vision.settings)), wire))
+    front = front or Unanswered(claim_stdin(), largest_message(vision.settings))
+    asyncio.run(_serve(vision, front, wire, at_end))
     raise AssertionError  # `_serve` ends the process
 
 
-async def _serve(vision: Vision, front: Front | Unanswered, wire: BinaryIO) -> None:
+async def _serve(vision: Vision, front: Front | Unanswered, wire: BinaryIO, before_end: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
 
     def end(status: int) -> None:
+        before_end()
         # A thread is blocked in reading standard input, or loads the model: neither cancellation nor a normal exit of
         # the interpreter would interrupt it. And freeing memory takes longer than some clients wait before they kill.
         leaving = threading.Thread(target=vision.abandon, daemon=True)

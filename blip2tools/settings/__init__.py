@@ -170,6 +170,12 @@ class _Running(BaseModel):
         description="over stdio, load the model as soon as a client has asked for the tools, not at the first picture",
     )
 
+    use_server: bool = Field(
+        True,
+        description="let commands be answered by a server of yours that runs with the same settings, over a socket that only you "
+        "can open; a server without it opens none",
+    )
+
     # HTTP
     token: SecretStr | None = Field(
         None,

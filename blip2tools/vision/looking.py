@@ -107,6 +107,24 @@ class Looking:
         self._lock = threading.Lock()
         self._room = _Room(HELD_BYTES)
 
+    def apart(self, store: Store) -> Looking:
+        """The same over another store: what is seen through it is not known to this one."""
+        return Looking(self._settings, self._engine, store, self._decoder, self._pools, self._remembered)
+
+    async def read(self, sources: Sources, image: ImageInput) -> Read:
+        """Read an image, and nothing else.
+
+        Raises:
+            VisionError: it cannot be read.
+        """
+        given, limit = await self._pinned(sources, image), self._settings.max_image_bytes
+        return await self._pool_for(given).run(lambda: _read(sources, given, limit))
+
+    def note(self, read: Read) -> None:
+        """Remember the file of a picture, whose handle may be used by later processes."""
+        if read.path is not None:
+            self._remembered.note(handle_of(read.digest), read.path)
+
     async def see(
         self,
         sources: Sources,
@@ -183,7 +201,7 @@ class Looking:
             return await pool.run(lambda: does(self._pools.pictures.wait(lambda: self._whole(again(), region))))
 
     def _whole(self, read: Read, region: Sequence[float] | None) -> Part:
-        with self._judging(read):
+        with self.judging(read):
             if read.ours:
                 decoded = decode_here(bytes(read.data), self._settings, [region], [])
             else:
@@ -267,7 +285,7 @@ class Looking:
 
     def _is_small(self, read: Read, regions: Sequence[Sequence[float] | None]) -> bool:
         """Whether the regions together have few enough pixels to come from the decoder at full resolution."""
-        with self._judging(read):
+        with self.judging(read):
             width, height = self._decoder.size_of(read.data)
         shares = [1.0 if one is None else (one[2] - one[0]) * (one[3] - one[1]) for one in regions]
         return width * height * sum(shares) <= WHOLE_PIXELS
@@ -276,7 +294,7 @@ class Looking:
         if found := self._find(read.digest, regions):
             return found[0].info, found  # another call has decoded the same picture meanwhile
         targets = self._engine.targets()
-        with self._judging(read):
+        with self.judging(read):
             if read.ours:
                 decoded = decode_here(bytes(read.data), self._settings, regions, targets)
             else:
@@ -301,7 +319,7 @@ class Looking:
         return info, seen
 
     @contextmanager
-    def _judging(self, read: Read) -> Iterator[None]:
+    def judging(self, read: Read) -> Iterator[None]:
         """Use one sentence for everything behind an address that is not a valid picture (`sources.no_picture_there`), and
         name the file in errors about the newest picture."""
         try:

@@ -61,6 +61,7 @@ from blip2tools.schemas import (
     ImageEmbeddings,
     ImageFeatures,
     ImageInfo,
+    ImageResult,
     MatchArguments,
     MatchResult,
     MultimodalEmbeddings,
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from blip2tools.vision.relations import Relations
 
 T = TypeVar("T")
+OneResult = TypeVar("OneResult", bound=ImageResult)
 
 LOAD_PATIENCE_S = 20.0  # how long a call waits for a model that is being loaded: clients give up after 30 to 60 s
 
@@ -137,6 +139,23 @@ class Verbs:
         other = copy(self)
         other.sources = sources
         return other
+
+    def apart(self, store: Store) -> Self:
+        """The same verbs, with the same queue, over another store: what is seen through it is not known to this one."""
+        other = copy(self)
+        other._store, other._looking = store, self._looking.apart(store)
+        return other
+
+    async def looked_at_elsewhere(
+        self, image: ImageInput, look: Callable[[bytes | memoryview], Awaitable[OneResult]]
+    ) -> OneResult:
+        """See `LendingVerbs`."""
+        deadline = time.monotonic() + self.settings.deadline_s
+        read = await self._within(deadline, self._looking.read(self.sources, image))
+        with self._looking.judging(read):
+            result = await look(read.data)
+        self._looking.note(read)
+        return result.model_copy(update={"image": result.image.model_copy(update={"source": read.label})})
 
     def means(self, library: Library) -> Means:
         """What indexing and searching need."""

@@ -51,6 +51,7 @@ from blip2tools.vision.keywords import (
     MatchOptions,
     SurveyOptions,
 )
+from blip2tools.vision.lending import LendingVerbs
 from blip2tools.vision.loop import LoopThread
 from blip2tools.vision.search import FeatureVerbs
 from blip2tools.vision.verbs import Verbs
@@ -60,7 +61,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class Vision(FeatureVerbs, FolderVerbs):
+class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
     An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
@@ -135,7 +136,7 @@ class Vision(FeatureVerbs, FolderVerbs):
                 vision._decoder.warm()
                 engine.submit(WarmRequest(), deadline=None).future.result()
             except KeyboardInterrupt:
-                vision.abandon()  # closing would wait for an import; the engine ends with this object
+                vision._end_children()  # closing would wait for an import; the engine ends with this object
                 raise
             except BaseException:
                 vision.close()
@@ -199,7 +200,12 @@ class Vision(FeatureVerbs, FolderVerbs):
         self._finalizer()
 
     def abandon(self) -> None:
-        """End the child processes before this process exits: no call is answered any more, and nothing is freed."""
+        """End the child processes before this process exits: no call is answered any more, and nothing is freed, nor by a later
+        `close`."""
+        self._finalizer.detach()
+        self._end_children()
+
+    def _end_children(self) -> None:
         self._decoder.close()
         self._reader.close()
 

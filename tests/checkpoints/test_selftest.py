@@ -154,7 +154,7 @@ class TestDamage:
         findings, _ = checks.run(quantized, None, unquantized=lambda: good.captioner)
         assert {one.name: one for one in findings}["quantized"].status == "failed"
         findings, _ = checks.run(quantized, None)
-        assert "no room" in {one.name: one for one in findings}["quantized"].sentence
+        assert "not enough memory" in {one.name: one for one in findings}["quantized"].sentence
 
     def test_what_was_quantized_is_loaded_again_whole(self, settings, loaded):
         whole = selftest.examination._unquantized(replace(loaded, quantize="8bit"), settings)

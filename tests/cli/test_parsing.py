@@ -58,7 +58,7 @@ def test_an_error_is_the_first_line(words, first, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["caption", "x.png", "--device", "gpu"], "a GPU of NVIDIA or AMD is cuda"),
+        (["caption", "x.png", "--device", "gpu"], "an NVIDIA or AMD GPU is cuda"),
         (["caption", "x.png", "--model", "opt-2.7"], "did you mean opt-2.7b?"),
         (["pull", "flan-t5-x"], "did you mean flan-t5-xl?"),
         (["ask", "x.png"], "What is the question?"),

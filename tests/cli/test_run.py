@@ -178,7 +178,7 @@ def test_shares_of_several_runs_are_the_whole(many, tmp_path, undisturbed):
 
 def started(words):
     """A run in a process of its own; and an event that is set once its model is there."""
-    environment = {**environment_without_settings(keep=["cache_dir"]), "OMP_NUM_THREADS": "1"}
+    environment = {**environment_without_settings(keep=["cache_dir", "use_server"]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-m", "blip2tools", *words]
     process = forked.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     ready, said = threading.Event(), []

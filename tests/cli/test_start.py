@@ -93,3 +93,41 @@ def test_a_terminal_shows_the_loading_and_an_interrupt_ends_it():
     os.close(ours)
     assert process.returncode == 130
     assert output == b""
+
+
+STUCK = """
+import sys, threading
+from blip2tools.cli import main
+from blip2tools.engine import local
+local.JOIN_SECONDS = 1e6
+def load(progress):
+    print("loading", flush=True)
+    threading.Event().wait()
+init = local.LocalEngine.__init__
+local.LocalEngine.__init__ = lambda self, _, **options: init(self, load, **options)
+sys.argv = ["blip2tools", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    "words", [["caption", SHAPES], ["index", "examples"], ["search", "a ring", "examples"], ["run", "caption", SHAPES]]
+)
+def test_an_interrupt_does_not_wait_for_a_model_that_loads(words, tmp_path):
+    """With a model that never gets there: whatever waited for its thread would not end."""
+    output = ["--output", str(tmp_path / "out.jsonl")] if words[0] == "run" else []
+    environment = {**os.environ, "BLIP2TOOLS_CACHE_DIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, *words, *output],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        while b"loading" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert b"Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()

@@ -27,7 +27,7 @@ def needs_ray(test):
 def environment(tmp_path):
     """A home of its own, in which Ray may write what it likes."""
     pytest.importorskip("ray")
-    clean = environment_without_settings(keep=["cache_dir"])
+    clean = environment_without_settings(keep=["cache_dir", "use_server"])
     return {**clean, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
 
 

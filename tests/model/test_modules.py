@@ -263,7 +263,7 @@ class TestRecipes:
 
     @pytest.mark.parametrize("step", ["do_resize", "do_rescale", "do_normalize"])
     def test_steps_that_are_left_out_are_refused(self, step):
-        with pytest.raises(ValueError, match="something else"):
+        with pytest.raises(ValueError, match="more than resize, rescale and normalize"):
             Recipe.read({step: False})
 
     def test_the_nested_file_counts_first(self, tmp_path):

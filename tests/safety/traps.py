@@ -198,8 +198,8 @@ TRAPS = (
         "ITM from one query instead of their mean",
         "LAVIS blip2_qformer.py",
         "model/matcher.py",
-        "self._itm_head(self._read_together(states, texts)).mean(1)",
-        "self._itm_head(self._read_together(states, texts))[:, 0]",
+        "self._itm_head(self._read_together(texts, look, pictures)).mean(1)",
+        "self._itm_head(self._read_together(texts, look, pictures))[:, 0]",
         (MATCH + "test_itm_is_the_stock_score_alone_and_in_a_batch",),
     ),
     Trap(

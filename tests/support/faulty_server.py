@@ -27,7 +27,7 @@ STAGES = {
     "query": ("blip2tools.model.captioner", "Captioner.query"),
     "speak": ("blip2tools.model.captioner", "Captioner.speak"),
     "rank": ("blip2tools.model.captioner", "Captioner.rank"),
-    "match": ("blip2tools.model.matcher", "Matcher.match"),
+    "match": ("blip2tools.model.matcher", "Matcher.match", "Matcher.match_kept"),
     "image features": ("blip2tools.model.matcher", "Matcher.image_features"),
     "text features": ("blip2tools.model.matcher", "Matcher.text_features"),
 }
@@ -66,12 +66,13 @@ def main(armed: str, *words: str) -> int:
         return call
 
     def break_stages() -> None:
-        for stage, (module, path) in STAGES.items():
-            holder: Any = importlib.import_module(module)
-            *parents, name = path.split(".")
-            for parent in parents:
-                holder = getattr(holder, parent)
-            setattr(holder, name, fragile(stage, getattr(holder, name)))
+        for stage, (module, *paths) in STAGES.items():
+            for path in paths:
+                holder: Any = importlib.import_module(module)
+                *parents, name = path.split(".")
+                for parent in parents:
+                    holder = getattr(holder, parent)
+                setattr(holder, name, fragile(stage, getattr(holder, name)))
 
     real_time, jumps = time.time, itertools.cycle((0, -1e8, 3e8, -5e7))
     time.time = lambda: real_time() + next(jumps)

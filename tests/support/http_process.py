@@ -32,7 +32,7 @@ class HttpProcess:
         prefix: tuple[str, ...] = (),
         fresh: bool = False,
     ) -> None:
-        clean = environment_without_settings(keep=["cache_dir"])
+        clean = environment_without_settings(keep=["cache_dir", "use_server"])
         self.token = (env or {}).get("BLIP2TOOLS_TOKEN")
         self.process = (subprocess.Popen if fresh else forked.start)(
             [

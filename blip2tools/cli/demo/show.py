@@ -32,7 +32,7 @@ from blip2tools.cli.demo.report import (
 )
 from blip2tools.demo.draw import draw
 from blip2tools.schemas import AnswerResult, BriefStatus, CaptionResult, MatchResult, Result
-from blip2tools.settings import environment_without_settings, wants_colors
+from blip2tools.settings import environment_without_settings, variable, wants_colors
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -182,7 +182,8 @@ async def _visit(
             *("--allow-dir", str(room)),
         ],
         # A user's settings could change what is measured. The device depends on the machine, and stays.
-        env=environment_without_settings(keep=["device", "cache_dir"]),
+        # Nor may commands of the user's lean on a server that ends in a minute.
+        env={**environment_without_settings(keep=["device", "cache_dir"]), variable("use_server"): "0"},
     )
     started = time.perf_counter()
     async with Client(stdio_client(server, errlog=log), read_timeout_seconds=_TIMEOUT_S) as client:

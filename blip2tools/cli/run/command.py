@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from blip2tools.cli.console import INTERRUPTED, OK, SOME_FAILED, say
+from blip2tools.cli.console import OK, SOME_FAILED, say
 from blip2tools.cli.look import SPEECH
 from blip2tools.cli.options import (
     AddCommand,
@@ -212,8 +212,9 @@ class _Run:
         total = len(self._listing.sources)
         left = list(undone(self._listing.sources, output.done))
         whole = False
+        progress = Progress(total, total - len(left))
         try:
-            with Progress(total, total - len(left)) as progress:
+            with progress:
                 try:
                     if left:
                         self._look(output, left, progress)
@@ -230,7 +231,7 @@ class _Run:
             ) from error
         except KeyboardInterrupt:
             say(f"{progress.line()}; stopped: the same command goes on from here")
-            return INTERRUPTED
+            raise
         before = f", {total - len(left):,} were done before" if total > len(left) else ""
         say(f"{progress.line()}{before}; written to {printable(str(self._path), 200)}")
         return SOME_FAILED if progress.failed or self._listing.unlisted else OK
