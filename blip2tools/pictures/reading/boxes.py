@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from blip2tools.pictures.reading.networks import Quad
+Quad = NDArray[np.float32]
+"""Corners of a line, 4 × 2: x, y of the top left, top right, bottom right and bottom left, as the line is read."""
 
 EDGE = 3  # pixels from a cut within which a line counts as cut
 

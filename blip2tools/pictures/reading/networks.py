@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blip2tools.pictures.reading.boxes import Quad
+
 Pixels = NDArray[np.uint8]
 """Height × width × 3, blue first, as OpenCV and the networks have it."""
-Quad = NDArray[np.float32]
-"""Corners of a line, 4 × 2: x, y of the top left, top right, bottom right and bottom left, as the line is read."""
 
 DETECTOR: Final = "PP-OCRv6_det_small.onnx"
 RECOGNISER: Final = "PP-OCRv6_rec_small.onnx"

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blip2tools.pictures.reading.boxes import Seen, angle_of, height_of, merged, strips, width_of
-from blip2tools.pictures.reading.networks import Pixels, Quad, cut_out
+from blip2tools.pictures.reading.boxes import Quad, Seen, angle_of, height_of, merged, strips, width_of
+from blip2tools.pictures.reading.networks import Pixels, cut_out
 from blip2tools.pictures.reading.order import Box, arranged
 
 AT_ONCE: Final = 2_000_000  # pixels that are looked at in one piece: about 0.8 GB while it lasts
