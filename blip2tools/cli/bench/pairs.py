@@ -53,13 +53,13 @@ def subjects(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Iter
     Raises:
         VisionError: a checkpoint that is not here or cannot be loaded, or a device that is not there.
     """
-    import torch
-
-    torch.set_num_threads(arguments.threads)
     if arguments.model is not None:
         found: Iterator[Subject] = iter([_checkpoint(arguments)])
     else:
         found = _random(arguments.random, arguments.family or ("opt", "t5"), arguments.device)
+        import torch
+
+        torch.set_num_threads(arguments.threads)
     for subject in found:
         tell(f"{subject.name} on {subject.device}{': ' if subject.note else ''}{subject.note}")
         yield subject
@@ -97,9 +97,9 @@ def published_size(name: str, *, share: int = 1) -> Size:
 def _random(name: str, families: Sequence[str], device: str) -> Iterator[Subject]:
     import torch
 
-    from blip2tools.cli.bench.random_models import MID, build
-
     place = _device(device)
+    from blip2tools.cli.bench.random_models import MID, build  # after the device is known: it imports transformers
+
     cuda = place.startswith("cuda")
     if name == "mid":
         for family in families:
@@ -142,7 +142,6 @@ def _precision(family: str, cuda: bool) -> torch.dtype:
 def _checkpoint(arguments: argparse.Namespace) -> Subject:
     """Both sides of a checkpoint, which is loaded twice: stock must not run what we have rearranged."""
     from blip2tools import checkpoints
-    from blip2tools.cli.bench.random_models import Pair
     from blip2tools.settings import Settings
 
     settings = Settings.check(
@@ -153,8 +152,10 @@ def _checkpoint(arguments: argparse.Namespace) -> Subject:
             "threads": arguments.threads,
         }
     )
-    loaded = checkpoints.load(settings, lambda what, share: None, download=False)
     plan = checkpoints.locate(settings)
+    from blip2tools.cli.bench.random_models import Pair  # after the model is found: it imports transformers
+
+    loaded = checkpoints.load(settings, lambda what, share: None, download=False)
     captioner, processor = _stock("Blip2ForConditionalGeneration", plan.captioner.folder, loaded)
     matcher = matcher_processor = None
     if plan.matcher is not None and loaded.matcher is not None:
