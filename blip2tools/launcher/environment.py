@@ -62,6 +62,21 @@ def python_of(environment: Path) -> Path:
     return environment / "Scripts" / "python.exe" if os.name == "nt" else environment / "bin" / "python"
 
 
+def has_package(python: str, name: str) -> bool:
+    """Whether the environment of a Python holds a package, without starting it.
+
+    Args:
+        python: the Python of a virtual environment.
+        name: the package's folder.
+    """
+    environment = Path(python).parent.parent
+    return any(
+        found.is_dir()
+        for pattern in (f"lib/python3*/site-packages/{name}", f"Lib/site-packages/{name}")
+        for found in environment.glob(pattern)
+    )
+
+
 def find_environment(version: str, plugin: Path | None) -> Environment:
     """The environment for this version.
 

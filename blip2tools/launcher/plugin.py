@@ -22,7 +22,7 @@ from types import FrameType
 from typing import IO, cast
 
 from blip2tools.launcher.catalogue import UNKNOWN_PLACES, Catalogue
-from blip2tools.launcher.environment import Environment, find_environment
+from blip2tools.launcher.environment import PYTHON, Environment, find_environment, has_package
 from blip2tools.launcher.front import Front
 from blip2tools.launcher.server import Server
 from blip2tools.launcher.wire import claim_stdin, claim_stdout
@@ -79,7 +79,10 @@ class Launcher:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         urls = "--allow-urls" in arguments or os.environ.get("BLIP2TOOLS_ALLOW_URLS", "").lower() in _URLS
-        self._catalogue = Catalogue(places=UNKNOWN_PLACES, urls=urls)
+        # What the plugin installs has no reader of text; a Python of the user's may.
+        given = os.environ.get(PYTHON, "")
+        reads = bool(given) and all(has_package(given, name) for name in ("rapidocr", "onnxruntime"))
+        self._catalogue = Catalogue(places=UNKNOWN_PLACES, urls=urls, reads=reads)
         wire = claim_stdout()
         self._ended = threading.Event()
         self._front = Front(claim_stdin(), wire, self._catalogue, at_end=lambda waiting: self._ended.set())

@@ -12,6 +12,7 @@ import pytest
 from blip2tools.__version__ import __version__
 from blip2tools.launcher import wire
 from blip2tools.launcher.catalogue import LISTS, READER, UNKNOWN_PLACES, Catalogue, places_of
+from blip2tools.launcher.environment import has_package
 from blip2tools.launcher.front import Front
 from blip2tools.server.mcp import largest_message
 from blip2tools.settings import Settings
@@ -231,6 +232,12 @@ def test_lines_that_wait_are_bounded(pipes, monkeypatch):
     assert front.replays() == []
     assert [front.next_line() for _ in lines] == lines
     writer.join(10)
+
+
+def test_a_package_is_found_without_starting_its_python(tmp_path):
+    assert has_package(sys.executable, "pytest")
+    assert not has_package(sys.executable, "no_such_package")
+    assert not has_package(str(tmp_path / "bin" / "python"), "pytest")
 
 
 def test_addresses_and_folders_are_told_where_they_are_known():
