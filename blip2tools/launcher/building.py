@@ -161,15 +161,16 @@ class Build:
             raise BuildError("It needs Python 3.11 or newer, or uv, which would fetch one.")
         self._do(log, "step 1 of 3, making an environment", make)
         if (index := torch_index()) is not None:
-            self._small_torch(log, install, index, quick=[] if uv else ["--retries", "1", "--timeout", "20"])
+            # `--index-url` of uv gives way to the variable UV_DEFAULT_INDEX, its newer name for the same does not.
+            own = ["--default-index", index] if uv else ["--index-url", index, "--retries", "1", "--timeout", "20"]
+            self._small_torch(log, [*install, *own])
         self._do(log, "step 3 of 3, fetching packages", [*install, self._environment.need])
         self._do(log, "step 3 of 3, trying it", [str(python_of(self._part)), "-I", "-c", _TRY])
         _relocate(self._part, self._environment.place)
 
-    def _small_torch(self, log: IO[str], install: Sequence[str], index: str, quick: Sequence[str]) -> None:
+    def _small_torch(self, log: IO[str], install: Sequence[str]) -> None:
         """Without it the ordinary build comes with the packages: larger by gigabytes, but as good."""
-        own = ["--no-deps", "--index-url", index, *quick, self._torch]
-        self._do(log, "step 2 of 3, fetching torch", [*install, *own], must=False)
+        self._do(log, "step 2 of 3, fetching torch", [*install, "--no-deps", self._torch], must=False)
 
     def _do(self, log: IO[str], what: str, command: Sequence[str], *, must: bool = True) -> None:
         """Run one command and tell how far it is.

@@ -40,7 +40,15 @@ def home(tmp_path):
 def environment(home, url=None, **more):
     """Variables as a client passes them on, and which packages there are."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    index = {} if url is None else {"PIP_INDEX_URL": f"{url}/simple/", "BLIP2TOOLS_TORCH_INDEX": f"{url}/cpu/"}
+    index = (
+        {}
+        if url is None
+        else {
+            "PIP_INDEX_URL": f"{url}/simple/",
+            "UV_DEFAULT_INDEX": f"{url}/simple/",
+            "BLIP2TOOLS_TORCH_INDEX": f"{url}/cpu/",
+        }
+    )
     quick = {"PIP_RETRIES": "0", "PIP_TIMEOUT": "5", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_COMPILE": "1"}
     return {**kept, **quick, **index, "HOME": str(home / "home"), **more}
 

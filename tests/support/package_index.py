@@ -106,7 +106,11 @@ def served(folder: Path, delay_s: float = 0.0) -> Iterator[tuple[str, list[str]]
             self.send_header("Content-Type", "application/zip" if rest[0] else "text/html")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def do_HEAD(self) -> None:  # uv asks so before it fetches a wheel
+            self.do_GET()
 
         def log_message(self, *said: Any) -> None:
             pass
