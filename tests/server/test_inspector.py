@@ -51,6 +51,7 @@ def test_every_tool_is_called(inspect, pictures):
         "survey_image": {"image": image, "rows": 1},
         "compare_images": {"images": [image, pictures[1].path.name]},
         "list_images": {"limit": 3},
+        "read_text": {"image": image},
         "search_images": {"query": pictures[0].caption, "limit": 2},
         "vision_status": {},
     }
