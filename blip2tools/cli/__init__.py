@@ -3,14 +3,16 @@
 command_line.py  all commands, and what their failures mean to a shell
 options.py       settings as options of a command
 console.py       lines, a progress bar and exit statuses
+progress.py      rate and time left of a long job over pictures
 look.py          caption, ask, match, read, survey
 asking.py        a server of the user's that answers them, if one runs
 collections.py   index, search
+run.py           run
 view.py          view
 serve.py         serve
 models.py        models, pull, demo
 setup.py         install, config and completion, with clients.py and jsonfile.py
-run/  bench/  doctor/  evaluate/  demo/    the commands of these names
+bench/  doctor/  evaluate/  demo/    the commands of these names
 """
 
 from __future__ import annotations

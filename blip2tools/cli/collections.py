@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip2tools.call import heard_by
-from blip2tools.cli.console import OK, SOME_FAILED, Bar, say, tell
+from blip2tools.cli.console import OK, SOME_FAILED, say, tell
 from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
+from blip2tools.cli.progress import Progress
 from blip2tools.errors import BusyError, InvalidInputError
 from blip2tools.schemas.shown import printable
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from blip2tools.schemas import IndexResult, SearchResult
     from blip2tools.vision import Vision
 
-TOLD_S = 5.0  # between two progress lines, where no bar can be shown
+TOLD_S = 5.0  # between two lines of progress, where no bar can be shown
 EVERY_S = 10.0  # between two scans of watched folders, at least
 SHARE = 20  # a watched folder rests this many times as long as its scan took
 SHOWN = 200  # characters of a file's name
@@ -115,7 +115,7 @@ def _watch(vision: Vision, arguments: argparse.Namespace) -> None:
 
 
 def _indexed(vision: Vision, folder: str, arguments: argparse.Namespace, *, rebuild: bool | None = None) -> IndexResult:
-    with _Progress(quiet=arguments.watch and rebuild is not None) as progress, heard_by(progress.hear):
+    with _Heard(quiet=arguments.watch and rebuild is not None) as progress, heard_by(progress.hear):
         return vision.index(folder, rebuild=arguments.rebuild if rebuild is None else rebuild)
 
 
@@ -129,46 +129,28 @@ def _tell(result: IndexResult, *, as_json: bool) -> None:
         say(printable(line, 4 * SHOWN))
 
 
-class _Progress:
-    """Progress with rate and time left: a bar, or a line from time to time."""
+class _Heard:
+    """Progress of an index: its first picture begins it, for loading the model says nothing about the time that pictures take."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._bar: Bar | None = None
-        self._began: tuple[float, float] | None = None  # when, and how many pictures were done
-        self._told = 0.0
+        self._shown: Progress | None = None
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> _Heard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
+        if self._shown is not None:
+            self._shown.__exit__()
 
     async def hear(self, what: str, done: float, total: float | None) -> None:
         """Show a report of the job."""
         if self._quiet or not total or what != "pictures":
             return
-        if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = Bar("pictures", total=int(total))
-            self._bar.step()
-            return
-        now = time.monotonic()
-        if self._began is None:  # loading the model says nothing about the time that pictures take
-            self._began, self._told = (now, done), now
-        started, before = self._began
-        if now - self._told < TOLD_S or done in (before, total):
-            return
-        self._told = now
-        rate = (done - before) / (now - started)
-        say(f"{done:,.0f} of {total:,.0f} pictures, {rate:.1f} a second, about {_span((total - done) / rate)} left")
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        if self._shown is None:
+            self._shown = Progress(int(total), int(done), every_s=TOLD_S)
+        else:
+            self._shown.step()
 
 
 def _search(arguments: argparse.Namespace) -> int:

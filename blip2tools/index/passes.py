@@ -141,7 +141,7 @@ def build(place: Path, rows: Rows, count: int, turn: int, tell: Callable[[int], 
         os.fsync(file.fileno())
     if codes is not None:
         faiss.write_index(codes, str(_groups(place, token)))
-    return json.dumps({"token": token, "turn": turn, "count": count}).encode()
+    return json.dumps({"token": token, "turn": turn}).encode()
 
 
 def clean(place: Path, fact: bytes | None) -> None:
@@ -151,11 +151,6 @@ def clean(place: Path, fact: bytes | None) -> None:
         if not path.name.startswith(f"pass-{token}."):
             with suppress(OSError):
                 path.unlink()
-
-
-def count_of(fact: bytes | None) -> int:
-    """How many slots a pass is about."""
-    return int(json.loads(fact)["count"]) if fact else 0
 
 
 def turn_of(fact: bytes | None) -> int:

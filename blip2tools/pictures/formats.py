@@ -133,11 +133,6 @@ def webp_chunk(data: bytes) -> str:
     return "VP8L"
 
 
-def has_second_frame(gif: bytes) -> bool:
-    """Whether a GIF that `is_sane` holds another frame."""
-    return sum(block == 0x2C for block, _ in _gif_blocks(gif)) > 1
-
-
 def jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
     """Marker codes, and where their segments begin, up to and with the end of the image (0xD9).
 

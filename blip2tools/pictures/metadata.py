@@ -10,7 +10,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from blip2tools.pictures import boxes, formats, icc
 from blip2tools.pictures.colours import CodePoints, Description, Gamma
@@ -96,11 +95,6 @@ def _with_profile(profile: bytes | None, orientation: int = 1) -> Metadata:
         return Metadata(icc.parse(profile), orientation=orientation)
     except icc.UnusableError as error:
         return Metadata(problem=str(error), orientation=orientation)
-
-
-class _Png(NamedTuple):
-    chunks: dict[bytes, bytes]
-    """The first chunk of each name before the pixels; of cICP, before the palette."""
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -108,9 +108,7 @@ class CompletionsReply(Reply):
         self._all = self.ours | self.theirs
         self._first: dict[str, Any] = {}  # id and time of creation of the first answer hold for all
         self._told: list[str] = []  # the text of each round
-        self._spent: Any = None
         self._shown: list[Call] = []
-        self._reset()
 
     def _reset(self) -> None:
         self._parts: dict[Any, _Part] = {}
@@ -118,18 +116,14 @@ class CompletionsReply(Reply):
         self._thoughts: dict[str, str] = {}
         self._reason: Any = None
         self._failed = False
-        self._usage: Any = None
+        self._usage = None
         self._waiting: list[tuple[Event, dict[str, Any] | None]] = []
         self._held: list[tuple[Event, dict[str, Any] | None]] = []
         self._message: dict[str, Any] = {}
         self._answer: dict[str, Any] = {}
 
-    def begin(self) -> None:
-        if self.round:
-            self._told.append(self._text)
-            self._spent = added(self._spent, self._usage)
-        self.round += 1
-        self._reset()
+    def _keep(self) -> None:
+        self._told.append(self._text)
 
     # ---- a stream ----
 

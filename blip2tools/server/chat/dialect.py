@@ -69,10 +69,25 @@ class Reply(ABC):
         self.ours = frozenset(ours)
         self.theirs = frozenset(theirs)
         self.round = 0
+        self._usage: Any = None  # of this round
+        self._spent: Any = None  # in the rounds before
+        self._reset()
 
-    @abstractmethod
     def begin(self) -> None:
         """The upstream begins to answer, once more."""
+        if self.round:
+            self._keep()
+            self._spent = added(self._spent, self._usage)
+        self.round += 1
+        self._reset()
+
+    @abstractmethod
+    def _reset(self) -> None:
+        """Forget the round that was, its usage included."""
+
+    @abstractmethod
+    def _keep(self) -> None:
+        """Remember what the client has got of the round that was."""
 
     @abstractmethod
     def feed(self, event: Event) -> list[bytes]:

@@ -96,8 +96,6 @@ class MessagesReply(Reply):
         super().__init__(ours, theirs)
         self._shown: list[Item] = []  # blocks that the client has got in the rounds before
         self._next = 0  # index of the client's next block
-        self._spent: Any = None
-        self._reset()
 
     def _reset(self) -> None:
         self._blocks: dict[int, Item] = {}
@@ -105,16 +103,12 @@ class MessagesReply(Reply):
         self._places: dict[int, int] = {}
         self._reason: Any = None
         self._failed = False
-        self._usage: Any = {}
+        self._usage = {}
         self._held: list[Event] = []
         self._answer: dict[str, Any] = {}
 
-    def begin(self) -> None:
-        if self.round:
-            self._shown += self._kept()
-            self._spent = added(self._spent, self._usage)
-        self.round += 1
-        self._reset()
+    def _keep(self) -> None:
+        self._shown += self._kept()
 
     # ---- a stream ----
 

@@ -94,11 +94,9 @@ class ResponsesReply(Reply):
         self.id: str | None = None  # as the client knows the answer
         self.last_id: str | None = None  # as the upstream does
         self._shown: list[Item] = []
-        self._spent: Any = None
         self._next = 0
         self._number: int | None = None
         self._hidden = False
-        self._reset()
 
     def _reset(self) -> None:
         self._items: dict[int, Item] = {}
@@ -107,16 +105,12 @@ class ResponsesReply(Reply):
         self._lengths: dict[int, int] = {}
         self._status: Any = None
         self._failed = False
-        self._usage: Any = None
+        self._usage = None
         self._held: list[Event] = []
         self._answer: dict[str, Any] = {}
 
-    def begin(self) -> None:
-        if self.round:
-            self._shown += self._kept()
-            self._spent = added(self._spent, self._usage)
-        self.round += 1
-        self._reset()
+    def _keep(self) -> None:
+        self._shown += self._kept()
 
     # ---- a stream ----
 

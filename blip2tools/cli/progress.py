@@ -1,11 +1,10 @@
-"""How far a run is: a bar on a terminal, a line now and then in a log."""
+"""How far a long job over pictures is: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from blip2tools.cli.console import say
 
@@ -44,10 +43,10 @@ class Progress:
         self._started = self._told = time.monotonic()
         self._bar.unpause()
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> None:
+    def step(self, *, failed: bool = False) -> None:
         """One more picture is done."""
         self.done += 1
-        self.failed += any("error" in row for row in rows)
+        self.failed += failed
         self._bar.update()
         now = time.monotonic()
         if self._bar.disable and now - self._told >= self._every_s:

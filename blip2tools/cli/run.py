@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from blip2tools.cli.options import (
     ray_options,
     setting_options,
 )
-from blip2tools.cli.run.progress import Progress
+from blip2tools.cli.progress import Progress
 from blip2tools.errors import InvalidInputError
 from blip2tools.schemas.shown import printable
 from blip2tools.vision.styles import STYLES
@@ -248,7 +248,7 @@ class _Run:
             for warning in vision.status().warnings:
                 say(f"warning: {warning}")
             progress.start()
-            vision.run(write_all(vision, self._task, left, output, progress))
+            vision.run(write_all(vision, self._task, left, output, lambda rows: _step(progress, rows)))
 
     def _look_on_ray(self, output: Output, left: list[str], progress: Progress, replicas: int) -> None:
         from blip2tools.engine.replicas.cluster import connected
@@ -259,7 +259,11 @@ class _Run:
                 if not number:
                     progress.start()
                 output.add(rows)
-                progress(rows)
+                _step(progress, rows)
+
+
+def _step(progress: Progress, rows: Sequence[Mapping[str, Any]]) -> None:
+    progress.step(failed=any("error" in row for row in rows))
 
 
 def _discard(path: Path) -> None:
