@@ -16,6 +16,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blip2tools.errors import ModelUnavailableError
+from blip2tools.settings.file import content_of
 
 FILE: Final = "blip2tools.json"
 MAX_BYTES: Final = 100_000
@@ -165,8 +166,7 @@ def premises_rule(folder: Path) -> Premises:
 
 def _read(path: Path) -> _File:
     try:
-        with path.open("rb") as file:
-            return _File.model_validate_json(file.read(MAX_BYTES))
+        return _File.model_validate_json(content_of(path, MAX_BYTES))
     except (OSError, ValidationError) as error:
         raise ModelUnavailableError(
             f"The calibration in {path.name!r} cannot be read; fit it again, or set `calibration` to none."

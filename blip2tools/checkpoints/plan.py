@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from blip2tools.checkpoints import hub
 from blip2tools.checkpoints.budget import Budget, admit, likely_budget
@@ -213,19 +213,23 @@ def pull(
     return folder
 
 
-def downloadable(name: str) -> str:
+def downloadable(name: str, what: Literal["download", "remove"] = "download") -> str:
     """The hub id of a short name, or the hub id itself.
+
+    Args:
+        name: short name or hub id.
+        what: is to be done with it, for the message.
 
     Raises:
         ModelUnavailableError: nothing that could be downloaded goes by this name.
     """
     member = find(name)
     if name in ("auto", "none") or (member is not None and member.hub is None):
-        raise ModelUnavailableError(f"There is nothing to download for {name!r}; name one of {_choices()}.")
+        raise ModelUnavailableError(f"There is nothing to {what} for {name!r}; name one of {_choices()}.")
     found = member.hub if member is not None else name
     if found is None or not _is_hub_id(found):
         raise ModelUnavailableError(
-            f"There is no model named {name!r} to download{_meant(name)}; name one of {_choices()}."
+            f"There is no model named {name!r} to {what}{_meant(name)}; name one of {_choices()}."
         )
     return found
 

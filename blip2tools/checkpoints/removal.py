@@ -43,9 +43,9 @@ def kept(name: str) -> Kept:
     member = find(name)
     if member is not None and member.hub is None:
         raise InvalidInputError("The demo is a part of the package; `pip uninstall blip2tools` removes both.")
-    if member is None and Path(name).expanduser().is_dir():
+    if member is None and name and Path(name).expanduser().is_dir():
         raise InvalidInputError(f"{name!r} is a folder of your own, which is yours to delete.")
-    repository = downloadable(name)
+    repository = downloadable(name, "remove")
     folder = hub.cache_folder() / f"models--{repository.replace('/', '--')}"
     if not folder.is_dir() or folder.is_symlink():
         raise ModelUnavailableError(f"The model {name} is not in the cache of this computer.")

@@ -115,7 +115,7 @@ class IndexResult(Result):
         failed = f", {len(self.unreadable)} cannot be read" if self.unreadable else ""
         return "\n".join(
             [
-                f"{self.folder}: {self.pictures} pictures can be found ({self.added} new{renamed}, {self.unchanged} "
+                f"{self.folder}: {self.pictures} {'picture' if self.pictures == 1 else 'pictures'} can be found ({self.added} new{renamed}, {self.unchanged} "
                 f"unchanged, {self.removed} gone{failed}; {self.seconds:.1f} s)",
                 *(f"cannot be read: {one.path}: {one.error.code}: {one.error.message}" for one in self.unreadable),
                 *(f"warning: {warning}" for warning in self.warnings),

@@ -6,8 +6,11 @@ others, comments included, as they are.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import stat
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -45,6 +48,18 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
     return parsed(text, path)
 
 
+def content_of(path: Path, most: int) -> bytes:
+    """At most so many bytes of a file that somebody names; a pipe, whose reader could wait for ever, is refused.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as stream:
+        if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe, not a file")
+        return stream.read(most)
+
+
 def text_of(path: Path) -> str | None:
     """The file's text, without a byte order mark; None where there is no file.
 
@@ -52,8 +67,7 @@ def text_of(path: Path) -> str | None:
         InvalidInputError: it cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(LARGEST + 1)
+        content = content_of(path, LARGEST + 1)
         if len(content) > LARGEST:
             raise InvalidInputError(f"The settings file {str(path)!r} is larger than {LARGEST >> 20} MiB.")
         return content.decode("utf-8-sig")

@@ -58,7 +58,7 @@ def test_a_damaged_picture_is_listed(tmp_path, picture, cache, capsys):
     (folder / "bad.png").write_bytes(picture.path.read_bytes()[:60])
     assert main(["index", str(folder), "--model", "demo"]) == 1
     told, beside = capsys.readouterr()
-    assert "1 pictures can be found" in told
+    assert ": 1 picture can be found" in told
     assert "bad.png: corrupt_image: " in beside
 
 

@@ -6,8 +6,9 @@ import stat
 
 import pytest
 
+from blip2tools.checkpoints import confidence
 from blip2tools.cli.command_line import main
-from blip2tools.errors import InvalidInputError
+from blip2tools.errors import InvalidInputError, ModelUnavailableError
 from blip2tools.settings import Settings, file, strays, told_strays
 
 TOKEN = "tokentokentokentoken"
@@ -49,6 +50,23 @@ class TestRank:
         (tmp_path / "blip2tools" / "config.toml").write_text("num_beams = 3")
         assert Settings.load().num_beams == 3
         assert Settings.load({}).num_beams == 5  # an environment that is given has no user
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
+class TestPipes:
+    """A pipe that nobody writes to would be waited for without end."""
+
+    def test_as_the_settings_file(self, config):
+        path = config("")
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(InvalidInputError, match="cannot be read .*pipe"):
+            Settings.load()
+
+    def test_as_a_calibration(self, tmp_path):
+        os.mkfifo(tmp_path / "fit.json")
+        with pytest.raises(ModelUnavailableError, match="The calibration in 'fit.json' cannot be read"):
+            confidence.find(str(tmp_path / "fit.json"), tmp_path)
 
 
 class TestRefusals:

@@ -125,6 +125,14 @@ class TestRemove:
         assert main(["remove", "opt-2.7b", "opt-6.7b", "--yes"]) == 3
         assert len(list(cache.glob("hub/models--*"))) == 2
 
+    @pytest.mark.parametrize("name", ["../../x", "", "auto"])
+    def test_what_is_no_model_is_none_to_remove(self, cache, capsys, name):
+        assert main(["remove", name, "--yes"]) == 3
+        told = capsys.readouterr().err
+        assert "remove" in told
+        assert "download" not in told
+        assert len(list(cache.glob("hub/models--*"))) == 2
+
     def test_a_folder_of_the_users_own(self, cache, capsys):
         assert main(["remove", str(cache), "--yes"]) == 2
         assert "yours to delete" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from blip2tools.__version__ import __version__
 from blip2tools.checkpoints.identity import identity
 from blip2tools.checkpoints.plan import Plan
 from blip2tools.settings import HTTP_SETTINGS, PROXY_SETTINGS, Settings, foreign_variable
+from blip2tools.settings.file import content_of
 
 PROTOCOL: Final = 1
 MAX_PATH_BYTES: Final = 103  # of `sun_path` on macOS, the end not counted; Linux has four more
@@ -67,8 +68,7 @@ def _calibration(named: str) -> str:
     if named in ("auto", "none"):
         return named
     try:
-        with Path(named).expanduser().open("rb") as file:
-            return hashlib.sha256(file.read(2**20)).hexdigest()
+        return hashlib.sha256(content_of(Path(named).expanduser(), 2**20)).hexdigest()
     except OSError:
         return os.path.abspath(named)  # noqa: PTH100  a text, which need not be a file
 
