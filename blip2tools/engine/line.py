@@ -57,9 +57,9 @@ class Admission:
         caller = CALLER.get()
         with self._lock:
             if self._inside > self._limit:
-                raise BusyError(f"{self._limit} calls are waiting already; try again in a few seconds.")
+                raise BusyError(f"The queue is full ({self._limit} calls); try again in a few seconds.")
             if caller and self._of[caller] > self._share:
-                raise BusyError(f"{self._share} of your calls are waiting already; try again in a few seconds.")
+                raise BusyError(f"The queue already holds {self._share} of your calls; try again in a few seconds.")
             self._inside += 1
             self._of[caller] += 1
         try:

@@ -172,7 +172,7 @@ class LocalEngine:
             for work in self._line.drop_stopped():
                 self._drop(work)
             if len(self._line) >= self._max_queue:
-                raise BusyError(f"{self._max_queue} requests are waiting already; try again in a few seconds.")
+                raise BusyError(f"The queue is full ({self._max_queue} requests); try again in a few seconds.")
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name=WORKER, daemon=True)
                 self._worker.start()

@@ -113,9 +113,10 @@ class IndexResult(Result):
     def text_block(self) -> str:
         renamed = f", {self.known} known by their content" if self.known else ""
         failed = f", {len(self.unreadable)} cannot be read" if self.unreadable else ""
+        found = "1 picture" if self.pictures == 1 else f"{self.pictures} pictures"
         return "\n".join(
             [
-                f"{self.folder}: {self.pictures} {'picture' if self.pictures == 1 else 'pictures'} can be found ({self.added} new{renamed}, {self.unchanged} "
+                f"{self.folder}: {found} can be found ({self.added} new{renamed}, {self.unchanged} "
                 f"unchanged, {self.removed} gone{failed}; {self.seconds:.1f} s)",
                 *(f"cannot be read: {one.path}: {one.error.code}: {one.error.message}" for one in self.unreadable),
                 *(f"warning: {warning}" for warning in self.warnings),

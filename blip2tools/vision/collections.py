@@ -58,7 +58,8 @@ class FolderVerbs(Runner):
         if not name:
             raise InvalidInputError("The folder is empty; name one with pictures.")
         means = self._verbs.means(self._shelves.library(self._verbs))
-        return await index(means, self._verbs.sources, name, rebuild=rebuild)
+        with self._verbs.paced():
+            return await index(means, self._verbs.sources, name, rebuild=rebuild)
 
     def index(self, folder: str | os.PathLike[str], *, rebuild: bool = False) -> IndexResult:
         """Make the pictures in a folder, and in all folders below it, findable by `search`.

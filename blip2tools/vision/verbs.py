@@ -6,10 +6,12 @@ Everything here is asynchronous and private to `Vision`, which is its public int
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_args
@@ -91,6 +93,8 @@ OneResult = TypeVar("OneResult", bound=ImageResult)
 LOAD_PATIENCE_S = 20.0  # how long a call waits for a model that is being loaded: clients give up after 30 to 60 s
 
 LIST_AT_ONCE = 64  # pictures of one list in progress: enough to fill batches, few enough to leave the queue to others
+# Of one call's requests to the engine: a survey or a search must not find the queue full of its own.
+_GATE: ContextVar[asyncio.Semaphore | None] = ContextVar("blip2tools_gate", default=None)
 
 
 class Verbs:
@@ -239,12 +243,21 @@ class Verbs:
             raise CancelledError(CLOSED)
         if os.getpid() != self._owner:
             raise ModelUnavailableError(FORKED)
-        with self._admission.one():
+        with self._admission.one(), self.paced():
             try:
                 return await verb(image, options, time.monotonic() + self.settings.deadline_s)
             except BaseException as error:
                 forget_pictures(error)
                 raise
+
+    @contextlib.contextmanager
+    def paced(self) -> Iterator[None]:
+        """Inside, at most half of the queue is filled by what one call asks of the engine."""
+        turn = _GATE.set(asyncio.Semaphore(max(1, self.settings.max_queue // 2)))
+        try:
+            yield
+        finally:
+            _GATE.reset(turn)
 
     async def caption(self, image: ImageInput, options: dict[str, Any], deadline: float) -> CaptionResult:
         style = _styled(options)
@@ -471,6 +484,10 @@ class Verbs:
             self._engine.expect(-1)
 
     async def _ask_engine(self, request: Request, deadline: float) -> Any:
+        async with _GATE.get() or contextlib.nullcontext():
+            return await self._asked(request, deadline)
+
+    async def _asked(self, request: Request, deadline: float) -> Any:
         job = self._engine.submit(request, deadline=deadline, caller=CALLER.get())
         try:
             return await self._answer(job, deadline)

@@ -60,12 +60,12 @@ class TestPipes:
         path = config("")
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(InvalidInputError, match="cannot be read .*pipe"):
+        with pytest.raises(InvalidInputError, match=r"cannot be read .*pipe"):
             Settings.load()
 
     def test_as_a_calibration(self, tmp_path):
         os.mkfifo(tmp_path / "fit.json")
-        with pytest.raises(ModelUnavailableError, match="The calibration in 'fit.json' cannot be read"):
+        with pytest.raises(ModelUnavailableError, match=r"The calibration in 'fit\.json' cannot be read"):
             confidence.find(str(tmp_path / "fit.json"), tmp_path)
 
 

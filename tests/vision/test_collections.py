@@ -215,3 +215,13 @@ async def test_an_agent_finds_a_picture_by_what_it_shows(eyes, drawn):
     assert found.hits[0].path == str(path)
     looked = await call(eyes.for_tools(), "caption_image", {"image": found.hits[0].path})
     assert looked.text == drawn[1][path]
+
+
+def test_a_call_does_not_find_the_queue_full_of_its_own(pictures, folder, tmp_path):
+    """What takes many looks goes through the smallest queue there is, one after the other."""
+    with Vision.load(model="demo", allowed_dirs=(folder,), threads=1, max_queue=1, cache_dir=tmp_path) as eyes:
+        assert len(eyes.survey(pictures[0].path).tiles) == 4
+        assert len(eyes.compare([one.path for one in pictures[:3]]).captions) == 3
+        assert eyes.search(pictures[0].caption, str(folder)).searched == len(pictures)
+        assert eyes.index(str(folder)).added == len(pictures)
+        assert eyes.search(pictures[0].caption, str(folder)).hits[0].fits

@@ -86,7 +86,7 @@ class ReplicaEngine:
             if self._closed:
                 raise CancelledError("The vision engine is closed.")
             if len(self._under_way) >= self._max_queue:
-                raise BusyError(f"{self._max_queue} requests are waiting already; try again in a few seconds.")
+                raise BusyError(f"The queue is full ({self._max_queue} requests); try again in a few seconds.")
             self._under_way.add(job)
         work = asyncio.run_coroutine_threadsafe(self._serve(job, deadline), self._loop)
         job.future.add_done_callback(lambda _: work.cancel())
