@@ -13,6 +13,8 @@ from tests.support.quantized_models import ours
 
 SIZE = Size((96, 6, 6), (64, 4, 4), (256, 8, 8, 1024), 1024, queries=16, image_size=56)
 PROMPTS = {"opt": [[2], [2, 40, 41, 42]], "t5": [[1], [40, 41, 42, 1]]}
+# T5's scores are not scaled, and its gate is a product: outliers that no weight balances would make a step function of it.
+CASES = [("opt", "none"), ("opt", "balanced"), ("opt", "unbalanced"), ("t5", "none"), ("t5", "balanced")]
 COSINE, SAME, CLEAR = 0.999, 0.98, 0.5
 
 
@@ -20,10 +22,8 @@ COSINE, SAME, CLEAR = 0.999, 0.98, 0.5
 def pair(family, outlying):
     made = build(SIZE, family)
     language = made.captioner.language_model
-    with torch.no_grad():
-        made.captioner.language_model.get_output_embeddings().weight *= (
-            8  # logits that differ as those of a trained model do
-        )
+    with torch.no_grad():  # random ones differ by 0.5 and by 22; those of a trained model by about 3
+        language.get_output_embeddings().weight *= {"opt": 8, "t5": 1 / 7}[family]
     if family == "t5":
         made.captioner.config.text_config.dense_act_fn = "gelu"
     if outlying != "none":
@@ -68,8 +68,7 @@ def judged(found, wanted):
     return torch.cosine_similarity(found, wanted).min().item(), same
 
 
-@pytest.mark.parametrize("outlying", ["none", "balanced", "unbalanced"])
-@pytest.mark.parametrize("family", ["opt", "t5"])
+@pytest.mark.parametrize(("family", "outlying"), CASES)
 def test_8_bits_say_what_full_precision_says(family, outlying):
     for parts in ("vision_model",), ("qformer",), ("language_model",), ("",):
         model = ours(pair(family, outlying).captioner, 8, parts)
@@ -80,8 +79,7 @@ def test_8_bits_say_what_full_precision_says(family, outlying):
 
 
 @pytest.mark.parametrize("token", [False, True], ids=["a scale for all", "a scale for each token"])
-@pytest.mark.parametrize("outlying", ["balanced", "unbalanced"])
-@pytest.mark.parametrize("family", ["opt", "t5"])
+@pytest.mark.parametrize(("family", "outlying"), [case for case in CASES if case[1] != "none"])
 def test_the_outliers_are_such_that_plain_8_bits_fail(family, outlying, token):
     model = ours(pair(family, outlying).captioner)
     outliers.make_naive(model.language_model, token=token)
@@ -89,11 +87,10 @@ def test_the_outliers_are_such_that_plain_8_bits_fail(family, outlying, token):
     assert cosine < COSINE
 
 
-@pytest.mark.parametrize("family", ["opt"])
-def test_without_outliers_they_would_pass(family):
-    model = ours(pair(family, "none").captioner)
+def test_without_outliers_they_would_pass():
+    model = ours(pair("opt", "none").captioner)
     outliers.make_naive(model.language_model, token=True)
-    cosine, _ = judged(logits(model, family), whole(family, "none"))
+    cosine, _ = judged(logits(model, "opt"), whole("opt", "none"))
     assert cosine >= COSINE
 
 

@@ -27,11 +27,7 @@ def give(language_model: Any, *, channels: int = 4, size: float = 60.0, balanced
         seed: of the choice.
     """
     generator = torch.Generator().manual_seed(seed)
-    readings = _readings(language_model)
-    # T5 does not scale its scores: read by weights as large as the others, these would make each of them all or nothing.
-    scores = [one for _, readers in readings if len(readers) == 3 for one in readers]
-    attending = [] if language_model.config.model_type == "opt" else scores
-    for norm, readers in readings:
+    for norm, readers in _readings(language_model):
         chosen = torch.randperm(len(norm.weight), generator=torch.Generator().manual_seed(seed))[:channels]
         factors = size * (1 / 3 + 2 / 3 * torch.rand(channels, generator=generator))
         factors[0] = size
@@ -39,8 +35,8 @@ def give(language_model: Any, *, channels: int = 4, size: float = 60.0, balanced
         if getattr(norm, "bias", None) is not None:
             # A sign of their own: the channels are large for every token, not only where the token makes them so.
             norm.bias[chosen] += factors * (2 * torch.randint(0, 2, (channels,), generator=generator) - 1)
-        for reader in readers:
-            if balanced or reader in attending:
+        if balanced:
+            for reader in readers:
                 reader.weight[:, chosen] /= factors
 
 

@@ -20,7 +20,7 @@ from blip2tools.model.weights import summary
 # Parts that hold nearly all weights; what lies outside is small, and decides more: projections and heads.
 PARTS: Final = ("vision_model.encoder", "qformer", "language_model")
 TABLES: Final = ("embed_tokens", "shared", "word_embeddings")
-# In T5, whose attention reads the whole text at once: half of what 8 bits change comes from these, which are a tenth of its weights.
+# Half of what 8 bits change in a T5 comes from these, which are an eighth of its weights.
 PRECISE: Final = (".SelfAttention.v", ".SelfAttention.o")
 OUTPUT: Final = "lm_head"  # 8 bits at least: it chooses the words, and may be one with their table
 
@@ -163,7 +163,7 @@ class QuantizedLinear(nn.Module):
                 self._packed = kernels.pack_blocks(weight, self.scale)
             else:
                 self._packed = kernels.pack(weight.flatten(0, -2), self.scale.flatten())
-            self.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+            self.weight = nn.Parameter(weight.new_empty(0, self.in_features), requires_grad=False)
             self.weight.summary = summary(weight)  # type: ignore[attr-defined]
             if (release := getattr(weight, "release", None)) is not None:  # pages of a file: they were read in vain
                 release()

@@ -5,8 +5,8 @@
 4 bits: `weight`, int8 (out, in / 2), two values a byte, the first in the low half, each 8 more than it stands for, and `scale`,
 float32 (out, in / BLOCK): one for each block of a row, because sixteen levels are too few for a whole row.
 
-16 bits, for a few matrices that decide more than others: `weight`, int8 (2, out, in), and `scale`, float32 (2, out): the matrix in
-8 bits, and in 8 more what those left.
+16 bits, for matrices that decide more than others: `weight`, int8 (2, out, in), and `scale`, float32 (2, out): 8 bits, and 8 more
+for what those left.
 
 All: `columns`, int8 (in,): a column is 2 to the power of that times what the others say. A trained model reads its outlier
 channels with weights that are as much smaller, and a scale that suits the rest of a row would leave them without digits. What
