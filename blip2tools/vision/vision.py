@@ -447,6 +447,22 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         """
         return self.run(self.akeep(image))
 
+    async def athumbnail(self, image: ImageInput, side: int = 320) -> bytes:
+        """See `thumbnail`."""
+        return await self._verbs.admitted(self._verbs.thumbnail, image, {"side": side})
+
+    def thumbnail(self, image: ImageInput, side: int = 320) -> bytes:
+        """A small JPEG of a picture, for a person to look at: upright, in sRGB, without metadata. No model is needed.
+
+        Args:
+            image: one image of any kind.
+            side: of the longer side, pixels, 16 to 1024; a smaller picture keeps its size.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.athumbnail(image, side))
+
     def keeps(self, handle: str) -> bool:
         """Whether a picture's bytes are in memory, which makes it the newest. Costs nothing."""
         return self._store.digest(handle) is not None

@@ -8,7 +8,7 @@ connections.py  limits on connections without a request
 sessions.py     sessions of MCP clients, and the SDK's errors in our words
 bodies.py       bodies of requests: JSON, forms, pictures
 metrics.py      /metrics
-page.py         the page at /
+page/           the page at /
 """
 
 from __future__ import annotations
