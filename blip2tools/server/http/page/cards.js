@@ -3,8 +3,9 @@
 import { $, announce, bringIntoView, make } from "./dom.js";
 import { badge, bar, doubts, verdictOf, verdictOfAnswer, verdictOfFit } from "./doubt.js";
 import { codeOf } from "./code.js";
-import { light, percent, setRegion, showBoxes, spelled } from "./region.js";
+import { light, setRegion, showBoxes, spelled } from "./region.js";
 import { showAgain } from "./picture.js";
+import { status } from "./server.js";
 
 const THUMB = 176;  // pixels of a thumbnail's longer side: twice what is shown
 
@@ -134,13 +135,18 @@ function copyOf(image, part) {
  */
 export function openCard({ verb, title, details, picture, part, stop, closer, standing }) {
   const started = performance.now();
-  const time = make("span", { class: "soft number" });
+  const working = make("span"), time = make("span", { class: "soft number" });
   const copy = copyOf($("preview"), part);
   const thumb = make("button", { type: "button", class: "thumb", "aria-label": "Show on the picture" }, copy);
   const body = make("div", { class: "body" }, make("p", { class: "title", text: title }),
-    make("p", { class: "working", text: "Looking … " }, time), make("button", { type: "button", class: "button", text: "Stop", onclick: stop }));
+    make("p", { class: "working" }, working, time), make("button", { type: "button", class: "button", text: "Stop", onclick: stop }));
   const card = make("article", { class: "card pending", "aria-busy": true, "data-verb": verb }, thumb, body);
-  const ticking = setInterval(() => { time.textContent = `${seconds(started)} s`; }, 200);
+  const tick = () => {
+    working.textContent = status?.loaded ? "Looking … " : `The model is ${status?.state ?? "not there"} … `;
+    time.textContent = `${Math.round((performance.now() - started) / 1000)} s`;
+  };
+  const ticking = setInterval(tick, 500);
+  tick();
   let boxes = [];
   thumb.addEventListener("click", () => showIt());
   $("results").prepend(card);
@@ -159,8 +165,8 @@ export function openCard({ verb, title, details, picture, part, stop, closer, st
     bringIntoView(card);
   };
   const footer = () => {
-    const facts = [part ? `part ${part.map(percent).join(", ")}` : "whole picture", `${seconds(started)} s`];
-    return make("footer", {}, make("p", { class: "soft", title: part ? spelled(part) : undefined, text: facts.join(" · ") }), codeOf(verb, details, picture));
+    const facts = [part ? `part: ${spelled(part)}` : "whole picture", `${seconds(started)} s`];
+    return make("footer", {}, make("p", { class: "soft", text: facts.join(" · ") }), codeOf(verb, details, picture));
   };
   return {
     done(result) {

@@ -46,7 +46,7 @@ export function codeOf(verb, details, picture) {
 }
 
 function snippet(name, text) {
-  const shown = make("pre", { tabindex: 0, "aria-label": `The call as ${name}`, text });
+  const shown = make("pre", { text });
   const button = make("button", { type: "button", class: "button", "aria-label": `Copy as ${name}`, text: `Copy ${name}` });
   button.addEventListener("click", async () => {
     const copied = await navigator.clipboard?.writeText(text).then(() => true, () => false);

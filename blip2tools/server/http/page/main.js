@@ -9,6 +9,7 @@ import { onTab, selectTab, tab } from "./tabs.js";
 import { openCard } from "./cards.js";
 import { onFound, showSearch } from "./search.js";
 
+const RETRY_MS = 2000;
 const READS = "read text: use read_text";  // what a server with the extra says that its model cannot do
 
 // ---- calls ----
@@ -23,20 +24,35 @@ async function look(verb, title, details) {
     verb, title, details: given, picture: mine, part, stop: () => stopper.abort(), closer: lookCloser, standing: status?.warnings ?? [],
   });
   try {
-    let result;
-    try {
-      result = await callTool(verb, given, stopper.signal);
-    } catch (error) {
-      if (error.code !== "not_found" || !mine.file) throw error;
-      await sendAgain(mine);
-      result = await callTool(verb, given, stopper.signal);
-    }
-    const boxes = card.done(result);
+    const boxes = card.done(await answer(verb, given, mine, stopper.signal));
     if (picture === mine) showBoxes(boxes);
   } catch (error) {
     if (error.name === "AbortError" || error.number === 401) card.stopped();
     else card.failed(error);
   }
+}
+
+/** A tool's answer; meanwhile the model may have to be loaded, or the picture be sent again. */
+async function answer(verb, given, mine, signal) {
+  for (let isNew = false; ;) {
+    try {
+      return await callTool(verb, given, signal);
+    } catch (error) {
+      if (error.code === "not_found" && mine.file && !isNew) {
+        isNew = true;
+        await sendAgain(mine);
+      } else if (error.code === "model_unavailable" && status?.state.startsWith("loading")) {
+        await later(RETRY_MS, signal);
+      } else throw error;
+    }
+  }
+}
+
+function later(wait, signal) {
+  return new Promise((done, stop) => {
+    setTimeout(done, wait);
+    signal.addEventListener("abort", () => stop(signal.reason), { once: true });
+  });
 }
 
 const caption = () => look("caption", "Caption", { num_captions: Number($("count").value) });

@@ -11,12 +11,14 @@ let gesture = null;
 let told = () => {};
 
 const within = (value) => Math.min(1, Math.max(0, value));
-export const percent = (value) => `${Math.round(value * 100)} %`;
 
 export function setRegion(next) {
   region = next && next.map((edge) => Number(edge.toFixed(4)));
   $("region").hidden = $("whole").hidden = !region;
-  if (region) place($("region"), region);
+  if (region) {
+    place($("region"), region);
+    showBoxes([]);
+  }
   $("region-text").textContent = region ? `Part: ${spelled(region)}` : "";
   told(region);
 }
@@ -24,8 +26,10 @@ export function setRegion(next) {
 /** Call `then` whenever the part changes. */
 export function onRegion(then) { told = then; }
 
-export const spelled = ([left, top, right, bottom]) =>
-  `left ${percent(left)}, top ${percent(top)}, right ${percent(right)}, bottom ${percent(bottom)}`;
+export const spelled = ([left, top, right, bottom]) => {
+  const [x0, y0, x1, y1] = [left, top, right, bottom].map((edge) => Math.round(edge * 100));
+  return `${x0}–${x1} % across, ${y0}–${y1} % down`;
+};
 
 export function place(node, [left, top, right, bottom]) {
   Object.assign(node.style, {
