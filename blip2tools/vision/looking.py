@@ -216,11 +216,11 @@ class Looking:
             again = self._again(sources, given, await self._pool_for(given).run(read))
 
             def make() -> bytes:
-                from blip2tools.pictures.thumbnails import thumbnail  # loads PIL: only once there is a picture
+                from blip2tools.pictures.small import jpeg, small
 
                 one = again()
                 with self.judging(one):
-                    return thumbnail(self._decoder.decode(one.data, [None]).parts[0], side)
+                    return jpeg(small(self._decoder, one.data, side))
 
             return await self._pools.pictures.run(make)
 
