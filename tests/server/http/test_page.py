@@ -495,7 +495,7 @@ def test_the_token_is_asked_for_and_travels_in_a_header(visit, picture, tmp_path
         assert TOKEN not in page.content()
         assert page.evaluate("[document.cookie, Object.keys(localStorage).length]") == ["", 0]
         with server.client(follow_redirects=False) as client:  # thumbnails are behind the same guard as the tools
-            refused = client.post("/api/thumbnail", json={"image": str(picture.path)})
+            refused = client.post("/page/thumbnail", json={"image": str(picture.path)})
             assert (refused.status_code, refused.json()["code"]) == (403, "not_allowed")
 
 

@@ -28,7 +28,7 @@ def client(vision):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_model_knows_the_samples(client, vision, name):
-    drawn = client.get(f"/samples/{name}")
+    drawn = client.get(f"/page/samples/{name}")
     assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
     assert opened(drawn.content).size == (SIDE, SIDE)
     assert vision.caption(drawn.content).text == caption(SAMPLES[name])
@@ -52,11 +52,11 @@ def test_a_thumbnail_is_a_small_jpeg_of_the_whole_upright_picture(vision, tmp_pa
 
 
 def test_a_thumbnail_comes_from_an_allowed_folder_or_a_handle(client, vision, picture, tmp_path):
-    found = client.post("/api/thumbnail", json={"image": picture.path.name, "side": 64})
+    found = client.post("/page/thumbnail", json={"image": picture.path.name, "side": 64})
     assert (found.status_code, found.headers["content-type"]) == (200, "image/jpeg")
     assert opened(found.content).size == (64, 64)
     handle = client.post("/images", content=picture.path.read_bytes()).json()["handle"]
-    assert client.post("/api/thumbnail", json={"image": handle, "side": 64}).content == found.content
+    assert client.post("/page/thumbnail", json={"image": handle, "side": 64}).content == found.content
     (tmp_path / "private.png").write_bytes(picture.path.read_bytes())
     for image, status, code in (
         (str(tmp_path / "private.png"), 403, "not_allowed"),
@@ -64,11 +64,11 @@ def test_a_thumbnail_comes_from_an_allowed_folder_or_a_handle(client, vision, pi
         ("no-such.png", 404, "not_found"),
         ("http://127.0.0.1/x.png", 403, "not_allowed"),
     ):
-        refused = client.post("/api/thumbnail", json={"image": image})
+        refused = client.post("/page/thumbnail", json={"image": image})
         assert (refused.status_code, refused.json()["code"]) == (status, code), image
-    wrong = client.post("/api/thumbnail", json={"image": handle, "side": 1_000_000})
+    wrong = client.post("/page/thumbnail", json={"image": handle, "side": 1_000_000})
     assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid_input")
-    missing = client.get("/samples/no-such")
+    missing = client.get("/page/samples/no-such")
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
 
 
@@ -83,7 +83,7 @@ def test_without_the_page_there_are_no_pictures(vision, picture):
     running = HttpThread(vision, page=False)
     try:
         with running.client() as client:
-            assert client.post("/api/thumbnail", json={"image": picture.path.name}).status_code == 404
-            assert client.get("/samples/shapes").status_code == 404
+            assert client.post("/page/thumbnail", json={"image": picture.path.name}).status_code == 404
+            assert client.get("/page/samples/shapes").status_code == 404
     finally:
         running.end()

@@ -15,8 +15,8 @@ from blip2tools.schemas import ThumbnailArguments, parse
 from blip2tools.server.http.bodies import _arguments_of
 from blip2tools.vision import Vision
 
-SAMPLES: Final = "/samples/"
-THUMBNAIL: Final = "/api/thumbnail"
+SAMPLES: Final = "/page/samples/"
+THUMBNAIL: Final = "/page/thumbnail"
 
 
 class Pictures:

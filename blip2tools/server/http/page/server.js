@@ -51,8 +51,8 @@ export const upload = (file) =>
   request("images", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } }, asJson);
 
 /** A picture of the server's as a blob. */
-export const thumbnail = (image, side) => request("api/thumbnail", posted({ image, side }), (response) => response.blob());
-export const sample = (name) => request(`samples/${name}`, {}, (response) => response.blob());
+export const thumbnail = (image, side) => request("page/thumbnail", posted({ image, side }), (response) => response.blob());
+export const sample = (name) => request(`page/samples/${name}`, {}, (response) => response.blob());
 
 export const hasToken = () => sessionStorage.getItem(KEY) !== null;
 
