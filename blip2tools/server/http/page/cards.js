@@ -142,7 +142,8 @@ export function openCard({ verb, title, details, picture, part, stop, closer, st
     make("p", { class: "working" }, working, time), make("button", { type: "button", class: "button", text: "Stop", onclick: stop }));
   const card = make("article", { class: "card pending", "aria-busy": true, "data-verb": verb }, thumb, body);
   const tick = () => {
-    working.textContent = status?.loaded ? "Looking … " : `The model is ${status?.state ?? "not there"} … `;
+    working.textContent = status?.loaded ? "Looking … "
+      : `The model is ${status?.state.startsWith("loading") ? status.state : "being loaded"} … `;
     time.textContent = `${Math.round((performance.now() - started) / 1000)} s`;
   };
   const ticking = setInterval(tick, 500);

@@ -28,11 +28,16 @@ function say(problem) {
   }
 }
 
+function sends(isSending) {
+  document.body.classList.toggle("sending", isSending);
+  $("sending").hidden = !isSending;
+}
+
 /** Send a file to the server and show it. */
 export function take(file, { questions = [], texts = [] } = {}) {
   if (!file) return;
   follow(async () => {
-    document.body.classList.add("sending");
+    sends(true);
     const kept = await upload(file);
     await show({ ...kept, reference: kept.handle, file, name: file.name || "picture.png", questions, texts },
       URL.createObjectURL(file));
@@ -52,7 +57,7 @@ function follow(work) {
   const mine = arriving = work()
     .catch((error) => say(error.message))
     .finally(() => {
-      document.body.classList.remove("sending");
+      sends(false);
       if (arriving === mine) arriving = null;
     });
   return mine;

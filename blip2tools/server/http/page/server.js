@@ -42,8 +42,12 @@ const posted = (body, signal) =>
 
 /** Call a tool by its last part below `api`. */
 export async function callTool(verb, details, signal) {
+  if (status && !status.loaded) {  // the first call loads the model
+    asked = 0;
+    again(LOADING_MS);
+  }
   const result = await request(`api/${verb}`, posted(details, signal), asJson);
-  if (!status?.loaded) start(listener);  // the first call may have loaded the model
+  if (status && !status.loaded) start(listener);
   return result;
 }
 
