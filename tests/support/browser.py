@@ -6,10 +6,15 @@ import io
 import shutil
 from typing import Any
 
+import pytest
 from PIL import Image
+
+from tests.support.http_process import TOKEN
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 812}
+DONE = "article:not(.pending)"  # results on the page
+NEWEST = f"{DONE}:first-child"
 LEAST_CONTRAST, LEAST_OF_LARGE = 4.5, 3.0  # WCAG 2.2, 1.4.3
 
 # Texts whose colour is too near to what is behind them, by WCAG's relative luminance; their grounds are of one colour.
@@ -81,3 +86,102 @@ def assert_well_made(page: Any) -> None:
     )
     assert small == []  # WCAG 2.2, 2.5.8
     assert page.evaluate(_FAINT) == []
+
+
+# ---- visits to the page ----
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for a module's tests."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need: pip install playwright")
+    sync_api.expect.set_options(timeout=30_000)  # on a busy machine
+    with sync_api.sync_playwright() as playwright:
+        path = chromium_path()
+        try:
+            # Without its sandbox it also starts as root in a container; it only ever sees our own page.
+            running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except sync_api.Error as error:
+            failed = f" ({path}: {str(error).splitlines()[0]})" if path else ""
+            pytest.skip(f"no Chromium: install it, or run `playwright install chromium`{failed}")
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a page, and at the end checks that it contacted no other server and logged no error."""
+    opened = []
+
+    def open_page(server, allowed=None, size=DESKTOP, **options):
+        touch = {"has_touch": True, "is_mobile": True} if size == PHONE else {}
+        context = browser.new_context(viewport=size, **touch, **options)
+        page = context.new_page()
+        told, asked, refused = [], [], []
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("requestfailed", lambda request: refused.append(request.url))
+        page.on("response", lambda response: response.ok or refused.append(response.url))
+        page.set_default_timeout(20_000)
+        page.goto(server.url + "/")
+        opened.append((context, server, told, asked, refused, allowed))
+        return page
+
+    yield open_page
+    for context, server, told, asked, refused, allowed in opened:
+        context.close()
+        # Chromium notes every refusal of the server's; of the page itself it has nothing to say.
+        own = [text for text in told if not text.startswith("Failed to load resource")]
+        assert own == ([] if allowed is None else [text for text in told if allowed in text])
+        assert len(told) - len(own) <= len(refused)
+        assert [url for url in asked if not url.startswith((server.url, f"blob:{server.url}", "data:"))] == []
+        assert [url for url in asked if TOKEN in url] == []
+
+
+def sees(page, selector, text):
+    """Wait until the first such element has this text."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector).first).to_contain_text(text)
+
+
+def counts(page, selector, number):
+    """Wait until there are so many of these elements."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_have_count(number)
+
+
+def shown(page, path):
+    """Give the page a picture, and wait for its caption."""
+    before = page.locator(DONE).count()
+    page.set_input_files("#other" if page.locator("#other").is_visible() else "#file", path)
+    counts(page, DONE, before + 1)
+
+
+def ask(page, question, choices=""):
+    """Ask, and wait for the answer."""
+    before = page.locator(DONE).count()
+    page.get_by_role("tab", name="Ask").click()
+    page.locator("#question").fill(question)
+    page.evaluate("document.getElementById('offer').open = true")
+    page.get_by_label("Choices").fill(choices)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    counts(page, DONE, before + 1)
+
+
+def run(page, tab, button):
+    """Press a tab's button, and wait for the result."""
+    before = page.locator(DONE).count()
+    page.get_by_role("tab", name=tab).click()
+    page.locator(f"#panel-{tab.lower()}").get_by_role("button", name=button).click()
+    counts(page, DONE, before + 1)
+
+
+def search(page, query):
+    """Search, and wait for the grid."""
+    page.get_by_role("tab", name="Search").click()
+    page.get_by_label("What the picture shows").fill(query)
+    page.get_by_role("button", name="Search", exact=True).click()
+    sees(page, "#found .summary", query)

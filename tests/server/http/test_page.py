@@ -14,30 +14,25 @@ from blip2tools import Vision
 from blip2tools.demo.samples import SAMPLES
 from blip2tools.demo.words import caption
 from blip2tools.server.http.page.document import load_page
-from tests.support.browser import DESKTOP, PHONE, assert_in_view, assert_well_made, chromium_path
+from tests.support.browser import (
+    DESKTOP,
+    DONE,
+    NEWEST,
+    PHONE,
+    ask,
+    assert_in_view,
+    assert_well_made,
+    counts,
+    run,
+    search,
+    sees,
+    shown,
+)
 from tests.support.http_process import TOKEN, HttpThread
 
 pytestmark = pytest.mark.browser
 
-DONE = "article:not(.pending)"
-NEWEST = f"{DONE}:first-child"
 SHADE = "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g)[0] < 128 ? 'dark' : 'light'"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need: pip install playwright")
-    sync_api.expect.set_options(timeout=30_000)  # on a busy machine
-    with sync_api.sync_playwright() as playwright:
-        path = chromium_path()
-        try:
-            # Without its sandbox it also starts as root in a container; it only ever sees our own page.
-            running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            failed = f" ({path}: {str(error).splitlines()[0]})" if path else ""
-            pytest.skip(f"no Chromium: install it, or run `playwright install chromium`{failed}")
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -45,78 +40,6 @@ def server(vision):
     running = HttpThread(vision)
     yield running
     running.end()
-
-
-@pytest.fixture
-def visit(browser):
-    """Opens a page, and at the end checks that it contacted no other server and logged no error."""
-    opened = []
-
-    def open_page(server, allowed=None, size=DESKTOP, **options):
-        touch = {"has_touch": True, "is_mobile": True} if size == PHONE else {}
-        context = browser.new_context(viewport=size, **touch, **options)
-        page = context.new_page()
-        told, asked = [], []
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.set_default_timeout(20_000)
-        page.goto(server.url + "/")
-        opened.append((context, server, told, asked, allowed))
-        return page
-
-    yield open_page
-    for context, server, told, asked, allowed in opened:
-        context.close()
-        # Chromium notes every refusal of the server's; of the page itself it has nothing to say.
-        assert [text for text in told if not text.startswith("Failed to load resource")] == (
-            [] if allowed is None else [text for text in told if allowed in text]
-        )
-        assert [url for url in asked if not url.startswith((server.url, f"blob:{server.url}", "data:"))] == []
-        assert [url for url in asked if TOKEN in url] == []
-
-
-def sees(page, selector, text):
-    from playwright.sync_api import expect
-
-    expect(page.locator(selector).first).to_contain_text(text)
-
-
-def counts(page, selector, number):
-    from playwright.sync_api import expect
-
-    expect(page.locator(selector)).to_have_count(number)
-
-
-def shown(page, path):
-    """Give the page a picture, and wait for its caption."""
-    before = page.locator(DONE).count()
-    page.set_input_files("#other" if page.locator("#other").is_visible() else "#file", path)
-    counts(page, DONE, before + 1)
-
-
-def ask(page, question, choices=""):
-    before = page.locator(DONE).count()
-    page.get_by_role("tab", name="Ask").click()
-    page.locator("#question").fill(question)
-    page.evaluate("document.getElementById('offer').open = true")
-    page.get_by_label("Choices").fill(choices)
-    page.get_by_role("button", name="Ask", exact=True).click()
-    counts(page, DONE, before + 1)
-
-
-def run(page, tab, button):
-    before = page.locator(DONE).count()
-    page.get_by_role("tab", name=tab).click()
-    page.locator(f"#panel-{tab.lower()}").get_by_role("button", name=button).click()
-    counts(page, DONE, before + 1)
-
-
-def search(page, query):
-    page.get_by_role("tab", name="Search").click()
-    page.get_by_label("What the picture shows").fill(query)
-    page.get_by_role("button", name="Search", exact=True).click()
-    sees(page, "#found .summary", query)
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
