@@ -44,6 +44,7 @@ def server(vision):
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_every_state_in_light_and_dark(visit, server, picture, size, tmp_path):
+    """With PAGE_SCREENSHOTS=FOLDER the screenshots are kept there, to be looked at."""
     page = visit(server, size=size)
 
     def looks(name, *selectors):
@@ -309,7 +310,7 @@ def test_from_the_keyboard_alone(visit, server, picture):
     page.keyboard.press("Enter")
     tab_to("Copy curl")
     page.keyboard.press("Enter")
-    tab_to("tab-ask") if focused() == "tab-ask" else page.locator("#tab-ask").focus()
+    page.locator("#tab-ask").focus()
     page.keyboard.press("End")
     tab_to("query")
     page.keyboard.type(picture.caption)
@@ -469,6 +470,12 @@ def test_search_for_copies_in_a_folder_and_in_none(visit, server, picture, folde
     page.get_by_label("in", exact=True).fill("")
     page.get_by_role("button", name="Search", exact=True).click()
     sees(page, "#found .notice", "There is no index")
+    # As with an index of the folder, which other tests must not find.
+    page.route("**/api/search", lambda route: route.fulfill(json=route.fetch().json() | {"indexed": 6}))
+    page.get_by_role("button", name="Search", exact=True).click()
+    sees(page, "#found .summary", "all from an index")
+    counts(page, "#found .notice", 0)
+    page.unroute("**/api/search")
     page.locator("#found .hit").first.click()
     counts(page, DONE, 1)
     page.get_by_role("tab", name="Search").click()

@@ -1,6 +1,8 @@
-"""The pictures that the page asks for: samples, and thumbnails of what tools may read; and nothing of it without the page."""
+"""What the page is made of, and the pictures that it asks for: samples, and thumbnails of what tools may read."""
 
 import io
+import re
+from importlib import resources
 
 import pytest
 from PIL import Image
@@ -9,6 +11,8 @@ from blip2tools import Vision
 from blip2tools.demo.samples import SAMPLES, SIDE
 from blip2tools.demo.words import caption
 from blip2tools.errors import InvalidInputError
+from blip2tools.server.http import page
+from blip2tools.server.http.page.document import load_page
 from tests.support.http_process import HttpThread
 
 
@@ -77,6 +81,16 @@ def test_nothing_is_kept_of_a_picture_that_was_only_shown(folder, pictures):
         for one in pictures:
             vision.thumbnail(one.path)
         assert vision.handles() == []
+
+
+def test_every_source_is_in_the_page():
+    html = load_page().html.decode()
+    sources = [one for one in resources.files(page).iterdir() if one.name.endswith((".js", ".css"))]
+    assert len(sources) > 10
+    for source in sources:
+        last = source.read_text().rstrip().splitlines()[-1]
+        assert last.removeprefix("export ") in html, f"{source.name} is not served"
+    assert re.search(r"^(import|export) ", html, flags=re.M) is None
 
 
 def test_without_the_page_there_are_no_pictures(vision, picture):
