@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from datetime import datetime
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from blip2tools.errors import ErrorCode
 
 MAX_OUTPUT = 2000  # characters of one text in a result
 DIGITS = 6  # of a number in a result: float32 has seven, and each costs context
@@ -221,7 +223,7 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    code: str
+    code: Annotated[ErrorCode, WithJsonSchema({"type": "string"})]  # agents need no list of all of them
     message: str
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from blip2tools.schemas.arguments import MAX_FOLDER, Arguments, Reference, Words, given
 from blip2tools.schemas.results import Failure, Result
@@ -16,6 +16,8 @@ MAX_HITS = 50
 class SearchArguments(Arguments):
     """Arguments of `search_images`."""
 
+    alternatives = ("query", "image")
+
     query: Annotated[Words | None, BeforeValidator(given)] = Field(
         None, description="What the picture shows, as a caption, e.g. 'a dog on a beach'; at most 512 characters."
     )
@@ -26,14 +28,6 @@ class SearchArguments(Arguments):
         None, description="An allowed folder or one inside it, e.g. 'holiday'; all of them if left out."
     )
     limit: int = Field(10, ge=1, le=MAX_HITS, description="How many hits at most, 1 to 50.")
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if self.query is None and self.image is None:
-            raise ValueError("The argument 'query' is missing")
-        if self.query is not None and self.image is not None:
-            raise ValueError("Only one of the arguments 'query' and 'image' may be given")
-        return self
 
 
 class SearchHit(BaseModel):

@@ -9,7 +9,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 
+from blip2tools.schemas import parse
 from blip2tools.server.chat import endpoint
+from blip2tools.server.chat.forms import ChatRequest
 from blip2tools.server.chat.intent import intent_of
 from tests.conftest import handle_of
 from tests.server.chat.conftest import shown, uri
@@ -101,7 +103,7 @@ def test_the_newest_turn_is_found_by_what_it_holds(client, vision, pictures):
     asked = chat(question, before=[*body["messages"], {"role": "assistant", "content": "answer: yes"}])
     said = client.chat.completions.create(**asked).choices[0].message.content
     assert said.startswith(f"answer: {vision.ask(second.path, question).answer}\n")
-    chatted = endpoint.Chat(asked)
+    chatted = endpoint.Chat(parse(ChatRequest, asked))
     assert chatted.history == [{"question": "describe", "answer": "yes"}]
 
 
