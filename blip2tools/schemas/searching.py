@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from blip2tools.schemas.arguments import MAX_FOLDER, Arguments, Reference, Words, given
+from blip2tools.schemas.notebook import Pictured, Shown
 from blip2tools.schemas.results import Failure, Result
 
 MOST_TOLD = 3  # misses in a text block
@@ -79,6 +80,20 @@ class SearchResult(Result):
         if misses:
             lines += ["most like it:" if by_picture else "near misses:", *misses]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+    def _shown(self) -> Shown:
+        rows = [
+            [hit.path, "yes" if hit.fits else "no", hit.line().partition(" ")[0], hit.duplicate] for hit in self.hits
+        ]
+        by_picture = any(hit.probability is None for hit in self.hits)
+        return Shown(
+            "nothing fits; the best misses:" if self.none_fits else "",
+            [f"{self.searched} searched"],
+            ["picture", "fits", "likeness" if by_picture else "probability", "duplicate"],
+            rows,
+            warnings=self.warnings,
+            pictures=[Pictured(hit.path, caption=hit.line()) for hit in self.hits],
+        )
 
 
 class UnindexedFile(BaseModel):

@@ -23,6 +23,7 @@ from blip2tools.pictures.reading.reader import Reader
 from blip2tools.pictures.records import Facts
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Remembered, Store
+from blip2tools.pictures.thumbnails import Thumbnails
 from blip2tools.schemas import (
     AnswerResult,
     AnswersResult,
@@ -36,6 +37,7 @@ from blip2tools.schemas import (
     ReadResult,
     StatusResult,
     SurveyResult,
+    notebook,
     parse,
 )
 from blip2tools.settings import Settings, told_strays
@@ -93,6 +95,8 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         sources = Sources(
             settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
         )
+        self._thumbnails = Thumbnails(sources, self._decoder)
+        notebook.register(self._thumbnails)
         self._pools = Pools()
         self._shelves = Shelves()
         # A daemon thread inside torch can crash the process while the interpreter shuts down: end it before.
