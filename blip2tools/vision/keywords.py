@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeGuard
 
 from blip2tools.vision.styles import Score, Style
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from PIL.Image import Image
 
     from blip2tools.model.options import BeamRule
@@ -79,7 +81,19 @@ class SurveyOptions(GenerationKeywords, total=False):
     return_errors: bool
 
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image | ndarray[Any, Any]"
 
 
-ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
+ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ndarray[Any, Any]] | list[ImageInput]"
+
+
+def label_of(image: object) -> str:
+    """What stands in a result for an image that has no name."""
+    bare = isinstance(image, bytes | bytearray | memoryview)
+    return "bytes" if bare else "numpy.ndarray" if is_array(image) else "PIL.Image"
+
+
+def is_array(image: object) -> TypeGuard[ndarray[Any, Any]]:
+    """Whether an image is a numpy array. Who has one has numpy loaded: this does not load it."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(image, numpy.ndarray)

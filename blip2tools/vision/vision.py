@@ -66,7 +66,8 @@ logger = logging.getLogger(__name__)
 class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
-    An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
+    An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, a `PIL.Image`, or a numpy
+    array: (H, W), or (H, W, C) with 1, 3 or 4 channels (RGB), of uint8, or of floats from 0 to 1. A list
     of images gives a list of results in the same order; with `return_errors=True` the failed ones hold their error,
     otherwise the first error is raised after all have finished. Every verb has an `a...` twin to await. One `Vision` may
     be used from many threads and event loops; a fork of the process, which has none of its threads, must load its own.
