@@ -99,7 +99,7 @@ def describe(settings: Settings, verbs: Mapping[str, str], limits: Mapping[str, 
             **{f"/api/{verb}": writer.tool(f"/api/{verb}", spec) for verb, spec in tools.items()},
             **writer.chat(),
             **writer.monitoring(),
-            PATH: {"get": writer.operation(PATH, "openapi", "This document", {"200": _answer("The document.", {})})},
+            **writer.itself(),
         },
         "components": {
             "schemas": _schemas([ChatRequest, *arguments], [*_ANSWERS, *results]),
@@ -225,18 +225,21 @@ class _Writer:
             "/healthz": {"get": alive},
         }
 
+    def itself(self) -> Node:
+        answers = {"200": _answer("The document.", {"type": "object"}), **self._errors(PATH, ())}
+        return {PATH: {"get": self.operation(PATH, "openapi", "This document", answers)}}
+
     def operation(
         self, path: str, name: str, summary: str, answers: Node, *, about: str = "", body: Node | None = None
     ) -> Node:
-        """One operation; `answers` may leave out what the guard says of every route."""
-        limit = self._limits.get(path)
-        about = " ".join(filter(None, [about, f"The body has at most {limit:,} bytes." if limit else ""]))
+        """One operation."""
+        about += f" The body has at most {self._limits[path]:,} bytes." if body else ""
         return {
             "operationId": name,
             "summary": summary,
             **({"description": about} if about else {}),
             **({"requestBody": body} if body else {}),
-            "responses": answers if any(int(status) >= 400 for status in answers) else answers | self._errors(path, ()),
+            "responses": answers,
             **({"security": [{"token": []}, {"key": []}]} if self._settings.token and path.startswith("/v1/") else {}),
         }
 
