@@ -145,8 +145,8 @@ def test_pictures_of_every_kind_and_added_later(eyes, album):
     paths = list(album[1])
     with Image.open(paths[2]) as image:
         retriever = ImageRetriever(vision=eyes, images=[str(paths[0]), paths[1].read_bytes(), image.copy()])
-    assert len(retriever.invoke("a star")) == 3
         array = np.asarray(image.convert("RGB"))[::-1]
+    assert len(retriever.invoke("a star")) == 3
     retriever.add([paths[3], array])
     sources = {one.metadata["source"] for one in retriever.invoke("a star", k=5)}
     assert {str(paths[0]), "bytes", "PIL.Image", str(paths[3]), "numpy.ndarray"} == sources
