@@ -214,8 +214,11 @@ class Verbs:
 
     async def each(
         self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
-    ) -> T | list[T | VisionError]:
-        """Run a verb on one image, or on each of a list, within one deadline each."""
+    ) -> T | list[T]:
+        """Run a verb on one image, or on each of a list, within one deadline each.
+
+        With `return_errors` among the options the list holds errors too.
+        """
         return_errors = options.pop("return_errors", False)
         if not isinstance(image, list | tuple):
             return await self.admitted(verb, image, options)
@@ -235,7 +238,7 @@ class Verbs:
             CALLER.reset(turn)
         if not return_errors and (failed := [one for one in outcomes if isinstance(one, VisionError)]):
             raise failed[0]
-        return outcomes
+        return cast("list[T]", outcomes)
 
     async def admitted(
         self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]

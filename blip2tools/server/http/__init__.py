@@ -8,6 +8,8 @@ connections.py  limits on connections without a request
 sessions.py     sessions of MCP clients, and the SDK's errors in our words
 bodies.py       bodies of requests: JSON, forms, pictures
 metrics.py      /metrics
+answers.py      bodies of answers
+openapi.py      /openapi.json: all of this, described for programs
 page/           the page at /
 """
 

@@ -23,11 +23,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from blip2tools.call import CALLER
-from blip2tools.errors import CancelledError, VisionError, to_vision_error
+from blip2tools.errors import CancelledError, ErrorCode, VisionError, to_vision_error
 from blip2tools.launcher.wire import MARGIN
 from blip2tools.server.chat.endpoint import COMPLETIONS, MODELS, Endpoint
 from blip2tools.server.chat.errors import openai_error
-from blip2tools.server.http import metrics
+from blip2tools.server.http import metrics, openapi
+from blip2tools.server.http.answers import Kept, Problem, Ready
 from blip2tools.server.http.bodies import _arguments_of, _picture_of
 from blip2tools.server.http.failures import STATUS
 from blip2tools.server.http.guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
@@ -138,6 +139,7 @@ class _Routes:
         self._vision = vision.for_tools(reveal_folders=False, reveal_handles=False)
         self._told = Told()
         self._endpoint = Endpoint(self._vision)
+        self._description: bytes | memoryview | None = None
 
     def table(self) -> list[Route]:
         """Every route of ours but the page."""
@@ -151,6 +153,7 @@ class _Routes:
                 for verb, tool in VERBS.items()
             ),
             *self._endpoint.routes(),
+            Route(openapi.PATH, self.description, methods=["GET"]),
         ]
 
     def of_the_page(self) -> list[Route]:
@@ -171,7 +174,7 @@ class _Routes:
     async def ready(self, request: Request) -> Response:
         status = self._vision.status()
         return JSONResponse(
-            {"ready": status.loaded, "state": status.state, "model": status.model},
+            Ready(ready=status.loaded, state=status.state, model=status.model).model_dump(),
             status_code=200 if status.loaded else 503,
             headers={} if status.loaded else {"retry-after": "5"},
         )
@@ -183,9 +186,16 @@ class _Routes:
     async def upload(self, request: Request) -> Response:
         async def keep() -> Response:
             info = await self._vision.akeep(await _picture_of(request))
-            return JSONResponse({"handle": info.handle, "width": info.width, "height": info.height}, status_code=201)
+            kept = Kept(handle=info.handle, width=info.width, height=info.height)
+            return JSONResponse(kept.model_dump(), status_code=201)
 
         return await _answer(request, keep)
+
+    async def description(self, request: Request) -> Response:
+        if self._description is None:
+            settings = self._vision.settings
+            self._description = JSONResponse(openapi.describe(settings, VERBS, body_limits(settings))).body
+        return Response(self._description, media_type="application/json")
 
     def verb(self, tool: str) -> Callable[[Request], Awaitable[Response]]:
         async def run(request: Request) -> Response:
@@ -230,7 +240,7 @@ async def _answer(request: Request, work: Callable[[], Awaitable[Response]]) -> 
 def _problem(error: VisionError) -> Response:
     status = STATUS[error.code]
     return JSONResponse(
-        {"code": error.code, "message": error.message},
+        Problem(code=error.code, message=error.message).model_dump(),
         status_code=status,
         headers={"retry-after": "2"} if status == 503 else {},
     )
@@ -240,11 +250,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """The answer to what the router refuses: an unknown path, or a method that a path does not have."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
-    code, message = {
+    words: dict[int, tuple[ErrorCode, str]] = {
         404: ("not_found", "There is nothing at this path."),
         405: ("invalid_input", "This path does not take that method."),
-    }.get(status, ("invalid_input", "The request cannot be served."))
-    return JSONResponse({"code": code, "message": message}, status_code=status, headers=headers)
+    }
+    code, message = words.get(status, ("invalid_input", "The request cannot be served."))
+    said = (
+        openai_error(status, code, message)
+        if request.url.path.startswith("/v1/")
+        else Problem(code=code, message=message).model_dump()
+    )
+    return JSONResponse(said, status_code=status, headers=headers)
 
 
 def _fixed(body: bytes, headers: Mapping[str, str]) -> Callable[[Request], Awaitable[Response]]:
