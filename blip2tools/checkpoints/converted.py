@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER: Final = "quantized"  # in the cache folder
+BITS: Final = {"8bit": 8, "4bit": 4}
 EDITION: Final = 1  # of what is written: another one makes old files invalid
 _ALIGNED: Final = 64  # bytes: where the widest instructions like tensors to begin
 _PAGE: Final = 4096
@@ -72,6 +73,12 @@ class Kept:
     source: str  # its hub id or folder
     kind: str
     bits: int
+
+    def remove(self) -> None:
+        """Delete it, what was remembered with it, and what was not finished; raises `OSError`."""
+        self.file.unlink(missing_ok=True)
+        for other in self.file.parent.glob(f"{self.file.stem}.*"):
+            other.unlink(missing_ok=True)
 
 
 def place(settings: Settings, located: Located, bits: int) -> Path:

@@ -25,11 +25,11 @@ from blip2tools.checkpoints.hub import Progress
 from blip2tools.checkpoints.memory import processor
 from blip2tools.checkpoints.plan import Located
 from blip2tools.model.configuration import Blip2Config
+from blip2tools.model.modules import CaptionerModel
 from blip2tools.settings import Settings
 
 _TRUNK: Final = ("vision_model.embeddings.", "vision_model.encoder.")
 _LANGUAGE: Final = "language_model."
-BITS: Final = {"8bit": 8, "4bit": 4}
 # What the choice of kernels depends on, besides the processor and the number of threads.
 _PACKAGES: Final = ("torch", "onnxruntime")
 
@@ -85,7 +85,7 @@ def read(
     """
     from blip2tools.model.quantized import replace_linears
 
-    bits = BITS[settings.quantize]
+    bits = converted.BITS[settings.quantize] if kind is CaptionerModel else 8  # the matcher has no layers that get 4
     with torch.device("meta"):
         model: Any = kind(config)
         plain = dict(model.named_parameters())

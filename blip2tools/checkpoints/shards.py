@@ -61,7 +61,7 @@ class Piece:
             with self.file.open("rb", buffering=0) as opened:
                 return self.read(opened)
         made = torch.empty(self.shape, dtype=self.dtype)
-        room = memoryview(made.view(-1).view(torch.uint8).numpy()) if made.numel() else memoryview(b"")
+        room = made.view(-1).view(torch.uint8).numpy().data if made.numel() else memoryview(b"")
         stream.seek(self.start)
         done = 0
         while done < len(room):

@@ -61,7 +61,7 @@ def read(kind: type[nn.Module], folder: Path, config: Blip2Config, dtype: torch.
         OSError, SafetensorError: a file cannot be read.
     """
     with torch.device("meta"):
-        model = kind(config)
+        model: Any = kind(config)
     wanted = dict(model.named_parameters())
     found: set[str] = set()
     ties = Ties(kind, config)
