@@ -98,6 +98,9 @@ class LanguageModel(ABC):
     def __init__(self, model: Any) -> None:
         self._embed = model.get_input_embeddings()
         self._head = model.lm_head
+        self._like: Tensor = getattr(
+            self._embed, "scale", self._embed.weight
+        )  # of the states' dtype, also if quantized
         for attention, names in self._attentions(model):
             _join(attention, names)
         if self._embed.weight.device.type == "cpu":
@@ -211,8 +214,8 @@ class LanguageModel(ABC):
 
     def block(self, rows: int, places: int) -> Tensor:
         """Keys and values (layers, 2, rows, heads, places, head size), all 0: what is masked must be a number."""
-        weight, layers = self._embed.weight, len(self._layers)
-        return torch.zeros(layers, 2, rows, self._heads, places, self._size, dtype=weight.dtype, device=weight.device)
+        like, layers = self._like, len(self._layers)
+        return torch.zeros(layers, 2, rows, self._heads, places, self._size, dtype=like.dtype, device=like.device)
 
 
 class Opt(LanguageModel):
@@ -270,7 +273,7 @@ class Opt(LanguageModel):
         return self._logits(self._run(hidden, rows.own, at, bias, rows, layer))
 
     def between(self, places: int) -> Tensor:
-        return _causal(places, self._embed.weight)
+        return _causal(places, self._like)
 
     def _read_pictures(self, image_tokens: Tensor, bos: int) -> tuple[Tensor, Tensor]:
         """Keys and values (layers, 2, U, heads, Q + 1, size) of the picture and BOS, and the last hidden state (U, D)."""
@@ -421,9 +424,8 @@ class T5(LanguageModel):
         return cast(Tensor, self._head(self._last_norm(hidden) * self._scale))
 
     def between(self, places: int) -> Tensor:
-        weight = self._embed.weight
-        bias = relative_bias(self._layers[0].layer[0].SelfAttention, places, weight.device, both_ways=False)
-        return bias + _causal(places, weight)
+        bias = relative_bias(self._layers[0].layer[0].SelfAttention, places, self._like.device, both_ways=False)
+        return bias + _causal(places, self._like)
 
     def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
         itself, cross, feed_forward = part.layer

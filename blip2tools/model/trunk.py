@@ -91,11 +91,11 @@ class Trunk:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.encoder.parameters()).dtype
+        return next(self.embeddings.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return next(self.encoder.parameters()).device
+        return next(self.embeddings.parameters()).device
 
     @property
     def fingerprint(self) -> str:
