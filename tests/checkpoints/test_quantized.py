@@ -336,9 +336,9 @@ class TestFits:
         [
             (80, ("flan-t5-xxl", "none")),
             (20, ("flan-t5-xxl", "8bit")),
-            (10, ("opt-6.7b", "8bit")),
+            (10, ("flan-t5-xl", "8bit")),
             (6, ("flan-t5-xl", "8bit")),
-            (3.8, ("flan-t5-xl", "4bit")),
+            (3.8, ("opt-2.7b", "4bit")),
             (2, ("demo", "none")),
         ],
     )
