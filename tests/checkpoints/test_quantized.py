@@ -131,7 +131,7 @@ class TestConverted:
             tensors[name][0, 0] = float("nan")
         save_file(tensors, file, {"format": "pt"})
         given = settings(model=str(tmp_path / "bad"))
-        with pytest.raises(ModelUnavailableError, match="do not fit|damaged"):
+        with pytest.raises(ModelUnavailableError, match=r"do not fit|damaged"):
             checkpoints.load(given)
         assert files(given) == []
 
