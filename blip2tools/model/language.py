@@ -117,14 +117,17 @@ class LanguageModel(ABC):
         self, attention: Any, names: tuple[str, str, str], states: Tensor, own: Tensor, at: Tensor
     ) -> Tensor:
         """Queries (R, heads, T, size) of states (R, T, D); their keys and values go to the places `at` of `own`."""
-        if hasattr(attention, "joined_weight"):
-            parts = functional.linear(states, attention.joined_weight, attention.joined_bias)
+        if hasattr(attention, "joined_weight") or hasattr(attention, "joined"):
+            if hasattr(attention, "joined"):
+                parts = attention.joined(states)
+            else:
+                parts = functional.linear(states, attention.joined_weight, attention.joined_bias)
             parts = parts.view(*states.shape[:2], 3, self._heads, self._size).permute(2, 0, 3, 1, 4)
             if len(at) == own.shape[3]:  # all there are: a copy in order takes half as long
                 own.copy_(parts[1:])
             else:
                 own.index_copy_(3, at, parts[1:])
-            return parts[0]
+            return cast(Tensor, parts[0])
         query, keys, values = (self._split(getattr(attention, name)(states)) for name in names)
         own[0].index_copy_(2, at, keys)
         own[1].index_copy_(2, at, values)
@@ -479,6 +482,9 @@ def _join(attention: Any, names: tuple[str, str, str]) -> None:
     calling such a module does more than multiply.
     """
     parts = [getattr(attention, name) for name in names]
+    if all(hasattr(part, "together") for part in parts):  # of `quantized`: rounds their states once
+        attention.joined = parts[0].together(parts[1:])
+        return
     plain = all(
         type(part) is nn.Linear and part.weight.device.type in JOINED and not hasattr(part, "_hf_hook")
         for part in parts

@@ -18,17 +18,23 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in tensors:
-        if tensor.is_meta:  # offloaded: its values are elsewhere, and reading them all back would take minutes
-            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:offloaded".encode())
-            continue
-        flat = tensor.detach().reshape(-1).contiguous()
-        octets = (flat.clone() if flat.storage_offset() else flat).view(torch.uint8)
-        whole = octets.numel() // 8 * 8
-        words = octets[:whole].view(torch.int64)
-        sample = torch.cat([words[:: max(1, words.numel() // 512)].contiguous().view(torch.uint8), octets[whole:]])
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:{int(words.sum())}".encode())
-        digest.update(sample.cpu().numpy().tobytes())
+        said, sample = getattr(tensor, "summary", None) or summary(tensor)  # that of a weight which is packed was kept
+        digest.update(f"{name}:{said}".encode())
+        digest.update(sample)
     return digest.hexdigest()[:16]
+
+
+def summary(tensor: Tensor) -> tuple[str, bytes]:
+    """Of one tensor what `fingerprint` takes: its form and sum, and a sample."""
+    form = f"{tuple(tensor.shape)}:{tensor.dtype}"
+    if tensor.is_meta:  # offloaded: its values are elsewhere, and reading them all back would take minutes
+        return f"{form}:offloaded", b""
+    flat = tensor.detach().reshape(-1).contiguous()
+    octets = (flat.clone() if flat.storage_offset() else flat).view(torch.uint8)
+    whole = octets.numel() // 8 * 8
+    words = octets[:whole].view(torch.int64)
+    sample = torch.cat([words[:: max(1, words.numel() // 512)].contiguous().view(torch.uint8), octets[whole:]])
+    return f"{form}:{int(words.sum())}", sample.cpu().numpy().tobytes()
 
 
 def named(parts: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:

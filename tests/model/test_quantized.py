@@ -26,7 +26,7 @@ def test_a_value_is_at_most_half_a_level_away(bits, levels):
     "weight", [torch.tensor([[1.0, float("nan")]]), torch.tensor([[1.0, float("inf")]]), torch.ones(3)]
 )
 def test_what_is_no_finite_matrix_is_refused(weight):
-    with pytest.raises(ValueError, match="matrix|finite"):
+    with pytest.raises(ValueError, match=r"matrix|finite"):
         quantize(weight, 8)
 
 

@@ -2,18 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from time import perf_counter
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blip2tools.model.quantized.storage import BLOCK, bits_kept, dequantize
+from blip2tools.model.quantized import kernels
+from blip2tools.model.quantized.kernels import FEW, Kind, Split, Splits
+from blip2tools.model.quantized.storage import BLOCK, bits_kept
+from blip2tools.model.weights import summary
 
 # Parts that hold nearly all weights; what lies outside is small, and decides more: projections and heads.
 PARTS: Final = ("vision_model.encoder", "qformer", "language_model")
 TABLES: Final = ("embed_tokens", "shared", "word_embeddings")
 OUTPUT: Final = "lm_head"  # 8 bits at least: it chooses the words, and may be one with their table
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How layers of one shape multiply.
+
+    Attributes:
+        few: for at most `FEW` rows. "packed" packs the matrix when there is time for it, and then serves any number.
+        many: for more.
+        until: for few, until the matrix is packed.
+        exact: the largest whole number for each kind that multiplies whole numbers; see `kernels.fits`.
+    """
+
+    few: Kind = "whole"
+    many: Kind = "whole"
+    until: Kind = "whole"
+    exact: Mapping[str, int] = field(default_factory=dict)
+
+
+class Packing:
+    """Time for packing, which is a share of the time that products with a few rows have taken.
+
+    To pack all of a large language model takes as long as a few captions. So it is not done while the model is loaded, when
+    nobody knows how many captions there will be, but along with them.
+    """
+
+    SHARE: Final = 0.5
+
+    def __init__(self) -> None:
+        self._earned = self._spent = 0.0
+        self._pace = 5e-9  # seconds for a value
+
+    def earn(self, seconds: float) -> None:
+        """Count time of products."""
+        self._earned += seconds * self.SHARE
+
+    def may(self, values: int) -> bool:
+        """Whether a matrix of so many values can be packed now."""
+        return self._spent + values * self._pace <= self._earned
+
+    def done(self, values: int, seconds: float) -> None:
+        """Count time of packing."""
+        self._spent += seconds
+        self._pace = seconds / values
+
+
+PACKING: Final = Packing()
 
 
 class QuantizedLinear(nn.Module):
@@ -24,6 +78,9 @@ class QuantizedLinear(nn.Module):
         out_features: width of what it gives.
         bias: whether there is one.
         bits: 8 or 4.
+
+    Attributes:
+        way: how it multiplies; until `prepare` has chosen, slowly.
     """
 
     weight: Tensor
@@ -35,10 +92,78 @@ class QuantizedLinear(nn.Module):
         for name, values in _empty(out_features, in_features, self.bits).items():
             self.register_parameter(name, nn.Parameter(values, requires_grad=False))
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        self.way = Way()
+        self._packed: Any = None
 
     def forward(self, states: Tensor) -> Tensor:
         """States (..., out) of states (..., in), float32."""
-        return functional.linear(states, dequantize(self.weight, self.scale), self.bias)
+        return Together([self])(states)
+
+    def together(self, others: Sequence[QuantizedLinear]) -> Together:
+        """This layer and others that take the same states, as one step: what they give, side by side."""
+        return Together([self, *others])
+
+    def multiplied(self, states: Tensor, split: Splits) -> Tensor:
+        """States (R, out) of states (R, in).
+
+        Args:
+            states: float32.
+            split: the same as whole numbers up to a largest one.
+        """
+        kind = self._kind(len(states))
+        if kind == "rows":
+            return kernels.rows(split(self.way.exact[kind]), self.weight, self.scale, self.bias)
+        if kind == "packed":
+            return kernels.packed(split(self.way.exact[kind]), self._packed, self.bias)
+        if kind == "half":
+            return kernels.half(states, self.weight, self.scale, self.bias)
+        if kind == "blocks":
+            return kernels.blocks(states, self._packed, self.bias)
+        return kernels.whole(states, self.weight, self.scale, self.bias)
+
+    def pack(self) -> None:
+        """Move the matrix into the form that `packed` or `blocks` needs, and give up the form in which it is kept."""
+        if self._packed is None:
+            weight = self.weight
+            self._packed = (
+                kernels.pack(weight, self.scale) if self.bits == 8 else kernels.pack_blocks(weight, self.scale)
+            )
+            self.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+            self.weight.summary = summary(weight)  # type: ignore[attr-defined]
+
+    def _kind(self, rows: int) -> Kind:
+        if self._packed is not None:
+            return "packed" if self.bits == 8 else "blocks"
+        if rows > FEW:
+            return self.way.many
+        values = self.in_features * self.out_features
+        if self.way.few != "packed" or not PACKING.may(values):
+            return self.way.until
+        began = perf_counter()
+        self.pack()
+        PACKING.done(values, perf_counter() - began)
+        return "packed"
+
+
+class Together:
+    """Quantized layers that take the same states: rounded once for all of them.
+
+    Args:
+        parts: the layers.
+    """
+
+    def __init__(self, parts: Sequence[QuantizedLinear]) -> None:
+        self._parts = parts
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """What they give, side by side in the last dimension."""
+        began, flat = perf_counter(), states.reshape(-1, states.shape[-1])
+        split = cache(partial(Split, flat))
+        each = [part.multiplied(flat, split) for part in self._parts]
+        made = each[0] if len(each) == 1 else torch.cat(each, 1)
+        if len(flat) <= FEW:
+            PACKING.earn(perf_counter() - began)
+        return made.view(*states.shape[:-1], -1)
 
 
 class QuantizedEmbedding(nn.Module):
@@ -84,6 +209,11 @@ def replace_linears(model: nn.Module, bits: int) -> None:
         model.set_submodule(path, made)
 
 
+def quantized(model: nn.Module) -> dict[str, Any]:
+    """The quantized layers of a model by their paths."""
+    return {path: one for path, one in model.named_modules() if isinstance(one, QuantizedLinear | QuantizedEmbedding)}
+
+
 def _empty(rows: int, columns: int, bits: int) -> dict[str, Tensor]:
     with torch.device("meta"):
         if bits == 8:
@@ -92,8 +222,3 @@ def _empty(rows: int, columns: int, bits: int) -> dict[str, Tensor]:
             "weight": torch.empty(rows, columns // 2, dtype=torch.int8),
             "scale": torch.empty(rows, columns // BLOCK),
         }
-
-
-def quantized(model: nn.Module) -> dict[str, Any]:
-    """The quantized layers of a model by their paths."""
-    return {path: one for path, one in model.named_modules() if isinstance(one, QuantizedLinear | QuantizedEmbedding)}

@@ -47,9 +47,14 @@ def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
     """The float32 matrix (out, in) that plain tensors stand for."""
     if scale.ndim == 1:
         return weight.float() * scale[:, None]
+    blocks = levels(weight).view(len(weight), -1, BLOCK)
+    return ((blocks.float() - 8) * scale[..., None]).flatten(1)
+
+
+def levels(weight: Tensor) -> Tensor:
+    """The numbers 0 to 15, uint8 (out, in), of a matrix that is kept in 4 bits."""
     pairs = weight.view(torch.uint8)
-    levels = torch.stack([pairs & 15, pairs >> 4], -1).view(len(weight), -1, BLOCK)
-    return ((levels.float() - 8) * scale[..., None]).flatten(1)
+    return torch.stack([pairs & 15, pairs >> 4], -1).flatten(1)
 
 
 def _eight(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,8 +65,8 @@ def _eight(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _four(rows: Tensor) -> tuple[Tensor, Tensor]:
     blocks = rows.view(len(rows), -1, BLOCK)
     scale = blocks.abs().amax(2) / _HIGHEST[4]
-    levels = ((blocks / _divisor(scale)[..., None]).round_() + 8).to(torch.uint8).flatten(1)
-    return (levels[:, ::2] | levels[:, 1::2] << 4).view(torch.int8), scale
+    kept = ((blocks / _divisor(scale)[..., None]).round_() + 8).to(torch.uint8).flatten(1)
+    return (kept[:, ::2] | kept[:, 1::2] << 4).view(torch.int8), scale
 
 
 def _divisor(scale: Tensor) -> Tensor:
