@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -53,7 +54,8 @@ class Converted:
         digests: of each tensor.
         trunk: digest of the vision tower before it was quantized.
         file: where they are kept; None in memory alone.
-        release: gives back memory of the file's pages, which are read again when they are needed.
+        release: gives back memory of the file's pages, which are read again when they are needed. Each tensor of a file has the
+            same for its own.
     """
 
     tensors: Mapping[str, Tensor]
@@ -302,12 +304,16 @@ def _mapped(file: Path, entries: Mapping[str, Any], begin: int) -> Converted:
             dtype = DTYPES[entry["dtype"]]
             flat = torch.frombuffer(pages, dtype=dtype, count=(end - start) // dtype.itemsize, offset=begin + start)
             tensors[name] = flat.view(entry["shape"])
+            tensors[name].release = partial(_release, pages, begin + start, begin + end)  # type: ignore[attr-defined]
+    return Converted(tensors, {}, "", file, partial(_release, pages, 0, len(pages)))
 
-    def release() -> None:
-        if hasattr(mmap, "MADV_DONTNEED"):  # nothing writes into these pages: they are the file's
-            pages.madvise(mmap.MADV_DONTNEED)
 
-    return Converted(tensors, {}, "", file, release)
+def _release(pages: mmap.mmap, start: int, end: int) -> None:
+    """Give back memory of these bytes, whole pages of them: nothing writes there, so they are read again when needed."""
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = end // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if size > 0 and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED, first, size)
 
 
 def _sweep(file: Path) -> None:

@@ -203,6 +203,31 @@ def _load_matcher(
     return matcher, own_pixels, words
 
 
+def in_full_precision(plan: Plan, loaded: Loaded) -> tuple[Captioner, Matcher | None] | None:
+    """What a quantized model was made from, read from its files as it is used; None where those are not plain.
+
+    Args:
+        plan: of the model that is loaded.
+        loaded: the quantized model.
+    """
+    from blip2tools.checkpoints import streamed
+
+    folder = cast(Path, plan.captioner.folder)
+    config = configuration.config(folder, plan.captioner, "captioner")
+    if not weights.is_plain(folder, config, plan.captioner):
+        return None
+    captioner = Captioner(streamed.read(CaptionerModel, plan.captioner, config), fingerprints=("", ""))
+    matcher = None
+    if plan.matcher is not None and loaded.matcher is not None:
+        folder = cast(Path, plan.matcher.folder)
+        config = configuration.config(folder, plan.matcher, "matcher")
+        config.qformer_config.use_qformer_text_input = True
+        if weights.is_plain(folder, config, plan.matcher):
+            model = streamed.read(MatcherModel, plan.matcher, config)
+            matcher = Matcher(model, captioner.trunk if loaded.shared_trunk else None)
+    return captioner, matcher
+
+
 def same_weights(one: Trunk, other: Trunk) -> bool:
     """Whether two trunks can replace each other: equal tensors, in float16, as the files differ in precision."""
     mine, theirs = dict(one.named_tensors()), dict(other.named_tensors())

@@ -202,6 +202,9 @@ class _Conversion:
 def _fill(model: Any, wanted: dict[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
     """Put the tensors in their places; an output layer that is not among them is one with the table of words."""
     made = {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "release"):
+            made[name].release = tensor.release  # type: ignore[attr-defined]
     for name in wanted:
         path, _, leaf = name.rpartition(".")
         value = made.get(name)

@@ -74,11 +74,11 @@ def read(kind: type[nn.Module], folder: Path, config: Blip2Config, dtype: torch.
         if ties.holds(name):
             ties.put(name, moved)
         else:
-            _put(model, name, moved)
+            put(model, name, moved)
             found.add(name)
     for name, tensor in ties.settled().items():
         check_fit(name, tensor, wanted[name])
-        _put(model, name, tensor)
+        put(model, name, tensor)
         found.add(name)
     if ties.tied is not None:
         words, output = ties.tied
@@ -161,6 +161,6 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield key, opened.get_tensor(key)
 
 
-def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))

@@ -329,6 +329,25 @@ class Captioner:
         return cast(Tensor, logits[0, -len(ids) :].float())
 
     @torch.inference_mode()
+    def logits(
+        self, image_tokens: Tensor, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+    ) -> list[Tensor]:
+        """Logits (T + 1, V), float32, of what may follow the prompt and each of the T tokens of rows about a picture each.
+
+        Args:
+            image_tokens: (B, Q, D) from `query`.
+            prompts: B rows of ids as for `speak`.
+            texts: what each row says; empty is nothing yet.
+        """
+        room = max(map(len, texts))
+        rows, first = self._read(image_tokens, range(len(prompts)), prompts, room + 1)
+        found = first[:, None].float()
+        if room:
+            ids, _ = right_padded(texts, self.pad, self.device)
+            found = torch.cat([found, self._words.extend(rows, ids)[1].float()], 1)
+        return [row[: len(text) + 1] for row, text in zip(found, texts, strict=True)]
+
+    @torch.inference_mode()
     def first_logits(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Logits (B, V), float32, of the first new tokens of rows that are each about a picture of a batch."""
         return self._read(image_tokens, range(len(prompts)), prompts, 1)[1].float()

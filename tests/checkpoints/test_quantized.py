@@ -14,13 +14,17 @@ import time
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from blip2tools import checkpoints
-from blip2tools.checkpoints import converted, hub, plan, quantizing, shards
+from blip2tools.checkpoints import converted, hub, plan, quantizing, selftest, shards
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.family import CAPTIONERS, find, processor_table
+from blip2tools.checkpoints.selftest import beside, checks, examination
 from blip2tools.errors import ModelUnavailableError
+from blip2tools.model.configuration import Blip2Config
+from blip2tools.model.modules import CaptionerModel
 from blip2tools.model.quantized import dequantize
 from blip2tools.settings import Settings
 from tests.support import random_models as rm
@@ -80,9 +84,7 @@ class TestConverted:
         folder = saved / name
         config = hub_config(folder)
         located = plan.locate(settings(model=str(folder))).captioner
-        read = quantizing.read(
-            quantizing.CaptionerModel, located, config, settings(model=str(folder)), lambda what, share: None
-        )
+        read = quantizing.read(CaptionerModel, located, config, settings(model=str(folder)), lambda what, share: None)
         originals = dict(shards.tensors(folder))
         held = matrices(read.model)
         assert len(held) > 20
@@ -143,8 +145,6 @@ class TestConverted:
 
 
 def hub_config(folder):
-    from blip2tools.model.configuration import Blip2Config
-
     return Blip2Config.read(json.loads((folder / "config.json").read_text()))
 
 
@@ -161,11 +161,13 @@ class TestKept:
         assert [(one.kind, one.bits, one.size > 100_000) for one in facts] == [("captioner", 8, True)]
 
     def test_any_reader_of_safetensors_can_open_it(self, settings):
-        loaded = checkpoints.load(settings())
-        tensors = load_file(only_file(settings()))
-        for name, tensor in loaded.captioner._language_model.state_dict().items():
-            if not name.startswith("lm_head"):
-                assert torch.equal(tensors[f"language_model.{name}"], tensor)
+        checkpoints.load(settings())
+        file = only_file(settings())
+        tensors = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            digests = json.loads(opened.metadata()["digests"])
+        assert len(digests) > 100
+        assert {name: converted.digest(name, tensors[name]) for name in digests} == digests
 
     @pytest.mark.parametrize("where", ["header", "first", "middle", "last"])
     def test_a_changed_byte_is_noticed(self, settings, caplog, where):
@@ -301,6 +303,69 @@ class TestKept:
         next((settings().cache_folder / "quantized").glob("*.json")).write_text("[")
         checkpoints.load(settings())
         assert asked[3] is None
+
+
+class TestBeside:
+    """The self-test: quantized models against full precision, which is read from the files part by part."""
+
+    @pytest.mark.parametrize("name", ["opt", "t5"])
+    def test_streamed_weights_are_those_of_full_precision(self, saved, settings, name):
+        given = settings(model=str(saved / name), matcher=str(saved / "itm"))
+        small = checkpoints.load(given)
+        whole = checkpoints.load(given.model_copy(update={"quantize": "none"}))
+        found = examination._unquantized(small, given)
+        pixels = rm.pixels(2)
+        states = whole.captioner.trunk.see(pixels)
+        assert torch.allclose(found.captioner.trunk.see(pixels), states, atol=1e-5)
+        tokens = whole.captioner.query(states)
+        prompts, texts = [small.words.caption("a dog").ids] * 2, [(20, 30), ()]
+        for ours, theirs in zip(
+            found.captioner.logits(tokens, prompts, texts), whole.captioner.logits(tokens, prompts, texts), strict=True
+        ):
+            assert torch.allclose(ours, theirs, atol=1e-4)
+        ids = [small.matcher_words("a dog").ids]
+        assert torch.allclose(found.matcher.match(states, ids * 2), whole.matcher.match(states, ids * 2), atol=1e-5)
+
+    @pytest.mark.parametrize("size", ["8bit", "4bit"])
+    def test_what_rounding_does_passes(self, saved, settings, size):
+        given = settings(matcher=str(saved / "itm"), quantize=size)
+        loaded = checkpoints.load(given)
+        finding = quantized_finding(loaded, given)
+        assert finding.status == "ok", finding
+        assert "match probabilities differ by 0.0" in finding.sentence
+
+    @pytest.mark.parametrize("part", ["vision tower", "Q-Former", "language model", "matcher"])
+    def test_what_breaks_a_part_is_found_and_named(self, saved, settings, part):
+        given = settings(matcher=str(saved / "itm"))
+        loaded = checkpoints.load(given)
+        modules = {
+            "vision tower": loaded.captioner.trunk.encoder,
+            "Q-Former": loaded.captioner._qformer,
+            "language model": loaded.captioner._language_model.model.decoder.layers,
+            "matcher": loaded.matcher._qformer,
+        }
+        with torch.no_grad():
+            for parameter in modules[part].parameters():
+                if parameter.numel() and parameter.is_floating_point():
+                    parameter.mul_(-3)
+        finding = quantized_finding(loaded, given)
+        assert finding.status == "failed"
+        assert f"({part}" in finding.sentence or f", {part}" in finding.sentence
+        assert "leave `--quantize` out" in finding.remedy
+
+    def test_a_model_that_fails_is_refused(self, settings, monkeypatch):
+        monkeypatch.setattr(beside, "LIMITS", {"8bit": beside.Limits(2, 1, 0, 0)})
+        monkeypatch.setattr(checks, "LIMITS", beside.LIMITS)
+        with pytest.raises(
+            ModelUnavailableError,
+            match=r"fails its self-test in 8bit \(quantized\) and is refused; leave `quantize` out",
+        ):
+            selftest.load(settings())
+
+
+def quantized_finding(loaded, settings):
+    findings = selftest.examine(loaded, settings).findings
+    return next(one for one in findings if one.name == "quantized")
 
 
 class TestRemoved:

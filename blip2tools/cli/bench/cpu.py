@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,8 @@ Measures what a caption, a question about a known picture and a match of 32 text
 package in full precision, and in 8 and 4 bits, in turns; memory while loading and after it; the first start with quantized
 weights and the second; and each stage beside the least that the machine's own rates allow.
 
-Each side is a process of its own. Sides that do not fit in memory together run one after the other. --random writes a checkpoint of
-random weights with outlier channels to a temporary folder: opt-2.7b takes 15 GB there, and as much memory for stock."""
+Each side is a process of its own. Sides that do not fit in memory together run one after the other. --random writes a checkpoint
+of random weights with outlier channels to a temporary folder: opt-2.7b takes 15 GB there, and as much memory for stock."""
 
 RANDOM: Final = ("mid", "itm", "opt-2.7b", "opt-6.7b", "flan-t5-xl")
 FIRST, SECOND = "first start", "second start"

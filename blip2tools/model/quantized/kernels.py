@@ -10,6 +10,7 @@ the matrix. Nothing is calibrated, and no channel is singled out.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -173,7 +174,8 @@ def _exact(kind: Kind, most: int, count: int) -> bool:
 @contextmanager
 def _engine() -> Iterator[None]:
     """Let torch pack for the one library that `packed` is an operator of. The choice is the process's."""
-    with _ENGINE:
+    with _ENGINE, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)  # of a future release
         backend: Any = torch.backends.quantized
         before, backend.engine = backend.engine, ENGINE
         try:

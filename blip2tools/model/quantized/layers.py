@@ -130,6 +130,8 @@ class QuantizedLinear(nn.Module):
             )
             self.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
             self.weight.summary = summary(weight)  # type: ignore[attr-defined]
+            if (release := getattr(weight, "release", None)) is not None:  # pages of a file: they were read in vain
+                release()
 
     def _kind(self, rows: int) -> Kind:
         if self._packed is not None:
