@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -14,14 +15,16 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from blip2tools import checkpoints
-from blip2tools.checkpoints import converted, hub, plan, quantizing, selftest, shards
+from blip2tools import Vision, checkpoints
+from blip2tools.checkpoints import converted, hub, loading, plan, quantizing, selftest, shards
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.family import CAPTIONERS, find, processor_table
 from blip2tools.checkpoints.selftest import beside, checks, examination
+from blip2tools.engine.local import LocalEngine
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.model.configuration import Blip2Config
 from blip2tools.model.modules import CaptionerModel
@@ -381,6 +384,44 @@ class TestRemoved:
         removal.remove(copy, given)
         assert files(given) == []
         assert (saved / "opt" / "config.json").is_file()
+
+    def test_from_the_command_line(self, saved, settings, capsys, monkeypatch):
+        from blip2tools.cli import main
+
+        given = settings()
+        checkpoints.load(given)
+        monkeypatch.setenv("BLIP2TOOLS_CACHE_DIR", str(given.cache_folder))
+        assert main(["remove", str(saved / "opt")]) == 2  # nobody to ask
+        assert main(["remove", str(saved / "opt"), "--yes"]) == 0
+        told = capsys.readouterr().err
+        assert "(8 bits, " in told
+        assert not converted.kept(given)
+        assert main(["remove", str(saved / "opt"), "--yes"]) == 2
+        assert "yours to delete" in capsys.readouterr().err
+
+
+class TestTold:
+    def test_the_status_says_why(self, saved, settings, monkeypatch):
+        """`auto` took 8 bits; what a named model does it does because it was asked to."""
+        member = dataclasses.replace(find("opt-2.7b"), hub="somebody/opt")
+        monkeypatch.setattr(plan, "CAPTIONERS", (member,))
+        monkeypatch.setattr(hub, "cached", lambda repository, revision=None, **_: saved / "opt")
+        size = plan.weights_of(saved / "opt").total
+        room = int(2.2 * size) + 2**28  # more than 8 bits of it take, less than 32
+        monkeypatch.setattr(plan, "likely_budget", lambda chosen: Budget(room, 4, processor=True))
+        monkeypatch.setattr(loading, "budget_of", lambda chosen, device: Budget(room, 4, processor=True))
+        auto = Settings.load({}, matcher="none", device="cpu", cache_dir=settings().cache_folder)
+        engine = LocalEngine(
+            lambda progress: checkpoints.load(auto, progress), max_queue=4, max_batch=4, cache_bytes=2**20
+        )
+        with Vision(auto, engine, trusted=True) as vision:
+            before = vision.status()
+            vision.caption(Image.radial_gradient("L").convert("RGB"))
+            after = vision.status()
+        for status, loaded in ((before, False), (after, True)):
+            assert (status.model, status.quantize, status.loaded) == ("opt-2.7b", "8bit", loaded)
+            assert any("runs in 8bit" in line for line in status.warnings)
+        assert "all in 8bit" in after.text_block()
 
 
 class TestFits:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 OUTLIERS: Final = 6  # channels
 OUTLIER: Final = 60.0  # their size, where the others are about 1
-_SPREAD: Final = 0.02  # standard deviation of a weight, as in the library
 _POOL: Final = 2**24 + 43  # random values that all tensors take theirs from: billions of new ones would take minutes
 _SHARD: Final = 4 * 2**30  # bytes of a file
 
@@ -120,14 +119,22 @@ def _values(name: str, shape: tuple[int, ...], pool: Tensor) -> Tensor:
         start = sum(name.encode()) * 7919 % _POOL
         times = -(-(start + count) // _POOL)
         made = (pool.repeat(times) if times > 1 else pool)[start : start + count].view(shape).clone()
-        made *= 1.0 if name == "query_tokens" else _SPREAD
+        made *= _spread(name, shape)
     if name.startswith("language_model") and name.endswith(_LARGE):
         channels = torch.arange(OUTLIERS) * (shape[0] // OUTLIERS) + 3
         if leaf == "bias":
             made[channels] = OUTLIER * torch.tensor([1.0, -1.0]).repeat(OUTLIERS)[:OUTLIERS]
         else:
-            made[channels] *= OUTLIER
+            made[channels] *= 8 * OUTLIER  # of a product that is smaller than what it is added to
     return made
+
+
+def _spread(name: str, shape: tuple[int, ...]) -> float:
+    """The standard deviation of the values: products neither grow nor shrink, at any width."""
+    if len(shape) != 2:
+        return 1.0 if name == "query_tokens" else 0.02
+    # T5 does not scale its scores by the width of a head: its queries are as much smaller.
+    return shape[1] ** -0.5 * (0.125 if name.endswith(".q.weight") else 1.0)
 
 
 # What adds to the hidden states at the end of the third layer: OPT's has a bias, T5's none.
