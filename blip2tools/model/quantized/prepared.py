@@ -28,11 +28,14 @@ USUAL: Final[Mapping[str, tuple[tuple[int, float], ...]]] = {
     "spoken": ((5, 12), (1, 4), (33, 1), (160, 0.5)),
 }
 SMALL: Final = 2_500_000  # values up to which a matrix may be float32 if nothing else is quicker: those of a Q-Former
-LARGE: Final = 30_000_000  # and from which on none is made float32 as long as anything else works
 KEPT: Final = "float"
 _GAIN: Final = 0.85  # of the next best's time, that a matrix must at most take to be worth packing
-_ROUNDS: Final = 4
+_BONUS: Final = {"rows": 0.9}  # the most precise one; a measurement may be off by as much
+_MARGIN: Final = 1.1  # of the time of a small float32 matrix over the quickest other, below which it stays float32
+_ROUNDS: Final = 3
 _HOPELESS: Final = 4.0
+_VALUES: Final = 13_000_000  # of a matrix that are tried at most, in whole steps of rows
+_STEP: Final = 64
 _SAMPLES: Final = (
     3  # matrices of a shape that take turns, as they do in a model: one alone would stay in the processor's cache
 )
@@ -68,7 +71,8 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
             if KEPT in found:
                 model.set_submodule(path, _whole(layer))
                 continue
-            layer.way = Way(*found[:3], exact)
+            few, many, until = found
+            layer.way = Way(few, many, until, exact)
             if "blocks" in found:
                 layer.pack()
     return {"machine": machine, "ways": chosen}
@@ -125,7 +129,7 @@ def _measured(
     for kind in kinds:
         if (kind in ("rows", "packed") and kind not in exact) or (kind == "packed" and not packing):
             continue
-        if kind == "whole" and trials and layers[0].in_features * layers[0].out_features > LARGE:
+        if kind in ("half", "whole") and trials:  # slower, and only there for builds without the others
             continue
         if (made := _trial(layers, kind, exact)) is not None:
             trials[kind] = made
@@ -134,7 +138,7 @@ def _measured(
         trials[KEPT] = [_whole(layer) for layer in layers]
     times = [_times(trials, rows) for rows, _ in usual]
     kept = [one.pop(KEPT, math.inf) for one in times]
-    if any(time <= min(one.values()) for time, one in zip(kept, times, strict=True)):
+    if any(took < _MARGIN * min(one.values()) for took, one in zip(kept, times, strict=True)):
         return [KEPT] * 3
     few = [number for number, (rows, _) in enumerate(usual) if rows <= FEW]
     many = [number for number in range(len(usual)) if number not in few]
@@ -143,8 +147,8 @@ def _measured(
         return sum(times[number][kind] * usual[number][1] for number in numbers)
 
     plain = [kind for kind in trials if kind not in ("packed", KEPT)]
-    until = min(plain, key=lambda kind: total(kind, few or many))
-    other = min(plain, key=lambda kind: total(kind, many or few))
+    until = min(plain, key=lambda kind: total(kind, few or many) * _BONUS.get(kind, 1))
+    other = min(plain, key=lambda kind: total(kind, many or few) * _BONUS.get(kind, 1))
     gains = "packed" in trials and total("packed", few) < _GAIN * total(until, few)
     if gains and total("packed", range(len(usual))) < total(until, few) + total(other, many):
         return ["packed", other, until]
@@ -157,7 +161,12 @@ def _trial(layers: Sequence[QuantizedLinear], kind: Kind, exact: Mapping[str, in
     try:
         for layer in layers:
             trial = copy.copy(layer)
-            trial._parameters = dict(layer._parameters)  # what is packed here is packed for the trial only
+            # What is packed here is packed for the trial only, and what is large is tried with some of its rows.
+            rows = max(_STEP, _VALUES // layer.in_features // _STEP * _STEP)
+            trial._parameters = {
+                name: None if one is None else nn.Parameter(one[:rows], requires_grad=False)
+                for name, one in layer._parameters.items()
+            }
             trial.way = Way(kind, kind, kind, exact)
             if kind in ("packed", "blocks"):
                 trial.pack()
@@ -172,14 +181,16 @@ def _trial(layers: Sequence[QuantizedLinear], kind: Kind, exact: Mapping[str, in
 def _times(trials: Mapping[str, Sequence[nn.Module]], rows: int) -> dict[str, float]:
     """Seconds that each kind takes for so many rows; those that are far behind are tried once."""
     states = torch.randn(rows, next(iter(trials.values()))[0].in_features)  # type: ignore[call-overload]
+    # On a busy machine the time of one thread tells more than that on the wall.
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     best: dict[str, float] = {}
     hopeless: set[str] = set()
     for turn in range(_ROUNDS):
         for kind in trials.keys() - hopeless:
-            began = time.perf_counter()
+            began = clock()
             for layer in trials[kind] if turn else trials[kind][:1]:
                 layer(states)
-            took = (time.perf_counter() - began) / (len(trials[kind]) if turn else 1)
+            took = (clock() - began) / (len(trials[kind]) if turn else 1)
             best[kind] = min(best.get(kind, math.inf), took)
         hopeless |= {kind for kind, took in best.items() if took > _HOPELESS * min(best.values())}
     return best
