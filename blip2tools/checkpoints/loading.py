@@ -28,6 +28,7 @@ from blip2tools.checkpoints.plan import Loaded, Located, Plan, check_memory, loc
 from blip2tools.checkpoints.prompts import CANDIDATE_TOKENS, VQA_TEMPLATE, CaptionerText, MatcherText
 from blip2tools.errors import ModelUnavailableError, VisionError
 from blip2tools.model import Captioner, Matcher, Pixels, Trunk
+from blip2tools.model.configuration import Blip2Config
 from blip2tools.model.modules import CaptionerModel, MatcherModel
 from blip2tools.settings import Settings
 
@@ -166,9 +167,7 @@ def _load_matcher(
     report(f"loading {located.name}", None)
     folder = cast(Path, located.folder)
     with _problems(located):
-        config = configuration.config(folder, located, "matcher")
-        # Files from before 5.0 call it `qformer_text_input`; unset, the text layers are left out of the model.
-        config.qformer_config.use_qformer_text_input = True
+        config = _matcher_config(located)
         own_pixels = configuration.pixels(folder, config, located)
         dtype = captioner.trunk.dtype
         model: Any
@@ -203,6 +202,13 @@ def _load_matcher(
     return matcher, own_pixels, words
 
 
+def _matcher_config(located: Located) -> Blip2Config:
+    config = configuration.config(cast(Path, located.folder), located, "matcher")
+    # Files from before 5.0 call it `qformer_text_input`; unset, the text layers are left out of the model.
+    config.qformer_config.use_qformer_text_input = True
+    return config
+
+
 def in_full_precision(plan: Plan, loaded: Loaded) -> tuple[Captioner, Matcher | None] | None:
     """What a quantized model was made from, read from its files as it is used; None where those are not plain.
 
@@ -219,10 +225,8 @@ def in_full_precision(plan: Plan, loaded: Loaded) -> tuple[Captioner, Matcher | 
     captioner = Captioner(streamed.read(CaptionerModel, plan.captioner, config), fingerprints=("", ""))
     matcher = None
     if plan.matcher is not None and loaded.matcher is not None:
-        folder = cast(Path, plan.matcher.folder)
-        config = configuration.config(folder, plan.matcher, "matcher")
-        config.qformer_config.use_qformer_text_input = True
-        if weights.is_plain(folder, config, plan.matcher):
+        config = _matcher_config(plan.matcher)
+        if weights.is_plain(cast(Path, plan.matcher.folder), config, plan.matcher):
             model = streamed.read(MatcherModel, plan.matcher, config)
             matcher = Matcher(model, captioner.trunk if loaded.shared_trunk else None)
     return captioner, matcher

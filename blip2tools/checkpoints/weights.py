@@ -70,7 +70,8 @@ def read(kind: type[nn.Module], folder: Path, config: Blip2Config, dtype: torch.
             continue
         if not ties.is_copy(name):
             check_fit(name, tensor, wanted[name])
-        moved = tensor.to(device, torch.float32 if name.startswith(_PRECISE[kind]) else dtype, copy=True)
+        precise = name.startswith(_PRECISE[kind])
+        moved = tensor.to(device, torch.float32 if precise else dtype, copy=True)
         if ties.holds(name):
             ties.put(name, moved)
         else:

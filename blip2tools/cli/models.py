@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ def _models(arguments: argparse.Namespace) -> int:
     from blip2tools.checkpoints import converted
     from blip2tools.checkpoints.family import FAMILY, memory_table, processor_table
 
-    kept = converted.kept(Settings.load())
+    kept: list[converted.Kept] = []
+    with suppress(InvalidInputError):  # the family can be listed with any settings
+        kept = converted.kept(Settings.load())
 
     rows = [
         {

@@ -132,7 +132,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side", action="append", choices=SIDES, help="only these sides (default: all); may be given several times"
     )
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds of each case (default 3)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="rounds of each case (default 3), after one that does not count unless it is the only one",
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each side (default 1)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only the cases whose name holds this")
     parser.add_argument(
@@ -180,7 +186,7 @@ def measure(
         subject: what is loaded.
         names: of the sides.
         cases: what they do.
-        rounds: how often, after a first time that does not count.
+        rounds: how often, after a first time that does not count; of a single one it does.
         plan: threads, and the folder for kept weights.
     """
     from blip2tools.checkpoints.memory import free_memory
@@ -229,7 +235,8 @@ def _started(subject: Subject, name: str, plan: dict[str, Any]) -> tuple[Side, P
 
 
 def _take_turns(pairs: Sequence[tuple[Side, Process]], cases: Sequence[str], rounds: int) -> None:
-    for number in range(rounds + 1):
+    first = 0 if rounds > 1 else 1
+    for number in range(first, rounds + 1):
         for case in cases:
             for side, process in pairs:
                 seconds = process.ask(case, 1000 + number)["seconds"]

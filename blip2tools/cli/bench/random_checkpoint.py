@@ -8,6 +8,7 @@ worth, but it breaks what breaks real models.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +135,7 @@ def _spread(name: str, shape: tuple[int, ...]) -> float:
     if len(shape) != 2:
         return 1.0 if name == "query_tokens" else 0.02
     # T5 does not scale its scores by the width of a head: its queries are as much smaller.
-    return shape[1] ** -0.5 * (0.125 if name.endswith(".q.weight") else 1.0)
+    return math.sqrt(1 / shape[1]) * (0.125 if name.endswith(".q.weight") else 1.0)
 
 
 # What adds to the hidden states at the end of the third layer: OPT's has a bias, T5's none.
