@@ -30,6 +30,7 @@ from blip2tools.model.configuration import Blip2Config
 from blip2tools.model.modules import CaptionerModel
 from blip2tools.model.quantized import dequantize
 from blip2tools.settings import Settings
+from tests.conftest import run_cli
 from tests.support import random_models as rm
 
 GB = 10**9
@@ -225,6 +226,17 @@ class TestKept:
         loaded = checkpoints.load(settings())
         assert prints(loaded) == prints(checkpoints.load(settings(keep_quantized=False)))
         assert sum("cannot be kept" in one.message for one in caplog.records) == 1
+
+    def test_the_command_line_says_once_that_nothing_can_be_kept(self, tmp_path):
+        (tmp_path / "cache").write_text("a file where the folder should be")
+        Image.radial_gradient("L").convert("RGB").save(tmp_path / "a.png")
+        done = run_cli(
+            *("caption", "--model", "demo", "--matcher", "none", "--quantize", "8bit", "a.png"),
+            cwd=tmp_path,
+            env={"BLIP2TOOLS_CACHE_DIR": str(tmp_path / "cache")},
+        )
+        assert (done.returncode, bool(done.stdout.strip())) == (0, True)
+        assert done.stderr.count("cannot be kept") == 1
 
     @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="a limit of this system")
     def test_a_full_disk(self, settings, caplog):
