@@ -117,9 +117,7 @@ def recall(file: Path, expected: Mapping[str, Any], shapes: Mapping[str, Any]) -
         found = _mapped(file, entries, begin)
         digests = json.loads(facts["digests"])
         whole = found.tensors.keys() == digests.keys() <= shapes.keys() and all(
-            digest(name, tensor) == digests[name]
-            and (tensor.shape, tensor.dtype) == (shapes[name].shape, shapes[name].dtype)
-            for name, tensor in found.tensors.items()
+            _is_whole(name, tensor, digests[name], shapes[name]) for name, tensor in found.tensors.items()
         )
     except FileNotFoundError:
         return None
@@ -129,8 +127,13 @@ def recall(file: Path, expected: Mapping[str, Any], shapes: Mapping[str, Any]) -
     if not whole:
         logger.warning("the kept quantized weights are damaged; they are made anew")
         return None
-    found.release()
     return Converted(found.tensors, digests, facts["trunk"], file, found.release)
+
+
+def _is_whole(name: str, tensor: Tensor, expected: str, like: Tensor) -> bool:
+    right = (tensor.shape, tensor.dtype) == (like.shape, like.dtype) and digest(name, tensor) == expected
+    tensor.release()  # type: ignore[attr-defined]
+    return right
 
 
 class Source(Protocol):
