@@ -37,7 +37,7 @@ def ours(stock: Any, bits: int | None = None, parts: tuple[str, ...] = ("",)) ->
     for path, module in model.named_modules():
         for leaf in dict(module.named_parameters(recurse=False)):
             values = weights.get(f"{path}.{leaf}".strip("."))
-            if values is None:  # a scale
+            if values is None:  # a scale, or powers of columns
                 continue
             tensors = {leaf: values.detach().clone()}
             if leaf == "weight" and isinstance(module, QuantizedLinear | QuantizedEmbedding):

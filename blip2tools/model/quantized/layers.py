@@ -70,6 +70,22 @@ class Packing:
 PACKING: Final = Packing()
 
 
+class Powers:
+    """Powers of columns, ready for states.
+
+    Args:
+        columns: see `storage`.
+    """
+
+    def __init__(self, columns: Tensor) -> None:
+        self.columns, self._factors = columns, torch.exp2(columns.float()) if bool(columns.any()) else None
+        self.key = b"" if self._factors is None else columns.numpy().tobytes()
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """States (R, in), times 2 to the powers."""
+        return states if self._factors is None else states * self._factors
+
+
 class QuantizedLinear(nn.Module):
     """A linear layer with a weight of 8 or 4 bits; parameters as `storage` has them, and the bias in float32.
 
@@ -85,6 +101,7 @@ class QuantizedLinear(nn.Module):
 
     weight: Tensor
     scale: Tensor
+    columns: Tensor
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, bits: int) -> None:
         super().__init__()
@@ -94,6 +111,7 @@ class QuantizedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
         self.way = Way()
         self._packed: Any = None
+        self._moved: Powers | None = None
 
     def forward(self, states: Tensor) -> Tensor:
         """States (..., out) of states (..., in), float32."""
@@ -103,11 +121,18 @@ class QuantizedLinear(nn.Module):
         """This layer and others that take the same states, as one step: what they give, side by side."""
         return Together([self, *others])
 
+    @property
+    def moved(self) -> Powers:
+        """The powers of its columns, which the states take over."""
+        if self._moved is None or self._moved.columns is not self.columns:
+            self._moved = Powers(self.columns)
+        return self._moved
+
     def multiplied(self, states: Tensor, split: Splits) -> Tensor:
         """States (R, out) of states (R, in).
 
         Args:
-            states: float32.
+            states: float32, times the powers of the columns.
             split: the same as whole numbers up to a largest one.
         """
         kind = self._kind(len(states))
@@ -160,8 +185,12 @@ class Together:
     def __call__(self, states: Tensor) -> Tensor:
         """What they give, side by side in the last dimension."""
         began, flat = perf_counter(), states.reshape(-1, states.shape[-1])
-        split = cache(partial(Split, flat))
-        each = [part.multiplied(flat, split) for part in self._parts]
+        moved: dict[bytes, tuple[Tensor, Splits]] = {}
+        for part in self._parts:
+            if part.moved.key not in moved:
+                taken = part.moved(flat)
+                moved[part.moved.key] = taken, cache(partial(Split, taken))
+        each = [part.multiplied(*moved[part.moved.key]) for part in self._parts]
         made = each[0] if len(each) == 1 else torch.cat(each, 1)
         if len(flat) <= FEW:
             PACKING.earn(perf_counter() - began)
@@ -174,6 +203,7 @@ class QuantizedEmbedding(nn.Module):
     bits = 8
     weight: Tensor
     scale: Tensor
+    columns: Tensor
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
@@ -183,7 +213,8 @@ class QuantizedEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Float32 rows (..., width) of ids."""
-        return functional.embedding(ids, self.weight).float() * self.scale[ids][..., None]
+        rows = functional.embedding(ids, self.weight).float() * self.scale[ids][..., None]
+        return rows * torch.exp2(self.columns.float())
 
 
 def replace_linears(model: nn.Module, bits: int) -> None:
@@ -217,10 +248,10 @@ def quantized(model: nn.Module) -> dict[str, Any]:
 
 
 def _empty(rows: int, columns: int, bits: int) -> dict[str, Tensor]:
+    scales = (rows,) if bits == 8 else (rows, columns // BLOCK)
     with torch.device("meta"):
-        if bits == 8:
-            return {"weight": torch.empty(rows, columns, dtype=torch.int8), "scale": torch.empty(rows)}
         return {
-            "weight": torch.empty(rows, columns // 2, dtype=torch.int8),
-            "scale": torch.empty(rows, columns // BLOCK),
+            "weight": torch.empty(rows, columns * bits // 8, dtype=torch.int8),
+            "scale": torch.empty(scales),
+            "columns": torch.empty(columns, dtype=torch.int8),
         }

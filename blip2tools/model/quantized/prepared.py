@@ -115,7 +115,7 @@ def _valid(found: Any, layer: QuantizedLinear) -> bool:
 def _whole(layer: QuantizedLinear) -> nn.Linear:
     with torch.device("meta"):
         made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    made.weight = nn.Parameter(dequantize(layer.weight, layer.scale), requires_grad=False)
+    made.weight = nn.Parameter(dequantize(layer.weight, layer.scale, layer.columns), requires_grad=False)
     made.bias = layer.bias  # type: ignore[assignment]
     return made
 
@@ -164,7 +164,7 @@ def _trial(layers: Sequence[QuantizedLinear], kind: Kind, exact: Mapping[str, in
             # What is packed here is packed for the trial only, and what is large is tried with some of its rows.
             rows = max(_STEP, _VALUES // layer.in_features // _STEP * _STEP)
             trial._parameters = {
-                name: None if one is None else nn.Parameter(one[:rows], requires_grad=False)
+                name: one if one is None or name == "columns" else nn.Parameter(one[:rows], requires_grad=False)
                 for name, one in layer._parameters.items()
             }
             trial.way = Way(kind, kind, kind, exact)
