@@ -76,7 +76,7 @@ def matrices(model):
     """Full-precision matrices that the quantized ones of a language model stand for, by their names."""
     found = dict(model.named_parameters(remove_duplicate=False))
     return {
-        name: dequantize(tensor, found[name.removesuffix("weight") + "scale"])
+        name: dequantize(tensor, *(found[name.removesuffix("weight") + leaf] for leaf in ("scale", "columns")))
         for name, tensor in found.items()
         if name.endswith("weight") and tensor.dtype == torch.int8
     }
