@@ -268,8 +268,9 @@ def table(name: str, sides: Sequence[Side], cases: Sequence[str], floors: dict[s
             taken = side.seconds[case]
             spread = f"{statistics.median(taken):9.2f} ({min(taken):.2f}-{max(taken):.2f})"
             yield f"  {case:32} {side.name:8} {spread:28} {_times(case, stock, side):>8} {_times(case, own, side):>8}"
-    yield "start: seconds of CPU time, in brackets without imports; memory"
-    base = stock.memory["resident"] if stock else None
+    yield "start: seconds of CPU time, in brackets without imports; memory, in brackets of stock's after work"
+    # The library maps its files: their pages count once they are used.
+    base = stock.memory["worked"] if stock else None
     for side in sides:
         for start, seconds in side.starts.items():
             again = "" if start == FIRST else f", {side.loads[start] / side.loads[FIRST]:.2f} of the first"
