@@ -23,6 +23,7 @@ from torch.nn import functional
 from blip2tools.model import kernels
 from blip2tools.model.encoder import MASKED, Encoder, relative_bias
 from blip2tools.model.recorded import PLACES, Recorded
+from blip2tools.model.weights import quicken
 
 OPT_NAMES, T5_NAMES = ("q_proj", "k_proj", "v_proj"), ("q", "k", "v")
 # Devices on which query, key and value are one product instead of three: on an H100 4 of 55 ms of a compiled caption.
@@ -108,6 +109,7 @@ class LanguageModel(ABC):
             for part in model.modules():
                 if isinstance(part, nn.Linear) and part is not self._head:
                     part.weight.data = part.weight.data.t().contiguous().t()
+            quicken(model.modules())
 
     @abstractmethod
     def _attentions(self, model: Any) -> Iterable[tuple[Any, tuple[str, str, str]]]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from blip2tools.model import kernels
 from blip2tools.model.preprocessing import Processor
 from blip2tools.model.recorded import ROWS, Recorded
-from blip2tools.model.weights import fingerprint, freeze
+from blip2tools.model.weights import fingerprint, freeze, quicken
 
 
 class Pixels:
@@ -86,6 +86,7 @@ class Trunk:
         self.image_size = int(tower.config.image_size)
         self.states_shape = (int(tower.embeddings.num_positions), int(tower.config.hidden_size))
         freeze(self.embeddings, self.encoder)
+        quicken(self.encoder.modules())
         self._see = Recorded(self._states, pieces=4)
         self._fingerprint = fingerprint
 

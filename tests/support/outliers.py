@@ -28,8 +28,7 @@ def give(language_model: Any, *, channels: int = 4, size: float = 60.0, balanced
     """
     generator = torch.Generator().manual_seed(seed)
     for norm, readers in _readings(language_model):
-        width = len(norm.weight)
-        chosen = torch.randperm(width, generator=torch.Generator().manual_seed(seed))[:channels]
+        chosen = torch.randperm(len(norm.weight), generator=torch.Generator().manual_seed(seed))[:channels]
         factors = size * (1 / 3 + 2 / 3 * torch.rand(channels, generator=generator))
         factors[0] = size
         norm.weight[chosen] *= factors
@@ -60,3 +59,33 @@ def _readings(language_model: Any) -> list[tuple[nn.Module, list[nn.Linear]]]:
             own, dense = itself.SelfAttention, feed.DenseReluDense
             found += [(itself.layer_norm, [own.q, own.k, own.v]), (feed.layer_norm, [dense.wi_0, dense.wi_1])]
     return found
+
+
+class Naive(nn.Module):
+    """A linear layer in 8 bits as it is done first: a scale for each row of the weights, one for the states.
+
+    Args:
+        layer: what it stands for.
+        token: whether each row of states has a scale of its own, instead of all of a call.
+    """
+
+    def __init__(self, layer: nn.Linear, *, token: bool) -> None:
+        super().__init__()
+        self.bias, self._token = layer.bias, token
+        self.weight = _rounded(layer.weight.data, layer.weight.data.abs().amax(1, keepdim=True))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        largest = states.abs().amax(-1, keepdim=True) if self._token else states.abs().max()
+        return nn.functional.linear(_rounded(states, largest), self.weight, self.bias)
+
+
+def make_naive(language_model: Any, *, token: bool) -> None:
+    """Put `Naive` into the place of every linear layer of our language model but the output layer."""
+    for path, module in list(language_model.named_modules()):
+        if isinstance(module, nn.Linear) and path != "lm_head":
+            language_model.set_submodule(path, Naive(module, token=token))
+
+
+def _rounded(values: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    scale = (largest / 127).clamp(min=1e-30)
+    return (values / scale).round() * scale

@@ -50,7 +50,8 @@ class Split:
 
     def __init__(self, states: Tensor, most: int) -> None:
         self.most, self.rows = most, len(states)
-        largest = states.abs().amax(1, keepdim=True)
+        sizes = states.abs()
+        largest = sizes.amax(1, keepdim=True)
         self.scale = largest.div(most).clamp_(min=_TINY)
         scaled = states / self.scale
         self._again: Tensor | None = None  # which rows are rounded twice, where not all are
@@ -61,8 +62,7 @@ class Split:
             torch.sub(scaled, first, out=second).mul_(2 * most).round_()
             return
         first = scaled.round()
-        bound = torch.linalg.vector_norm(states, 2, 1, True) * (CREST * most / WIDE / states.shape[1] ** 0.5)
-        again = (largest > bound).flatten().nonzero().flatten()
+        again = (largest > sizes.mean(1, keepdim=True) * (CREST * most / WIDE)).flatten().nonzero().flatten()
         if len(again):
             self._again = again
             first = torch.cat([first, scaled[again].sub_(first[again]).mul_(2 * most).round_()])

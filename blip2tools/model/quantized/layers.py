@@ -20,6 +20,8 @@ from blip2tools.model.weights import summary
 # Parts that hold nearly all weights; what lies outside is small, and decides more: projections and heads.
 PARTS: Final = ("vision_model.encoder", "qformer", "language_model")
 TABLES: Final = ("embed_tokens", "shared", "word_embeddings")
+# Half of what 8 bits change in a T5 comes from these, which are an eighth of its weights.
+PRECISE: Final = (".SelfAttention.v", ".SelfAttention.o")
 OUTPUT: Final = "lm_head"  # 8 bits at least: it chooses the words, and may be one with their table
 
 
@@ -87,13 +89,13 @@ class Powers:
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer with a weight of 8 or 4 bits; parameters as `storage` has them, and the bias in float32.
+    """A linear layer with a weight of 16, 8 or 4 bits; parameters as `storage` has them, and the bias in float32.
 
     Args:
         in_features: width of what it takes.
         out_features: width of what it gives.
         bias: whether there is one.
-        bits: 8 or 4.
+        bits: 16, 8 or 4.
 
     Attributes:
         way: how it multiplies; until `prepare` has chosen, slowly.
@@ -135,32 +137,40 @@ class QuantizedLinear(nn.Module):
             states: float32, times the powers of the columns.
             split: the same as whole numbers up to a largest one.
         """
+        if self.bits != 16:
+            return self._times(states, split, self.weight, self.scale, self.bias)
+        both = self._times(states, split, self.weight.flatten(0, -2), self.scale.flatten(), None)
+        made = both[:, : self.out_features] + both[:, self.out_features :]
+        return made if self.bias is None else made.add_(self.bias)
+
+    def _times(self, states: Tensor, split: Splits, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         kind = self._kind(len(states))
         if kind == "rows":
-            return kernels.rows(split(self.way.exact[kind]), self.weight, self.scale, self.bias)
+            return kernels.rows(split(self.way.exact[kind]), weight, scale, bias)
         if kind == "packed":
-            return kernels.packed(split(self.way.exact[kind]), self._packed, self.bias)
+            return kernels.packed(split(self.way.exact[kind]), self._packed, bias)
         if kind == "half":
-            return kernels.half(states, self.weight, self.scale, self.bias)
+            return kernels.half(states, weight, scale, bias)
         if kind == "blocks":
-            return kernels.blocks(states, self._packed, self.bias)
-        return kernels.whole(states, self.weight, self.scale, self.bias)
+            return kernels.blocks(states, self._packed, bias)
+        return kernels.whole(states, weight, scale, bias)
 
     def pack(self) -> None:
         """Move the matrix into the form that `packed` or `blocks` needs, and give up the form in which it is kept."""
         if self._packed is None:
             weight = self.weight
-            self._packed = (
-                kernels.pack(weight, self.scale) if self.bits == 8 else kernels.pack_blocks(weight, self.scale)
-            )
-            self.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+            if self.bits == 4:
+                self._packed = kernels.pack_blocks(weight, self.scale)
+            else:
+                self._packed = kernels.pack(weight.flatten(0, -2), self.scale.flatten())
+            self.weight = nn.Parameter(weight.new_empty(0, self.in_features), requires_grad=False)
             self.weight.summary = summary(weight)  # type: ignore[attr-defined]
             if (release := getattr(weight, "release", None)) is not None:  # pages of a file: they were read in vain
                 release()
 
     def _kind(self, rows: int) -> Kind:
         if self._packed is not None:
-            return "packed" if self.bits == 8 else "blocks"
+            return "blocks" if self.bits == 4 else "packed"
         if rows > FEW:
             return self.way.many
         values = self.in_features * self.out_features
@@ -233,13 +243,18 @@ def replace_linears(model: nn.Module, bits: int) -> None:
         if isinstance(module, nn.Embedding) and name in TABLES:
             made: nn.Module = QuantizedEmbedding(module.num_embeddings, module.embedding_dim)
         elif isinstance(module, nn.Linear) and path.startswith(PARTS):
-            few = path.startswith("language_model") and name != OUTPUT
             made = QuantizedLinear(
-                module.in_features, module.out_features, bias=module.bias is not None, bits=bits if few else 8
+                module.in_features, module.out_features, bias=module.bias is not None, bits=_bits(path, bits)
             )
         else:
             continue
         model.set_submodule(path, made)
+
+
+def _bits(path: str, bits: int) -> int:
+    if not path.startswith("language_model") or path.endswith(OUTPUT):
+        return 8
+    return 16 if bits == 8 and path.endswith(PRECISE) else bits
 
 
 def quantized(model: nn.Module) -> dict[str, Any]:
@@ -248,10 +263,14 @@ def quantized(model: nn.Module) -> dict[str, Any]:
 
 
 def _empty(rows: int, columns: int, bits: int) -> dict[str, Tensor]:
-    scales = (rows,) if bits == 8 else (rows, columns // BLOCK)
+    weight, scale = {
+        16: ((2, rows, columns), (2, rows)),
+        8: ((rows, columns), (rows,)),
+        4: ((rows, columns // 2), (rows, columns // BLOCK)),
+    }[bits]
     with torch.device("meta"):
         return {
-            "weight": torch.empty(rows, columns * bits // 8, dtype=torch.int8),
-            "scale": torch.empty(scales),
+            "weight": torch.empty(weight, dtype=torch.int8),
+            "scale": torch.empty(scale),
             "columns": torch.empty(columns, dtype=torch.int8),
         }

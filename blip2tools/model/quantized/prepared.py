@@ -59,7 +59,7 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
     wholes: list[Kind] = ["rows", "packed"]
     exact: dict[str, int] = {kind: most for kind in wholes if (most := kernels.fits(kind)) is not None}
     machine = _machine(exact)
-    known = dict(measured["ways"]) if measured is not None and measured.get("machine") == machine else {}
+    known = measured["ways"] if measured is not None and measured.get("machine") == machine else {}
     chosen: dict[str, list[str]] = {}
     for name, layers in _groups(model).items():
         role, first = name.partition(" ")[0], layers[0][1]
@@ -164,7 +164,7 @@ def _trial(layers: Sequence[QuantizedLinear], kind: Kind, exact: Mapping[str, in
             # What is packed here is packed for the trial only, and what is large is tried with some of its rows.
             rows = max(_STEP, _VALUES // layer.in_features // _STEP * _STEP)
             trial._parameters = {
-                name: one if one is None or name == "columns" else nn.Parameter(one[:rows], requires_grad=False)
+                name: one if one is None or name == "columns" or layer.bits == 16 else _first(one, rows)
                 for name, one in layer._parameters.items()
             }
             trial.way = Way(kind, kind, kind, exact)
@@ -176,6 +176,10 @@ def _trial(layers: Sequence[QuantizedLinear], kind: Kind, exact: Mapping[str, in
         logger.debug("%s is not possible here", kind, exc_info=error)
         return None
     return made
+
+
+def _first(values: nn.Parameter, rows: int) -> nn.Parameter:
+    return nn.Parameter(values[:rows], requires_grad=False)
 
 
 def _times(trials: Mapping[str, Sequence[nn.Module]], rows: int) -> dict[str, float]:

@@ -5,7 +5,10 @@
 4 bits: `weight`, int8 (out, in / 2), two values a byte, the first in the low half, each 8 more than it stands for, and `scale`,
 float32 (out, in / BLOCK): one for each block of a row, because sixteen levels are too few for a whole row.
 
-Both: `columns`, int8 (in,): a column is 2 to the power of that times what the others say. A trained model reads its outlier
+16 bits, for matrices that decide more than others: `weight`, int8 (2, out, in), and `scale`, float32 (2, out): 8 bits, and 8 more
+for what those left.
+
+All: `columns`, int8 (in,): a column is 2 to the power of that times what the others say. A trained model reads its outlier
 channels with weights that are as much smaller, and a scale that suits the rest of a row would leave them without digits. What
 reads the matrix moves the powers to the states, whose outliers are then gone (as SmoothQuant does, arXiv 2211.10438, but from the
 weights alone).
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 
 BLOCK: Final = 32  # values of a row that share a scale in 4 bits
-_HIGHEST: Final = {8: 127, 4: 7}
+_HIGHEST: Final = {16: 127, 8: 127, 4: 7}
 _FAR, _FARTHEST = (
     2,
     30,
@@ -28,8 +31,8 @@ _ROWS: Final = 128  # that are converted together: they stay in the processor's 
 
 
 def bits_kept(inputs: int, bits: int) -> int:
-    """The bits that a matrix with so many columns gets where `bits` are wanted: 8 where its rows are not whole blocks."""
-    return 8 if inputs % BLOCK else bits
+    """The bits that a matrix with so many columns gets where `bits` are wanted: not 4 where its rows are not whole blocks."""
+    return 8 if bits == 4 and inputs % BLOCK else bits
 
 
 def quantize(weight: Tensor, bits: int) -> dict[str, Tensor]:
@@ -37,19 +40,19 @@ def quantize(weight: Tensor, bits: int) -> dict[str, Tensor]:
 
     Args:
         weight: (out, in), finite, of any floating dtype.
-        bits: 8 or 4; see `bits_kept`.
+        bits: 16, 8 or 4; see `bits_kept`.
 
     Raises:
         ValueError: another number of bits, not a matrix, or values that are not finite.
     """
     if bits not in _HIGHEST or weight.ndim != 2:
-        raise ValueError("a matrix in 8 or 4 bits")
+        raise ValueError("a matrix in 16, 8 or 4 bits")
     bits = bits_kept(weight.shape[1], bits)
-    pieces, kept = torch.split(weight, _ROWS), _eight if bits == 8 else _four
+    pieces, kept = torch.split(weight, _ROWS), {16: _sixteen, 8: _eight, 4: _four}[bits]
     columns = _powers(torch.stack([rows.float().square().sum(0) for rows in pieces]).sum(0))
     even = torch.exp2(-columns.float()) if bool(columns.any()) else None
     values, scales = (
-        torch.cat(one)
+        torch.cat(one, -2 if one[0].ndim == 3 else -1 if bits == 16 else 0)
         for one in zip(*(kept(rows.float() if even is None else rows * even) for rows in pieces), strict=True)
     )
     if not bool(scales.isfinite().all()):
@@ -59,7 +62,9 @@ def quantize(weight: Tensor, bits: int) -> dict[str, Tensor]:
 
 def dequantize(weight: Tensor, scale: Tensor, columns: Tensor | None = None) -> Tensor:
     """The float32 matrix (out, in) that plain tensors stand for; without `columns`, what it is times moved states."""
-    if scale.ndim == 1:
+    if weight.ndim == 3:
+        made = (weight.float() * scale[..., None]).sum(0)
+    elif scale.ndim == 1:
         made = weight.float() * scale[:, None]
     else:
         blocks = levels(weight).view(len(weight), -1, BLOCK)
@@ -76,6 +81,12 @@ def levels(weight: Tensor) -> Tensor:
 def _eight(rows: Tensor) -> tuple[Tensor, Tensor]:
     scale = rows.abs().amax(1) / _HIGHEST[8]
     return (rows / _divisor(scale)[:, None]).round_().to(torch.int8), scale
+
+
+def _sixteen(rows: Tensor) -> tuple[Tensor, Tensor]:
+    values, scale = _eight(rows)
+    rest, finer = _eight(rows - values.float() * scale[:, None])
+    return torch.stack([values, rest]), torch.stack([scale, finer])
 
 
 def _four(rows: Tensor) -> tuple[Tensor, Tensor]:
