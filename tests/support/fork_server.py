@@ -31,8 +31,8 @@ from typing import Any
 DEFAULT_FILTERS = list(warnings.filters)
 
 
-def import_all() -> None:
-    """Every module of the package, and with them torch and transformers. No model, no thread."""
+def import_all(*, for_tests: bool) -> None:
+    """Every module of the package, and with them torch and transformers; clients that the tests use. No model, no thread."""
     import blip2tools
 
     for found in pkgutil.walk_packages(blip2tools.__path__, "blip2tools."):
@@ -41,6 +41,9 @@ def import_all() -> None:
                 importlib.import_module(found.name)
             except ImportError:
                 continue  # an extra that is not here; whoever needs it will be told
+    if for_tests:
+        for name in ("anthropic", "langchain_openai", "openai"):
+            importlib.import_module(name)
     import torch
 
     torch.set_num_threads(1)
@@ -85,9 +88,9 @@ class Server:
         self._children: dict[int, Child] = {}
         self._imported = False
 
-    def warm(self) -> None:
+    def warm(self, *, for_tests: bool = False) -> None:
         if not self._imported:
-            import_all()
+            import_all(for_tests=for_tests)
             self._imported = True
 
     def serve(self) -> dict[str, Any] | None:
@@ -233,7 +236,7 @@ def end_as(order: dict[str, Any]) -> None:
 if __name__ == "__main__":
     server = Server(sys.argv[1])
     if "--now" in sys.argv:
-        server.warm()
+        server.warm(for_tests=True)
     order = server.serve()
     if order is not None:
         end_as(order)

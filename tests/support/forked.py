@@ -5,9 +5,10 @@ from `tests.support.fork_server`, which has imported everything; every other one
 variables are read by what is imported. What a test says about starting itself, about memory, or about what is imported when,
 needs a real start: `subprocess`.
 
-    python tests/support/forked.py [-W error] -m MODULE WORD...
+    python tests/support/forked.py [-u] [-W error] -m MODULE WORD...
 
-is the same for programs that are told a command to start: it stands in for `python`.
+is the same for programs that are told a command to start: it stands in for `python`. So start the processes that share the
+tests' work.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import IO, Any
 
 SOCKET, ENVIRONMENT = "TESTS_FORK_SERVER", "environment.json"
+# A command line for those who want an interpreter's.
+INTERPRETER = f"{shlex.quote(sys.executable)} {shlex.quote(__file__)}"
 # Variables that nothing reads while it is imported, but for this package's, pytest's, and those that torch sets itself.
 LATE = {
     "LD_LIBRARY_PATH",  # which importing cv2 sets; what a forked process needs of it is loaded already
@@ -83,6 +87,8 @@ def start(
     """A process like that of `subprocess.Popen` with these arguments."""
     options = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "cwd": cwd, "env": env}
     words, strict = list(command[1:]), False
+    if words[0] == "-u":  # execnet's, which writes to the descriptor itself
+        words = words[1:]
     if words[:2] == ["-W", "error"]:
         words, strict = words[2:], True
     server, given = os.environ.get(SOCKET), _environment() if env is None else dict(env)

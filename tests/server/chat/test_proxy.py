@@ -512,7 +512,7 @@ calls_of_clients = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_the_clients_own_calls_survive_untouched(url, upstream, pictures, data):
     protocol, stream = data.draw(st.sampled_from(WAYS))
