@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import hashlib
 import json
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpcore2
 import pytest
 
 from blip2tools.settings import environment_without_settings
@@ -47,8 +45,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # All that is imported while the tests are collected stays: to look through it for garbage again and again takes seconds.
 gc.disable()
 
-# An HTTP client reads the certificates of the system, for 25 ms of CPU; the tests make a thousand of them.
-httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+forked.read_certificates_once()
 
 # A shell's background jobs ignore interrupts, and so would every process that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -77,6 +74,7 @@ def one_thread():
     # Each model that is closed collects garbage: half a second among all that the collected test modules have imported.
     gc.freeze()
     gc.enable()
+    gc.set_threshold(*forked.GARBAGE)
 
 
 def handle_of(data: bytes) -> str:

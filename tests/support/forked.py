@@ -14,6 +14,7 @@ tests' work.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -31,8 +32,13 @@ from typing import IO, Any
 SOCKET, ENVIRONMENT = "TESTS_FORK_SERVER", "environment.json"
 # A command line for those who want an interpreter's.
 INTERPRETER = f"{shlex.quote(sys.executable)} {shlex.quote(__file__)}"
-# Variables that nothing reads while it is imported, but for this package's, pytest's, and those that torch sets itself.
+# When garbage is looked for: rarely, since a test makes little, and looking through all that torch makes takes long.
+GARBAGE = (10_000, 20, 20)
+# Variables that nothing reads while it is imported, but for this package's, pytest's, those that torch sets itself, and those
+# that a forked process reads once more: the hub's and the encoding of its streams.
 LATE = {
+    "PYTHONIOENCODING",
+    "TRANSFORMERS_OFFLINE",  # which nothing but this package heeds: transformers gets folders alone
     "LD_LIBRARY_PATH",  # which importing cv2 sets; what a forked process needs of it is loaded already
     "HOME",
     "PATH",
@@ -68,6 +74,14 @@ class ForkServer:
         self._process.stdin.close()
         self._process.wait()
         self._folder.cleanup()
+
+
+def read_certificates_once() -> None:
+    """Let HTTP clients share what they check certificates by: each would read the system's, for 25 ms of CPU."""
+    import httpcore2
+
+    httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+    httpcore2.default_ssl_context(_trust_env=True)
 
 
 def _environment() -> dict[str, str]:
@@ -114,7 +128,8 @@ def _read_at_import(server: str, given: Mapping[str, str]) -> bool:
     was = json.loads(Path(server).with_name(ENVIRONMENT).read_text())
     changed = {name for name in was.keys() | given.keys() if was.get(name) != given.get(name)}
     return any(
-        name not in LATE and not name.startswith(("BLIP2TOOLS_", "PYTEST_", "TORCHINDUCTOR_")) for name in changed
+        name not in LATE and not name.startswith(("BLIP2TOOLS_", "PYTEST_", "TORCHINDUCTOR_", "HF_"))
+        for name in changed
     )
 
 

@@ -111,8 +111,8 @@ def handles_in(heard):
 
 @pytest.mark.slow
 def test_a_blind_model_wins_the_sight_test():
-    found = run_chats(seed=3, games=2, ways=[("completions", True), ("messages", True), ("responses", False)])
-    chance, band = chance_of(3, 2)
+    found = run_chats(seed=3, games=1, ways=[("completions", True), ("messages", True), ("responses", False)])
+    chance, band = chance_of(3, 1)
     for way, (score, swapped, leaked) in found.items():
         assert score >= 0.9, way
         assert abs(swapped - chance) <= band, way
