@@ -255,9 +255,8 @@ class _Run:
         from blip2tools.vision.bulk.ray_data import rows_on_ray
 
         with connected(self._arguments.ray_address, cpus=replicas + 1):
-            for number, rows in enumerate(rows_on_ray(self._task, left, self._given, replicas)):
-                if not number:
-                    progress.start()
+            progress.start()  # rows come in blocks: from the first one on, they would seem to take no time
+            for rows in rows_on_ray(self._task, left, self._given, replicas):
                 output.add(rows)
                 _step(progress, rows)
 

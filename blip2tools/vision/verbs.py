@@ -499,7 +499,7 @@ class Verbs:
         answer = asyncio.wrap_future(job.future)
         # A cancelled caller does not fetch the failure, and asyncio would report that on standard error.
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-        if not self._engine.status().loaded:
+        if not self._engine.targets() and not self._engine.status().loaded:  # a status takes longer
             patience = min(LOAD_PATIENCE_S, deadline - time.monotonic())
             await call.wait(answer, lambda: self._engine.status().state, patience)
             status = self._engine.status()

@@ -295,8 +295,21 @@ class TestDeath:
         with process.watched(60) as hurry:
             pass
         hurry()
-        time.sleep(decoder.HURRY_SECONDS + 0.2)
+        with process.watched(60):
+            hurry()
+            time.sleep(decoder.HURRY_SECONDS + 0.2)
         assert process.is_alive()
+
+    def test_pictures_share_a_timer(self, own: Decoder) -> None:
+        is_well(own)
+        before = threading.active_count()
+        for _ in range(5):
+            is_well(own)
+        assert threading.active_count() == before
+        (process,) = own._all
+        with process.watched(0.2):
+            time.sleep(1)
+        assert not process.is_alive(), "a sooner end than the one before is kept"
 
     def test_warm(self, own: Decoder) -> None:
         own.warm()

@@ -61,7 +61,8 @@ class Front:
         sink: where answers go, unbuffered.
         catalogue: what can be answered.
         limit: bytes of the longest line.
-        at_end: called if the input ends before the server took over, with true if requests still wait.
+        at_end: called if the client is gone before the server took over: its input has ended, or a line could not be written.
+            Gets true if requests still wait for an answer that can arrive.
     """
 
     def __init__(
@@ -281,7 +282,8 @@ class Front:
     # ---- writing ----
 
     def _write(self, message: dict[str, Any]) -> None:
-        written(self._sink, encoded(message))
+        if not written(self._sink, encoded(message)) and self._at_end is not None:
+            self._at_end(False)  # a client that reads no more has gone, whether its other end is closed or not
 
     def _error(self, number: Any, code: int, sentence: str) -> None:
         self._write({"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": sentence}})
