@@ -64,7 +64,7 @@ def test_both_sides_say_the_same(pair):
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_every_case_runs(tiny, case, few_tokens, monkeypatch):
-    case = dataclasses.replace(case, pictures=min(case.pictures, 3))
+    case = dataclasses.replace(case, pictures=min(case.pictures, 2))
     monkeypatch.setattr(engine, "statements", lambda count: statements(min(count, 4)))
     row = measure(case, tiny, beams=1, rounds=1, clock="wall")
     assert row.lowest <= row.median <= row.highest
@@ -244,7 +244,7 @@ async def test_the_wall_watch_waits():
 
 def test_waiting_times_are_those_of_both_sides(tiny, few_tokens):
     subject = pairs.Subject("small", tiny, "cpu", "")
-    streams = latency.run([subject], requests=4, rounds=2, tell=lambda line: None)
+    streams = latency.run([subject], requests=3, rounds=1, tell=lambda line: None)
     assert [stream.stream for stream in streams] == ["distinct pictures", "pictures seen before"]
     for stream in streams:
         assert 0 < stream.stock_p50 <= stream.stock_p99
