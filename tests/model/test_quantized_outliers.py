@@ -11,6 +11,7 @@ from blip2tools.model.quantized import prepare
 from tests.support import outliers
 from tests.support.quantized_models import ours
 
+pytestmark = pytest.mark.slow
 SIZE = Size((96, 6, 6), (64, 4, 4), (256, 8, 8, 1024), 1024, queries=16, image_size=56)
 PROMPTS = {"opt": [[2], [2, 40, 41, 42]], "t5": [[1], [40, 41, 42, 1]]}
 # T5's scores are not scaled, and its gate is a product: outliers that no weight balances would make a step function of it.

@@ -33,6 +33,7 @@ CREST: Final = (
 )
 ENGINE: Final = "fbgemm"
 WIDE, NARROW = 127, 63  # largest whole numbers of 8 and 7 bits
+_PACKED: Final = 256  # rows that are moved together, in whole steps of the 64 that the form keeps side by side
 _TINY: Final = 1e-30  # the scale of a row of zeros
 _OPS: Any = torch.ops.quantized
 _ENGINE = threading.Lock()
@@ -128,7 +129,8 @@ def half(states: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> 
 
 def pack_blocks(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The form that `blocks` multiplies by."""
-    values = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels(weight).to(torch.int32), 1)
+    convert = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+    values = torch.cat([convert(levels(rows).to(torch.int32), 1) for rows in torch.split(weight, _PACKED)])
     return values, torch.stack([scale, torch.zeros_like(scale)], -1).transpose(0, 1).contiguous().bfloat16()
 
 
