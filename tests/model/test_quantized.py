@@ -163,6 +163,18 @@ def test_a_matrix_is_packed_when_products_have_taken_long_enough(monkeypatch):
     assert not packing.may(10**9)
 
 
+def test_packing_takes_no_more_than_its_share():
+    packing, spent, total = layers.Packing(), 0.0, 0.0
+    for _ in range(1000):  # products of 10 ms, each of which packs if it may, for another 30
+        packed = packing.may(1000)
+        if packed:
+            packing.done(1000, 0.03)
+            spent += 0.03
+        packing.earn(0.01 + 0.03 * packed)
+        total += 0.01
+    assert 0.9 * layers.Packing.SHARE <= spent / total <= layers.Packing.SHARE
+
+
 def test_what_was_measured_is_not_measured_again(monkeypatch):
     model = ours(rm.opt(), 8)
     first = json.loads(json.dumps(prepare(model)))
