@@ -73,9 +73,13 @@ class Trunk:
     This is the part that the checkpoints of the family share: LAVIS freezes `visual_encoder` in pre-training but trains
     `ln_vision` (our `post_layernorm`) in each stage (lavis/models/blip2_models). So its output serves a captioner and a
     matcher.
+
+    Args:
+        vision_model: the tower.
+        fingerprint: of its weights, where that is known; else it is computed.
     """
 
-    def __init__(self, vision_model: nn.Module) -> None:
+    def __init__(self, vision_model: nn.Module, fingerprint: str | None = None) -> None:
         tower = cast(Any, vision_model)
         self.embeddings: nn.Module = tower.embeddings
         self.encoder: nn.Module = tower.encoder
@@ -84,7 +88,7 @@ class Trunk:
         freeze(self.embeddings, self.encoder)
         quicken(self.encoder.modules())
         self._see = Recorded(self._states, pieces=4)
-        self._fingerprint: str | None = None
+        self._fingerprint = fingerprint
 
     @property
     def dtype(self) -> torch.dtype:
