@@ -23,9 +23,10 @@ SUGGESTED = "opt-2.7b"  # the smallest captioner for photographs
 # each 64 values, and one float32 for each 256 of those (QLoRA, Dettmers et al. 2023, "double quantization").
 QUANTIZED_BYTES = {"8bit": 1.001, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
-# The same on a processor, where nearly every matrix is quantized, tables of words too (`model.quantized`): in 4 bits one float32
-# for each 32 values, and only in the language model's layers.
-PROCESSOR_BYTES = {"8bit": 1.01, "4bit": 0.5 + 4 / 32}
+# The same on a processor, of a decoder alone and of an encoder and decoder, where nearly every matrix is quantized, tables of
+# words too (`model.quantized`). In 8 bits an eighth of a T5 has 16; in 4 bits, with a float32 for each 32 values, are the
+# language model's feed-forward layers, and the others in 8.
+PROCESSOR_BYTES = {"8bit": (1.01, 1.2), "4bit": (0.76, 0.84)}
 
 
 def memory_bytes(parts: Weights, bytes_each: int, quantize: Quantize = "none") -> int:
@@ -36,7 +37,7 @@ def memory_bytes(parts: Weights, bytes_each: int, quantize: Quantize = "none") -
 
 def processor_bytes(parts: Weights, quantize: Quantize) -> int:
     """The memory of quantized weights on a processor."""
-    each, most = PROCESSOR_BYTES[quantize], PROCESSOR_BYTES["8bit"]
+    each, most = PROCESSOR_BYTES[quantize][parts.encoder_decoder], PROCESSOR_BYTES["8bit"][0]
     return round((parts.trunk + parts.bridge + parts.rest) * most + parts.projection * 4 + parts.linear * each)
 
 

@@ -446,7 +446,7 @@ class TestFits:
     def test_a_processor_quantizes_more_than_a_card(self):
         sizes = processor_table(find("opt-2.7b"))
         assert 3.7 * GB < sizes["8bit"] < 0.33 * find("opt-2.7b").memory(4)
-        assert sizes["4bit"] < 0.75 * sizes["8bit"]
+        assert sizes["4bit"] < 0.85 * sizes["8bit"]
         assert processor_table(find("itm-vit-g"))["8bit"] < 1.3 * GB
 
     @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ class TestFits:
             (20, ("flan-t5-xxl", "8bit")),
             (10, ("flan-t5-xl", "8bit")),
             (6, ("flan-t5-xl", "8bit")),
-            (3.8, ("opt-2.7b", "4bit")),
+            (4.2, ("opt-2.7b", "4bit")),
             (2, ("demo", "none")),
         ],
     )
