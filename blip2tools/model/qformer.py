@@ -122,14 +122,14 @@ class Reader:
         if wanted < len(states):
             query, states = query[:, :, : wanted // rows], states[:wanted]
         seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-        return layer.norm(layer.out(_joined(seen)).add_(states))
+        return layer.norm(layer.out(_joined(seen)) + states)
 
     def _attend_across(self, across: _Across, states: Tensor, rows: int, keys: Tensor, values: Tensor) -> Tensor:
         """States (T N, H) after attention to keys and values (N or 1, heads, P, size)."""
         rows = 1 if len(keys) == 1 else rows  # every row's queries become further queries of the one row
         query = across.query(states).view(-1, rows, self._heads, self._size).permute(1, 2, 0, 3)
         seen = functional.scaled_dot_product_attention(query, keys, values)
-        return across.norm(across.out(_joined(seen)).add_(states))
+        return across.norm(across.out(_joined(seen)) + states)
 
     def _seen(self, states: Tensor, number: int) -> tuple[Tensor, Tensor]:
         return self._halves(self._across(number).seen(states))
@@ -186,7 +186,7 @@ class _FeedForward:
         self._outer, self._norm = _light(outer.dense), _light(outer.LayerNorm)
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self._norm(self._outer(self._act(self._inner(states))).add_(states))
+        return self._norm(self._outer(self._act(self._inner(states))) + states)
 
 
 class Joined:

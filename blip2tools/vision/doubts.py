@@ -54,6 +54,11 @@ class Doubt:
         """Whether the premise is false."""
         return self.premise is not None and self.premise.holds is False
 
+    @property
+    def holds(self) -> bool:
+        """Whether there is a premise, and it is true."""
+        return self.premise is not None and self.premise.holds is True
+
 
 class Doubts:
     """Judges the premises of questions.

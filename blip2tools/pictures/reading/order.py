@@ -125,7 +125,9 @@ class _Order:
         found: set[int] = set()
         for column in self.aligned(numbers):
             middles = [self.boxes[one].middle for one in column]
-            steps = sorted((below - above, one) for (above, below), one in zip(pairwise(middles), column[1:], strict=True))
+            steps = sorted(
+                (below - above, one) for (above, below), one in zip(pairwise(middles), column[1:], strict=True)
+            )
             for (step, one), (other, two) in pairwise(steps):
                 if other - step <= PACE * self.unit:
                     found |= {one, two}
