@@ -54,9 +54,10 @@ if TYPE_CHECKING:
     from blip2tools.checkpoints.prompts import MatcherText, Prompt
     from blip2tools.model import Captioner, Matcher, Pixels, Trunk
 
-# Pictures in one pass. On a CPU one keeps it busy, and more of them overflow its caches: 16 take 5 % longer each than 4.
-SEE_AT_ONCE = {"cpu": 4}
-SEE_AT_ONCE_ELSEWHERE = 16
+# Patches in one pass on a CPU: four pictures of the published size. More overflow its caches (16 pictures take 5 % longer each
+# than 4); fewer, of a small model, leave it idle between its operations.
+SEE_PATCHES = 1028
+SEE_AT_ONCE = 16  # pictures in one pass elsewhere
 # How often a batch admits late requests during the vision pass. Still later ones join while it decodes; but prompts that are
 # read together cost half as much each.
 WAITS = 2
@@ -296,7 +297,7 @@ class Stages:
             with self._metrics.timed("see"):
                 return _rows(trunk.see(torch.cat(ready)))
 
-        return self._cached(sights, (pixels.key, trunk.fingerprint), compute)
+        return self._cached(sights, trunk, (pixels.key, trunk.fingerprint), compute)
 
     def _may_interrupt(self, work: Work) -> bool:
         """Whether a batch that is decoding can wait for the vision pass of this item.
@@ -322,7 +323,7 @@ class Stages:
             with self._metrics.timed("query"):
                 return _rows(captioner.query(states))
 
-        return self._cached(sights, self._captioner_key(captioner, pixels), compute)
+        return self._cached(sights, captioner.trunk, self._captioner_key(captioner, pixels), compute)
 
     def _itc(self, matcher: Matcher, sights: Sequence[Sight], states: Sequence[Tensor]) -> list[Tensor]:
         """ITC features (1, Q, D) of each sight."""
@@ -332,13 +333,17 @@ class Stages:
             with self._metrics.timed("query"):
                 return _rows(matcher.image_features(torch.cat([known[sight.key] for sight in missing])))
 
-        return self._cached(sights, (matcher.trunk.fingerprint, matcher.fingerprint), compute)
+        return self._cached(sights, matcher.trunk, (matcher.trunk.fingerprint, matcher.fingerprint), compute)
 
     def _captioner_key(self, captioner: Captioner, pixels: Pixels) -> tuple[str, ...]:
         return (pixels.key, captioner.trunk.fingerprint, captioner.fingerprint)
 
     def _cached(
-        self, sights: Sequence[Sight], kind: tuple[str, ...], compute: Callable[[Sequence[Sight]], list[Tensor]]
+        self,
+        sights: Sequence[Sight],
+        trunk: Trunk,
+        kind: tuple[str, ...],
+        compute: Callable[[Sequence[Sight]], list[Tensor]],
     ) -> list[Tensor]:
         """One tensor per sight, from the cache or computed for all missing ones together, each picture once."""
         found: dict[str, Tensor] = {}
@@ -352,7 +357,7 @@ class Stages:
             else:
                 found[sight.key] = value
         waiting = list(missing.values())
-        at_once = SEE_AT_ONCE.get(self._loaded.captioner.device.type, SEE_AT_ONCE_ELSEWHERE)
+        at_once = max(1, SEE_PATCHES // trunk.states_shape[0]) if trunk.device.type == "cpu" else SEE_AT_ONCE
         for first in range(0, len(waiting), at_once):
             chunk = waiting[first : first + at_once]
             for sight, value in zip(chunk, compute(chunk), strict=True):

@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -286,10 +288,9 @@ class Child:
             raise BusyError("The system cannot start another process to decode pictures; try again later.") from error
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._replies = cast("IO[bytes]", self._process.stdout)
-        self._lock = threading.Lock()
         self._first: dict[str, Any] | None = None
-        self._watch: object = None
         self._overdue = False
+        self._watch = _Watch(self._expire)
 
     @property
     def status(self) -> int | None:
@@ -325,28 +326,11 @@ class Child:
 
         Yields a function that leaves the block only a moment more.
         """
-        watch = self._watch = object()
-        timers = [self._kill_after(seconds, watch)]
-
-        def hurry() -> None:
-            try:
-                timers.append(self._kill_after(HURRY_SECONDS, watch))
-            except RuntimeError:  # the system cannot start another thread
-                self._expire(watch)
-
+        turn = self._watch.begin(seconds)
         try:
-            yield hurry
+            yield lambda: self._watch.hurry(turn, HURRY_SECONDS)
         finally:
-            with self._lock:
-                self._watch = None
-            for timer in timers:
-                timer.cancel()
-
-    def _kill_after(self, seconds: float, watch: object) -> threading.Timer:
-        timer = threading.Timer(seconds, self._expire, [watch])
-        timer.daemon = True
-        timer.start()
-        return timer
+            self._watch.end()
 
     def send(self, request: dict[str, Any], data: bytes | memoryview) -> None:
         """Send a request: a line of JSON, then the picture's bytes."""
@@ -380,11 +364,9 @@ class Child:
             image.paste(Image.frombytes("RGB", size, self._replies.read(3 * size[0] * size[1])), (0, top))
         return image
 
-    def _expire(self, watch: object) -> None:
-        with self._lock:
-            if self._watch is watch:
-                self._overdue = True
-                self.kill()
+    def _expire(self) -> None:
+        self._overdue = True
+        self.kill()
 
     def kill(self) -> None:
         """End it at once; a reader sees the end of its stream."""
@@ -398,9 +380,75 @@ class Child:
         """Kill it, wait, and close its pipes."""
         self.kill()
         self.wait()
+        self._watch.close()
         for stream in (self._requests, self._replies):
             with suppress(OSError):  # bytes written to it that it never read
                 stream.close()
+
+
+class _Watch:
+    """Calls a function when a turn takes too long. Its thread serves many turns: starting one costs as much as a small picture.
+
+    Args:
+        expire: called by that thread; no turn ends meanwhile.
+    """
+
+    def __init__(self, expire: Callable[[], None]) -> None:
+        self._expire = expire
+        self._changed = threading.Condition()
+        self._turn = 0
+        self._due: float | None = None  # on the clock of `time.monotonic`; None between turns
+        self._wakes: float | None = None  # until when the thread sleeps; None while there is no thread
+        self._closed = False
+
+    def begin(self, seconds: float) -> int:
+        """Begin a turn of at most so many seconds; returns its number.
+
+        Raises:
+            RuntimeError: the system cannot start another thread.
+        """
+        with self._changed:
+            self._due = time.monotonic() + seconds
+            if self._wakes is None:
+                threading.Thread(target=self._run, name="blip2tools-watch", daemon=True).start()
+                self._wakes = self._due
+            self._hasten(self._due)
+            self._turn += 1
+            return self._turn
+
+    def hurry(self, turn: int, seconds: float) -> None:
+        """Leave a turn at most so many seconds more, if it has not ended."""
+        with self._changed:
+            if turn == self._turn and self._due is not None:
+                self._due = min(self._due, time.monotonic() + seconds)
+                self._hasten(self._due)
+
+    def end(self) -> None:
+        """End the turn: its function is not called any more."""
+        with self._changed:
+            self._due = None
+
+    def _hasten(self, due: float) -> None:
+        """See that the thread wakes by then. One that wakes too early sleeps again: cheaper than to wake it for each turn."""
+        if self._wakes is not None and due < self._wakes:
+            self._wakes = due
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed, self._due = True, None
+            self._changed.notify()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._closed:
+                left = math.inf if self._due is None else self._due - time.monotonic()
+                if left <= 0:
+                    self._due, left = None, math.inf
+                    self._expire()
+                self._wakes = time.monotonic() + left
+                self._changed.wait(None if left == math.inf else left)
 
 
 def _group() -> dict[str, Any]:

@@ -71,18 +71,22 @@ def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: ima
         return
     picture = images.decode(data, limits)
     facts = {"width": picture.width, "height": picture.height, "animated": picture.animated}
-    _send(replies, {**facts, "warnings": picture.warnings} if picture.warnings else facts)
+    _write(replies, {**facts, "warnings": picture.warnings} if picture.warnings else facts)
     for part in images.parts(picture, request["regions"], request["targets"]):
         bands = list(rgb.bands(part.size))
-        _send(replies, {"size": part.size, "rows": bands[0][1]})
+        _write(replies, {"size": part.size, "rows": bands[0][1]})
         for top, bottom in bands:
             replies.write(part.crop((0, top, part.width, bottom)).tobytes())
-        replies.flush()
+    replies.flush()
 
 
 def _send(replies: BinaryIO, reply: dict[str, Any]) -> None:
-    replies.write(json.dumps(reply).encode() + b"\n")
+    _write(replies, reply)
     replies.flush()
+
+
+def _write(replies: BinaryIO, reply: dict[str, Any]) -> None:
+    replies.write(json.dumps(reply).encode() + b"\n")
 
 
 def _alarm(seconds: float) -> None:

@@ -120,7 +120,7 @@ def test_a_class_for_ones_own_pipeline(environment):
     """The program of the guide, on loopback addresses."""
     guide = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", guide, flags=re.M | re.S)
-    (expected,) = re.findall(r"^print\(.*\)  # (.*)$", code, flags=re.M)
+    (expected,) = re.findall(r"^print\(.*\)  # ([^\n]*)$", code, flags=re.M | re.S)
     alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray-") as short:  # sockets lie below it
         done = subprocess.run(

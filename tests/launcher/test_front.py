@@ -234,6 +234,29 @@ def test_lines_that_wait_are_bounded(pipes, monkeypatch):
     writer.join(10)
 
 
+def test_a_client_that_reads_no_more_has_gone():
+    """Its other end may stay open: a parent that died with a child holding the pipe, say."""
+    there, here = os.pipe()
+    out, into = os.pipe()
+    os.close(out)
+    waiting = []
+    ended = threading.Event()
+
+    def at_end(whether):
+        waiting.append(whether)
+        ended.set()
+
+    with (
+        os.fdopen(there, "rb") as source,
+        os.fdopen(here, "wb", buffering=0) as client,
+        os.fdopen(into, "wb", buffering=0) as sink,
+    ):
+        Front(source, sink, Catalogue(), limit=200_000, at_end=at_end).start()
+        client.write(json.dumps({"jsonrpc": "2.0", **INITIALIZE}).encode() + b"\n")
+        assert ended.wait(10)
+        assert waiting == [False]
+
+
 def test_a_package_is_found_without_starting_its_python(tmp_path):
     assert has_package(sys.executable, "pytest")
     assert not has_package(sys.executable, "no_such_package")

@@ -107,6 +107,11 @@ class TestPixels:
         frames = [noise((8, 8), seed) for seed in range(3)]
         assert shared.decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).animated
 
+    def test_no_part_may_be_wanted(self, own: Decoder) -> None:
+        seen = own.decode(GOOD, [])
+        assert (seen.width, seen.height, seen.parts) == (40, 20, ())
+        is_well(own)
+
     def test_size_of(self, shared: Decoder) -> None:
         assert shared.size_of(GOOD) == (40, 20)
 
@@ -295,8 +300,21 @@ class TestDeath:
         with process.watched(60) as hurry:
             pass
         hurry()
-        time.sleep(decoder.HURRY_SECONDS + 0.2)
+        with process.watched(60):
+            hurry()
+            time.sleep(decoder.HURRY_SECONDS + 0.2)
         assert process.is_alive()
+
+    def test_pictures_share_a_timer(self, own: Decoder) -> None:
+        is_well(own)
+        before = threading.active_count()
+        for _ in range(5):
+            is_well(own)
+        assert threading.active_count() == before
+        (process,) = own._all
+        with process.watched(0.2):
+            time.sleep(1)
+        assert not process.is_alive(), "a sooner end than the one before is kept"
 
     def test_warm(self, own: Decoder) -> None:
         own.warm()

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from blip2tools.errors import VisionError
 from blip2tools.settings import Settings
 
 AT_ONCE = 24
+WORDS = ("a", "the", "large", "small", "red", "blue", "green", "orange", "purple", "ring", "star", "square")
 REPLICA = "ray::ServeReplica:blip2tools:Replica"
 
 
@@ -49,13 +51,14 @@ def listening() -> list[str]:
 async def many(gateways: list[Vision], pictures: list[Path], calls: int) -> tuple[Counter[str], float]:
     """So many captions through both gateways; how they ended, and after how long."""
     ends: Counter[str] = Counter()
+    prompts = product(WORDS, repeat=3)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> None:
         async with gate:
             try:
-                # No two calls are the same: nothing is answered from what is kept.
-                prompt = "a " * (1 + number // len(pictures))
+                # No two calls are the same: nothing is answered from what is kept. Prompts are short, for a machine that is busy.
+                prompt = " ".join(next(prompts))
                 await gateways[number % 2].acaption(pictures[number % len(pictures)], prompt=prompt, num_beams=1)
                 ends["answered"] += 1
             except VisionError as error:
@@ -82,9 +85,11 @@ async def overload(crowded: Vision, pictures: list[Path]) -> Counter[str]:
 
 async def gone(gateway: Vision, picture: Path) -> list[int]:
     """A caller that leaves at once, and one that stays: calls under way afterwards, and how many were cancelled."""
-    left = asyncio.ensure_future(gateway.acaption(picture, num_beams=16, min_new_tokens=64, max_new_tokens=64))
-    while not gateway.status().queue.waiting:
+    left = asyncio.ensure_future(gateway.acaption(picture, num_beams=8, min_new_tokens=64, max_new_tokens=64))
+    while not gateway.status().queue.waiting and not left.done():
         await asyncio.sleep(0.01)
+    if left.done():
+        raise RuntimeError("the call ended before its caller left") from left.exception()
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)
     await gateway.aask(picture, "what is it?")
