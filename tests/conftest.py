@@ -39,7 +39,13 @@ os.environ["BLIP2TOOLS_CACHE_DIR"] = _cache.name
 os.environ["BLIP2TOOLS_USE_SERVER"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BLIP2TOOLS_CONFIG"] = os.devnull
+# What a test starts anew should read what it imports, not compile it each time.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# All that is imported while the tests are collected stays: to look through it for garbage again and again takes seconds.
+gc.disable()
 
+forked.read_certificates_once()
 
 # A shell's background jobs ignore interrupts, and so would every process that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -48,8 +54,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_configure(config) -> None:
     if not hasattr(config, "workerinput") and hasattr(os, "fork") and not config.option.collectonly:
-        # With several processes at work it is the whole suite, and the imports can run while the tests are collected.
-        config.fork_server = forked.ForkServer(at_once=bool(getattr(config.option, "numprocesses", None)))
+        workers = len(getattr(config.option, "tx", None) or [])
+        config.fork_server = forked.ForkServer(at_once=workers > 0)
+        if workers:  # which need what the server has imported, too
+            gc.enable()
+            config.option.tx = [f"popen//python={forked.INTERPRETER}"] * workers
 
 
 def pytest_unconfigure(config) -> None:
@@ -63,8 +72,9 @@ def one_thread():
 
     torch.set_num_threads(1)
     # Each model that is closed collects garbage: half a second among all that the collected test modules have imported.
-    gc.collect()
     gc.freeze()
+    gc.enable()
+    gc.set_threshold(*forked.GARBAGE)
 
 
 def handle_of(data: bytes) -> str:

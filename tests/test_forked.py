@@ -27,8 +27,18 @@ def test_what_tests_start_is_forked_and_what_is_read_by_an_import_is_not():
     with code("import sys; print('torch' in sys.modules)", env=usual(BLIP2TOOLS_MODEL="demo")) as child:
         assert isinstance(child, forked.ForkedProcess)
         assert child.communicate(timeout=200) == (b"True\n", b"")
-    with code("pass", env=usual(HF_HOME="/nowhere")) as fresh:
+    with code("pass", env=usual(PYTHONPATH="/nowhere")) as fresh:
         assert isinstance(fresh, subprocess.Popen)
+
+
+def test_variables_of_the_hub_and_of_streams_are_read_once_more():
+    said = (
+        "import sys; from huggingface_hub import constants as c; print(c.HF_HUB_CACHE, c.ENDPOINT, sys.stdout.encoding)"
+    )
+    environment = usual(HF_HOME="/nowhere", HF_ENDPOINT="http://127.0.0.1:9", PYTHONIOENCODING="ascii")
+    with code(said, env=environment) as child:
+        assert isinstance(child, forked.ForkedProcess)
+        assert child.communicate(timeout=200) == (b"/nowhere/hub http://127.0.0.1:9 ascii\n", b"")
 
 
 def test_its_streams_folder_words_and_variables_are_its_own(tmp_path):

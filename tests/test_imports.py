@@ -1,6 +1,7 @@
 """The import rules: which module may import which, and the cost of importing the package."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -74,9 +75,19 @@ def parts(path):
     return (PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path):
     """Names of every module that a file imports outside `if TYPE_CHECKING`."""
-    tree = ast.parse(path.read_text())
+    return tuple(_imports(path))
+
+
+def _imports(path):
+    tree = tree_of(path)
     skipped = {
         id(inner)
         for node in ast.walk(tree)
@@ -138,7 +149,7 @@ def test_only_the_settings_read_the_environment():
     for path in PACKAGE.rglob("*.py"):
         readers = [
             node
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(tree_of(path))
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
         ]
         own = ("settings/__init__.py", "launcher/environment.py", "launcher/plugin.py")

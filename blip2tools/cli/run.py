@@ -168,7 +168,7 @@ class _Run:
         self._facts = facts
 
     def result(self) -> int:
-        """Do it; the exit status."""
+        """Do the run; returns the exit status."""
         from blip2tools import checkpoints
         from blip2tools.checkpoints.identity import identity
         from blip2tools.settings import Settings
@@ -186,7 +186,7 @@ class _Run:
             "model": identity(plan.captioner),
             "matcher": None if plan.matcher is None else identity(plan.matcher),
             "dtype": settings.dtype,
-            "quantize": settings.quantize,
+            "quantize": plan.quantize,
         }
         with Record(self._path, facts, str(Path.cwd())) as record:
             self._check_folder(record.folder)
@@ -275,7 +275,7 @@ def _discard(path: Path) -> None:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """A machine that is taken away says so by SIGTERM: as for Ctrl-C, what was done is written first."""
+    """End in order on SIGTERM, which announces that a machine is taken away: as for Ctrl-C, finished rows are written first."""
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
@@ -293,7 +293,7 @@ def _ended_in_order() -> Iterator[None]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """A second Ctrl-C must not cut what the first one has begun to write."""
+    """Ignore Ctrl-C meanwhile: a second one must not cut off what the first one has begun to write."""
     before: dict[signal.Signals, Any] = {}
     with suppress(ValueError):
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -6,6 +6,7 @@ line.py      how many may wait, and whose turn it is
 stages.py    see, query, speak and match for batches
 cache.py     vision features, by picture
 metrics.py   how busy it was
+memory.py    memory of the device
 local.py     the engine of this process, on one device
 replicas/    one engine made of many processes, on Ray
 """

@@ -28,7 +28,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from blip2tools.checkpoints.confidence import Premises
-from blip2tools.engine.cache import KEYS_SHARE, FeatureCache, Kept, Spill
+from blip2tools.engine import memory
+from blip2tools.engine.cache import KEYS_SHARE, FeatureCache, Kept
 from blip2tools.engine.line import Job, Line, Work
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.protocol import EngineStatus
@@ -185,7 +186,8 @@ class LocalEngine:
 
     def status(self) -> EngineStatus:
         """See `Engine.status`."""
-        memory = _device_memory(self._loaded)
+        loaded = self._loaded
+        taken = memory.taken(loaded.device) if loaded and loaded.device.startswith("cuda") else None
         with self._wake:
             loaded, metrics = self._loaded, self._metrics
             return EngineStatus(
@@ -218,7 +220,7 @@ class LocalEngine:
                 tokens=metrics.tokens,
                 steps=dict(metrics.steps),
                 seconds=metrics.seconds(),
-                memory_bytes=memory,
+                memory_bytes=taken,
                 prompt=loaded.words.prompt if loaded else None,
             )
 
@@ -321,14 +323,14 @@ class LocalEngine:
             for work, answer in zip(batch, answers, strict=True):
                 self._deliver(work, answer)
             return
-        short = _is_out_of_memory(failure)
+        short = memory.is_short(failure)
         if short:
             if isinstance(failure, MemoryError):
                 self._cache.clear()  # main memory: there is nowhere to move anything to
             else:
                 self._cache.vacate()
             self._kept.keys.clear()
-            _free_device_memory()
+            memory.free()
         if len(batch) > 1:
             # Half the batch needs half the memory, and a request that never fits must not make others fail.
             logger.warning("a batch of %d failed (%s); trying its halves", len(batch), type(failure).__name__)
@@ -408,7 +410,7 @@ class LocalEngine:
             if self._closed:  # closed during loading: the model would never be freed
                 raise CancelledError("The vision engine is closed.")
             self._state, self._loaded = "ready", loaded
-            self._cache.spill_to(_second_tier(loaded.device, self._spill_bytes))
+            self._cache.spill_to(memory.second_tier(loaded.device, self._spill_bytes))
         return loaded
 
     def _unload(self) -> None:
@@ -421,7 +423,7 @@ class LocalEngine:
         self._cache.clear()
         if had:
             gc.collect()
-            _free_device_memory()
+            memory.free()
 
     def _progress(self, what: str, share: float | None) -> None:
         with self._wake:
@@ -447,38 +449,8 @@ def _repeatable(request: Request) -> bool:
             return True
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    from blip2tools.checkpoints.memory import is_out_of_memory
-
-    return is_out_of_memory(error)
-
-
-def _second_tier(device: str, budget_bytes: int) -> Spill[Tensor] | None:
-    """Main memory behind a GPU's; None on a CPU and on Apple's chips, where it is the same memory."""
-    if not budget_bytes or not device.startswith("cuda"):
-        return None
-    # Pageable, not pinned: pinned blocks are rounded up to powers of two, which the budget does not count, and a
-    # picture's states (0.7 MB) cross in a fraction of a millisecond either way.
-    return Spill(budget_bytes, away=lambda features: features.cpu(), back=lambda features: features.to(device))
-
-
-def _free_device_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _device_memory(loaded: Loaded | None) -> int | None:
-    if loaded is None or not loaded.device.startswith("cuda"):
-        return None
-    import torch
-
-    return int(torch.cuda.memory_allocated(loaded.device))
-
-
 def _translate(error: BaseException) -> VisionError:
-    if _is_out_of_memory(error):
+    if memory.is_short(error):
         return OutOfMemoryError(
             "The device does not have enough free memory for this request; try again, or with fewer texts."
         )

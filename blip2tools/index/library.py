@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A folder, or the part of one, and the index that is about it.
+    """Folder, or part of one, with the index that covers it.
 
     Attributes:
         shelf: the index.

@@ -1,5 +1,5 @@
-"""Exact scores: of a text with pictures, the largest cosine over the query tokens (ITC); of a picture with pictures, the mean
-over the query tokens of the cosine of each with its own counterpart."""
+"""Exact scores. Text and picture: the largest cosine over the query tokens (ITC). Two pictures: the mean cosine of each query
+token with its counterpart."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _largest(scores: Singles, tokens: int) -> Singles:
 
 
 def picture_scores(rows: Rows, slots: Slots, features: Singles) -> Singles:
-    """How alike the picture with these features (Q × D) and that in each slot are, -1 to 1."""
+    """Likeness of the picture with these features (Q × D) and that in each slot, -1 to 1."""
     tokens, size = rows.shape
     flat = features.reshape(tokens * size) / tokens
     return _in_pieces(rows, slots, lambda seen: np.asarray(seen.reshape(-1, tokens * size) @ flat, np.float32))

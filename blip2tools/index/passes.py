@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def scanner() -> Any:
-    """faiss, or nothing where the extra is not installed."""
+    """faiss, or None if the extra is not installed."""
     try:
         import faiss
     except ImportError:
@@ -66,7 +66,7 @@ class Pass:
         return self._groups is not None
 
     def of_text(self, vector: Singles, count: int, mask: Mask | None = None) -> Slots:
-        """About `count` slots among which the nearest to a text are; only those that a mask has."""
+        """About `count` slots that hold the nearest to a text; only slots of the mask, if there is one."""
         if self._groups is None or mask is not None:
             return self._by_mean(vector, max(count, _FROM_MEANS), mask)
         wanted = max(count, _FROM_GROUPS)
@@ -76,7 +76,7 @@ class Pass:
         return np.asarray(places[first], np.int64)
 
     def of_picture(self, features: Singles, count: int, mask: Mask | None = None) -> Slots:
-        """About `count` slots among which those of the pictures most like one (Q × D) are."""
+        """About `count` slots that hold the pictures most like one (Q × D)."""
         return self._by_mean(features.mean(axis=0), count, mask)
 
     def _by_mean(self, vector: Singles, count: int, mask: Mask | None) -> Slots:
@@ -103,7 +103,7 @@ class Passes:
         self._open: Pass | None = None
 
     def at(self, fact: bytes | None) -> Pass | None:
-        """The pass that a fact of the catalogue is about, if there is one."""
+        """The pass that a fact of the catalogue names, if there is one."""
         if fact is None:
             return None
         told = json.loads(fact)
@@ -117,7 +117,7 @@ class Passes:
 
 
 def build(place: Path, rows: Rows, count: int, turn: int, tell: Callable[[int], None]) -> bytes:
-    """Build a pass over the first `count` slots; the fact that names it.
+    """Build a pass over the first `count` slots; returns the fact that names it.
 
     Args:
         place: the folder of the index.

@@ -50,7 +50,7 @@ class Near:
 
 
 def made(catalogue: Catalogue) -> Made | None:
-    """The description of an index; None for one that was only begun, or by another version of this package."""
+    """The description of an index; None if the index was only begun, or made by another version of this package."""
     version, folder = catalogue.fact("version"), catalogue.fact("folder")
     shape, fingerprint = catalogue.fact("shape"), catalogue.fact("fingerprint")
     if version != str(VERSION).encode() or folder is None or shape is None or fingerprint is None:
@@ -118,14 +118,14 @@ class Shelf:
         return _ranked(slots, nearest.text_scores(now.rows, slots, vector), count)
 
     def alike(self, features: Singles, count: int, below: bytes = b"") -> list[Near]:
-        """The contents most like the picture with these features (Q × D), likest first."""
+        """The contents most like the picture with these features (Q × D), most similar first."""
         now = self._current()
         slots = self._among(now, below, lambda quick, mask: quick.of_picture(features, max(ALIKE, SPARE * count), mask))
         return _ranked(slots, nearest.picture_scores(now.rows, slots, features), count)
 
     def _among(self, now: _Now, below: bytes, look: Callable[[Pass, Mask | None], Slots]) -> Slots:
-        """The slots that are worth an exact look: of few pictures all, of many those that the quick pass finds, and what is
-        newer than the pass."""
+        """Slots to compare exactly: all of few pictures; of many, those that the quick pass finds and those that are newer than
+        the pass."""
         slots, mask = now.slots, None
         if below:
             slots = np.asarray(self._catalogue.slots_below(below), np.int64)

@@ -1,4 +1,4 @@
-"""One folder's index for the writer: additions and deletions, so that a kill at any moment loses seconds at most.
+"""One folder's index for the writer: additions and deletions. A kill at any moment loses seconds of work at most.
 
 The order makes it safe. Features go to disk before the transaction that names them; deleted files are dropped at the very end,
 so that a file with a new name finds its content still there. A freed slot is filled again by a later run only, so that
@@ -157,7 +157,7 @@ class Writer:
         return Changes(tuple(sorted(new, key=lambda entry: entry.name)), kept, gone, unlisted)
 
     def begin(self, matcher: str, fingerprint: str, shape: tuple[int, int]) -> None:
-        """Say which matcher's features come now, before the first of them.
+        """Name the matcher of the features that come now, before the first of them.
 
         Raises:
             InvalidInputError: the index has features of another matcher.
@@ -201,7 +201,7 @@ class Writer:
         return digest in self._digests
 
     def put(self, looked: Sequence[Looked]) -> None:
-        """Write what was looked at: all of it, or nothing."""
+        """Write the results for some files: all of them, or none."""
         if self._rows is None:
             raise ValueError("nothing was begun")
         slots: list[int] = []

@@ -1,4 +1,4 @@
-"""What a client starts: answers at once, finds or makes the environment, and hands the connection over.
+"""Start of the server for clients: answers at once, finds or makes the environment, and hands the connection over.
 
 Everything in this folder needs the standard library alone, and any Python from 3.9: a plugin carries a copy of it.
 

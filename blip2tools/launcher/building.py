@@ -1,7 +1,7 @@
-"""Makes the environment beside its place and moves it there when it is whole. A process of its own, which ends with its owner.
+"""Process that makes the environment next to its final place and moves it there when it is complete; it ends with its owner.
 
-One line of JSON on standard output for each thing to tell: `{"say": ...}`, and at the end `{"ready": true}` or
-`{"failed": ...}`. When standard input ends, whoever asked is gone: the installer is ended and what it has made is removed.
+It writes one line of JSON to standard output for each message: `{"say": ...}`, and at the end `{"ready": true}` or
+`{"failed": ...}`. When standard input ends, the owner is gone: the installer is ended, and what it has made is removed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from blip2tools.launcher.environment import (
     torch_index,
 )
 
-PART = ".part"  # the end of a name: what is being made
+PART = ".part"  # ends the name of an environment that is being made
 ROOM = 2_500_000_000  # bytes that an environment may take while it is made
 
 _DOWNLOADING = re.compile(r"\s*Downloading (\S+?)(?:-[0-9]\S*)? \((\d[^)]*)\)")
@@ -56,12 +56,12 @@ _REASONS = (
 
 
 class BuildError(Exception):
-    """Why there is no environment, as one sentence."""
+    """Reason why the environment could not be made, as one sentence."""
 
 
 def main() -> None:
-    """Build what standard input's first line names."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for its owner, whose end it sees
+    """Build the environment that the first line of standard input describes."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for its owner, and this ends with that
         signal.signal(number, lambda *_: None)
     order = json.loads(sys.stdin.readline())
     environment = Environment(Path(order["folder"]), order["name"], order["need"])
@@ -89,10 +89,10 @@ def _tell(**said: Any) -> None:
 
 
 class Build:
-    """One attempt.
+    """One attempt to make an environment.
 
     Args:
-        environment: what is to be there at the end.
+        environment: the one to make.
         torch: the requirement whose small build is installed first.
     """
 
@@ -169,11 +169,11 @@ class Build:
         _relocate(self._part, self._environment.place)
 
     def _small_torch(self, log: IO[str], install: Sequence[str]) -> None:
-        """Without it the ordinary build comes with the packages: larger by gigabytes, but as good."""
+        """Install torch's small build; if that fails, the packages bring the ordinary one, which is gigabytes larger."""
         self._do(log, "step 2 of 3, fetching torch", [*install, "--no-deps", self._torch], must=False)
 
     def _do(self, log: IO[str], what: str, command: Sequence[str], *, must: bool = True) -> None:
-        """Run one command and tell how far it is.
+        """Run one command and report its progress.
 
         Raises:
             BuildError: it must succeed, and did not.
@@ -193,7 +193,7 @@ class Build:
                 errors="replace",
                 cwd=self._environment.folder,
                 start_new_session=True,
-                # If this process is killed, nobody else begins before the installer has noticed.
+                # If this process is killed, no other one begins before the installer has ended.
                 pass_fds=(self._lock,) if os.name == "posix" else (),
             )
         seen, said = 0, []
@@ -212,7 +212,7 @@ class Build:
             raise BuildError(self.reason("".join(said), status))
 
     def reason(self, said: str, status: int | None = None) -> str:
-        """The sentence for what an installer or the system said, none of which is passed on."""
+        """The sentence that stands for an installer's output or a system error; the output itself is not passed on."""
         for pattern, sentence in _REASONS:
             if re.search(pattern, said, re.IGNORECASE):
                 return sentence.format(folder=self._environment.folder)
@@ -224,7 +224,7 @@ _TRY = "import importlib.metadata, mcp, blip2tools; importlib.metadata.version('
 
 
 def _relocate(part: Path, place: Path) -> None:
-    """Let the scripts in a new environment name the place that it will have."""
+    """Write the environment's final place into its scripts."""
     for script in python_of(part).parent.iterdir():
         if script.is_symlink() or not script.is_file():
             continue
@@ -234,7 +234,7 @@ def _relocate(part: Path, place: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    # What an installer writes at its last moment can come between.
+    # An installer that is ending may still write into it.
     for _ in range(5):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
@@ -253,7 +253,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path, waiting: Callable[[], None]) -> Iterator[int]:
-    """One process at a time, by a file's descriptor. The system gives the lock back when its holders die, however they die."""
+    """Hold a lock, so that one process works at a time. The system releases it when its holders end, however they end."""
     with path.open("a+b") as file:
         while not _locked(file):
             waiting()

@@ -1,4 +1,4 @@
-"""Where the environment of the server lies, whether it is there, and which Python can make it."""
+"""Location of the server's environment, and the Python that can make it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Environment:
     """One environment, which holds one build of the server.
 
     Attributes:
-        folder: of all environments; the lock and the log lie there, too.
-        name: its own, below that.
-        need: what is installed, as an installer is told: a wheel or a name, with version and extra.
+        folder: holds all environments, the lock and the log.
+        name: of its own folder in there.
+        need: the requirement that an installer gets: a wheel, or a name with version and extra.
         given: a Python that is used instead.
     """
 
@@ -41,12 +41,12 @@ class Environment:
 
     @property
     def place(self) -> Path:
-        """Where it lies when it is whole."""
+        """Folder of the finished environment."""
         return self.folder / self.name
 
     @property
     def log(self) -> Path:
-        """What the last installation said."""
+        """Log of the last installation."""
         return self.folder / "install.log"
 
     def python(self) -> str | None:
@@ -82,11 +82,11 @@ def find_environment(version: str, plugin: Path | None) -> Environment:
 
     Args:
         version: of the package.
-        plugin: the plugin's folder; a wheel in its folder `wheels` is what is installed.
+        plugin: the plugin's folder; a wheel in its folder `wheels` is installed instead of the package index's.
     """
     wheels = sorted((plugin / "wheels").glob(f"blip2tools-{version}-*.whl")) if plugin else []
     if wheels:
-        # Built again, it is another one, whatever its version says.
+        # A wheel that was built again is another one, even under the same version.
         digest = hashlib.sha256(wheels[-1].read_bytes()).hexdigest()[:12]
         name, need = f"{version}-{digest}", f"blip2tools[mcp] @ {wheels[-1].resolve().as_uri()}"
     else:
@@ -101,7 +101,7 @@ def find_environment(version: str, plugin: Path | None) -> Environment:
 
 
 def data_folder(environ: Mapping[str, str]) -> Path:
-    """Where programs keep what they make for a user."""
+    """Folder in which programs keep a user's data."""
     home = Path(environ.get("HOME") or environ.get("USERPROFILE") or Path.home())
     if os.name == "nt":
         return Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
@@ -113,7 +113,7 @@ def data_folder(environ: Mapping[str, str]) -> Path:
 
 
 def torch_index() -> str | None:
-    """The index of torch's small build without CUDA, where the ordinary one is another and no GPU would use it."""
+    """Package index of torch's small build without CUDA; `None` where the ordinary build is as small, or a GPU can use it."""
     if sys.platform != "linux" or usable_gpu():
         return None
     return os.environ.get(TORCH_INDEX) or CPU_INDEX

@@ -1,7 +1,7 @@
 """A client's first lines: answered from the catalogue, or kept in their order until the server takes over.
 
-What was answered here is asked once more of the server, which must know that it happened, and its answers to that are dropped.
-Then nothing is written here any more: no message is lost, none comes twice, and each keeps its id.
+Requests that were answered here are sent to the server once more, because it must know of them; its answers to those are
+dropped. From then on only the server writes: no message is lost, none comes twice, and each keeps its id.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, BinaryIO
 from blip2tools.launcher.catalogue import CAPABILITIES_KEY, LEGACY, LISTS, MODERN, VERSION_KEY, Catalogue
 from blip2tools.launcher.wire import TAIL, Line, encoded, id_of, next_line, too_large, written
 
-UNDECIDED = "undecided"  # something came first that only the server can judge: it alone answers from there on
+UNDECIDED = "undecided"  # a message came that only the server can judge: from there on it alone answers
 DISCOVERY_VERSION = "2026-07-28"
 REPLAY = "blip2tools-replay-"  # ids of requests that are asked once more
 
 INVALID_REQUEST, INTERNAL_ERROR = -32600, -32603
-_MAX_READ = 2**16  # bytes of a line that is looked into; only calls with a picture inside are longer
-_MAX_KEPT = 2**26  # bytes of lines that wait; then nothing more is read until some have gone
+_MAX_READ = 2**16  # bytes of the longest line that is parsed; only calls with a picture inside are longer
+_MAX_KEPT = 2**26  # bytes of lines that may wait; above that, reading pauses
 
 
 @dataclass
 class _Kept:
-    """One line that waits for the server, and what is needed to answer it if that takes too long."""
+    """Line that waits for the server, with what an answer needs if the server takes too long."""
 
     line: Line
     number: Any = None
@@ -39,13 +39,13 @@ class _Kept:
 
 
 class Unanswered:
-    """The lines of a client of which none has been answered."""
+    """Lines of a client, none of which has been answered."""
 
     def __init__(self, source: BinaryIO, limit: int) -> None:
         self._source, self._limit = source, limit
 
     def replays(self) -> list[dict[str, Any]]:
-        """What the server must hear first: nothing."""
+        """Messages that the server must get first: none."""
         return []
 
     def next_line(self) -> Line:
@@ -54,15 +54,15 @@ class Unanswered:
 
 
 class Front:
-    """One client's beginning.
+    """First exchange with one client, until the server takes over.
 
     Args:
         source: where its lines come from.
         sink: where answers go, unbuffered.
         catalogue: what can be answered.
         limit: bytes of the longest line.
-        at_end: called when the client has gone before the server took over, that is, its input has ended or a line could not be
-            written; with whether requests still wait for an answer that can arrive.
+        at_end: called if the client is gone before the server took over: its input has ended, or a line could not be written.
+            Gets true if requests still wait for an answer that can arrive.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Front:
     # ---- for the server ----
 
     def replays(self) -> list[dict[str, Any]]:
-        """What was answered here since the last time, for the server to hear; none, and from now on it alone answers."""
+        """Requests answered here since the last time, for the server. Once there are none, it alone answers."""
         with self._changed:
             fresh = self._replays[self._replayed :]
             self._replayed = len(self._replays)
@@ -102,7 +102,7 @@ class Front:
             return fresh
 
     def wait_for_client(self) -> None:
-        """Wait until there is anything for a server to hear."""
+        """Wait until there is something to send to a server."""
         with self._changed:
             while not (self._kept or self._replays or self._done):
                 self._changed.wait()
@@ -115,7 +115,7 @@ class Front:
         return next_line(self._source, self._limit)
 
     def next_piece(self) -> bytes:
-        """Likewise, without regard to lines; empty at the end of the input."""
+        """The next bytes for the server, whole lines or not; empty at the end of the input."""
         with self._changed:
             if (kept := self._next()) is not None:
                 return kept if isinstance(kept, bytes) else b"".join(kept)
@@ -127,14 +127,14 @@ class Front:
         return self._taken().line if self._kept else None
 
     def pass_on(self, line: bytes) -> bool:
-        """Write what the server says; whether it could be written."""
+        """Write output of the server; false if the client no longer reads."""
         with self._changed:
             return written(self._sink, line)
 
     # ---- while there is no server ----
 
     def tell(self, sentence: str) -> None:
-        """Tell those who wait, and asked to hear, how far it is."""
+        """Send progress to the waiting requests that asked for it."""
         with self._changed:
             for kept in () if self._silent else self._kept:
                 if kept.token is None:
@@ -145,7 +145,7 @@ class Front:
                 self._write({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
 
     def give_up(self, patience: float, code: str, sentence: str) -> int:
-        """Answer requests that have waited for so many seconds with this sentence; how many there were."""
+        """Answer all requests that have waited `patience` seconds with this sentence; returns how many there were."""
         now, answered = time.monotonic(), 0
         with self._changed:
             for kept in [] if self._silent else list(self._kept):
@@ -197,7 +197,7 @@ class Front:
         return kept
 
     def _answered(self, line: Line) -> _Kept | None:
-        """Nothing if the line has been dealt with; else what to keep for the server."""
+        """What to keep of the line for the server; `None` if it needs nothing more."""
         if isinstance(line, tuple):
             self._error(id_of(*line), INVALID_REQUEST, too_large(self._limit))
             return None
@@ -229,13 +229,13 @@ class Front:
         return kept
 
     def _noted(self, message: dict[str, Any]) -> bool:
-        """Whether a notification needs to go no further."""
+        """Whether a notification need not reach the server."""
         params = message.get("params") or {}
         if message["method"] == "notifications/initialized" and self._era == LEGACY:
             self._replays.append({"method": message["method"]})
             return True
         if message["method"] == "notifications/cancelled":
-            # A request that has been answered cannot be cancelled any more, and one that waits is not begun.
+            # A request that was answered cannot be cancelled, and one that waits has not begun.
             for kept in [one for one in self._kept if one.number is not None and one.number == params.get("requestId")]:
                 self._kept.remove(kept)
                 self._bytes -= len(kept.line)
@@ -244,7 +244,7 @@ class Front:
 
     def _answer(self, method: str, params: Any) -> dict[str, Any] | None:
         modern = self._catalogue.is_modern(params)
-        if method == "server/discover":  # which decides nothing
+        if method == "server/discover":  # it does not decide the era
             fits = modern and self._era in (None, MODERN) and params.keys() == {"_meta"}
             return self._catalogue.result(MODERN, method) if fits else None
         if self._era is None:
@@ -269,7 +269,7 @@ class Front:
             return None
         self._era = LEGACY
         client = {key: params["clientInfo"][key] for key in ("name", "version")}
-        # The server calls nothing of the client's, so it needs not hear what the client could do.
+        # The server uses no capability of the client, so it need not know of any.
         self._replay(
             "initialize", {"protocolVersion": result["protocolVersion"], "capabilities": {}, "clientInfo": client}
         )
@@ -290,7 +290,7 @@ class Front:
 
 
 def discovery(number: str) -> dict[str, Any]:
-    """A request for what a server can do, under this id."""
+    """Request for a server's capabilities, under this id."""
     about = {VERSION_KEY: DISCOVERY_VERSION, CAPABILITIES_KEY: {}}
     return {"id": number, "method": "server/discover", "params": {"_meta": about}}
 
@@ -300,7 +300,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_message(message: Any) -> bool:
-    """Whether it is a request or a notification whose parts are what they should be."""
+    """Whether it is a valid request or notification."""
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or not isinstance(message.get("method"), str):
         return False
     if not message.keys() <= {"jsonrpc", "id", "method", "params"}:
@@ -313,7 +313,7 @@ def _is_message(message: Any) -> bool:
 
 
 def _is_plain(params: Any) -> bool:
-    """Whether a list is asked for from its beginning, and nothing else is said."""
+    """Whether a list is asked for from its beginning, without any other parameter."""
     if params is None:
         return True
     about = params.get("_meta", {})

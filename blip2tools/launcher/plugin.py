@@ -2,8 +2,8 @@
 
     python launch.py [--project FOLDER] [OPTION...]
 
-The options are those of `blip2tools serve`. The project is the server's working directory, whose pictures may be read where
-no setting says otherwise; without one, no folder is open but those of the settings.
+The options are those of `blip2tools serve`. The project is the server's working directory: its pictures may be read unless
+a setting names other folders. Without a project, only the folders that the settings name are open.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from blip2tools.launcher.wire import claim_stdin, claim_stdout
 
 TICK_S = 0.1
 TELL_S = 2.0  # between two notifications of progress
-# Some clients wait 10 s for a call; and what is being installed will hardly be there sooner.
+# Some clients wait only 10 s for a call, and an installation hardly takes less.
 INSTALLING_S = 8.0
-STARTING_S = 25.0  # a server that starts will be there in time for most
-AGAIN_S = (10.0, 60.0)  # after a failure: at the next call, or by itself
+STARTING_S = 25.0  # by then most servers have started
+AGAIN_S = (10.0, 60.0)  # from a failure to the next attempt: if there was a call, and if there was none
 
 _URLS = ("1", "true", "yes", "on")
 _BUILDING = "import sys; sys.path.insert(0, sys.argv[1]); from blip2tools.launcher.building import main; main()"
@@ -40,7 +40,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str], plugin: Path | None = None) -> None:
-    """Serve one client over standard input and output until the input ends, and the process with it.
+    """Serve one client over standard input and output; when the input ends, so does the process.
 
     Args:
         arguments: of the command line.
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], plugin: Path | None = None) -> None:
 
 
 def _working_directory(project: str | None, plugin: Path | None) -> Path:
-    """The server's: the project, or the folder of the host that started this, unless that is the plugin's own."""
+    """The server's working directory: the project, else the folder in which the host started this; never the plugin's own."""
     if project and "${" not in project and Path(project).is_dir():
         return Path(project)
     here = Path.cwd()
@@ -64,7 +64,7 @@ def _working_directory(project: str | None, plugin: Path | None) -> Path:
 
 
 class Launcher:
-    """One client, from its first line to its last.
+    """Connection of one client, from its first line to its last.
 
     Args:
         arguments: of `blip2tools serve`.
@@ -79,14 +79,14 @@ class Launcher:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         urls = "--allow-urls" in arguments or os.environ.get("BLIP2TOOLS_ALLOW_URLS", "").lower() in _URLS
-        # What the plugin installs has no reader of text; a Python of the user's may.
+        # The environment that the plugin makes cannot read text; a Python that the user names may.
         given = os.environ.get(PYTHON, "")
         reads = bool(given) and all(has_package(given, name) for name in ("rapidocr", "onnxruntime"))
         self._catalogue = Catalogue(places=UNKNOWN_PLACES, urls=urls, reads=reads)
         wire = claim_stdout()
         self._ended = threading.Event()
         self._front = Front(claim_stdin(), wire, self._catalogue, at_end=lambda waiting: self._ended.set())
-        self._front.start()  # before all that takes time
+        self._front.start()  # before anything that takes time
         self._environment = find_environment(self._catalogue.version, plugin)
         self._failure = ""
         self._doing = "it is being looked for"
@@ -94,7 +94,7 @@ class Launcher:
         self._told = time.monotonic()
 
     def run(self) -> None:
-        """Serve; this ends the process."""
+        """Serve until the process ends."""
         while True:
             python = self._environment.python()
             failure = self._build(self._environment) if python is None else self._serve(python)
@@ -105,7 +105,7 @@ class Launcher:
     # ---- the environment ----
 
     def _build(self, environment: Environment) -> str:
-        """Why it failed, or nothing."""
+        """Make the environment; returns the reason of a failure, or nothing."""
         self._patience, begun = INSTALLING_S, time.monotonic()
         said: dict[str, str] = {}
         order = {"folder": str(environment.folder), "name": environment.name, "need": environment.need}
@@ -137,7 +137,7 @@ class Launcher:
     # ---- the server ----
 
     def _serve(self, python: str) -> str:
-        """Why it could not start; else this ends the process."""
+        """Run the server and end with it; returns only to say why it could not start."""
         self._patience, self._doing = STARTING_S, "it is starting"
         try:
             self._server = server = Server(python, self._arguments, self._folder, self._front)
@@ -155,7 +155,7 @@ class Launcher:
     # ---- meanwhile ----
 
     def _tick(self) -> int:
-        """Let time pass, and tell those who wait how far it is; how many of them got an answer."""
+        """Wait a moment, then send progress and overdue answers; returns the number of answers."""
         if self._ended.wait(TICK_S):
             self._leave(0)
         if time.monotonic() - self._told > TELL_S:
@@ -176,7 +176,7 @@ class Launcher:
             called = self._tick() > 0 or called
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # At once, and without a lock: it interrupts whatever the main thread does. Children see the end of their input, too.
+        # At once and without a lock, since this interrupts the main thread anywhere. Children end with their input.
         if self._server is not None:
             with contextlib.suppress(OSError):
                 os.kill(self._server.process.pid, number)

@@ -1,4 +1,4 @@
-"""The real server as a child: told what its client has said already, then joined to the client's own pipes."""
+"""The real server as a child: it gets the client's earlier messages, then the client's own pipes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from blip2tools.launcher.environment import server_variables
 from blip2tools.launcher.front import Front, discovery
 from blip2tools.launcher.wire import encoded
 
-LEAVE_S = 3.0  # for the server, after the end of the input; it needs a fraction of that
+LEAVE_S = 3.0  # that the server may take to end after its input; it needs a fraction of them
 _PIECE = 2**16
-ALIVE = discovery("blip2tools-alive")  # asked first: it decides nothing, and the answer says that the server is up
+ALIVE = discovery("blip2tools-alive")  # the first request: its answer shows that the server is up
 
 
 class Server:
@@ -27,14 +27,14 @@ class Server:
         python: of its environment.
         arguments: of `blip2tools serve`.
         folder: its working directory.
-        front: has the client's first lines.
+        front: holds the client's first lines.
     """
 
     def __init__(self, python: str, arguments: Sequence[str], folder: Path, front: Front) -> None:
         self._front = front
         self.handed_over, self.drained = threading.Event(), threading.Event()
         self.said = ""  # the last line of its log
-        # Isolated: the working directory and PYTHONPATH belong to others.
+        # Isolated: nothing is imported from the working directory or PYTHONPATH.
         self.process = subprocess.Popen(
             [python, "-I", "-m", "blip2tools", "serve", *arguments],
             stdin=subprocess.PIPE,
@@ -50,7 +50,7 @@ class Server:
             threading.Thread(target=work, daemon=True).start()
 
     def end(self) -> int:
-        """End it with its input; its status."""
+        """Close its input and wait for its end; returns its status."""
         with contextlib.suppress(OSError):
             self._input.close()
         try:
@@ -66,7 +66,7 @@ class Server:
                 os.write(2, line)
 
     def _begin(self) -> None:
-        """Tell it what was said, drop its answers to that, then pass everything on both ways."""
+        """Repeat the answered requests to it, drop its answers to them, then pass everything on both ways."""
         with contextlib.suppress(OSError, ValueError):  # it has ended, which its owner sees
             self._front.wait_for_client()
             self._say(encoded({"jsonrpc": "2.0", **ALIVE}))
@@ -98,6 +98,6 @@ class Server:
 
     def _answers(self) -> None:
         while piece := self._output.read1(_PIECE):  # type: ignore[attr-defined]
-            # Who does not listen any more will soon close the other side, too.
+            # A client that no longer reads will soon close its input, too.
             self._front.pass_on(piece)
         self.drained.set()

@@ -1,4 +1,4 @@
-"""Lines of the protocol over two pipes: bounded while they are read, and under whose id each is to be answered."""
+"""Lines of the protocol over two pipes: read up to a limit, each with the id that its answer needs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Line = Union[bytes, Tuple[bytes, bytes]]
 
 
 def longest_line(picture: int) -> int:
-    """Bytes of the longest message that is read: one with a picture of so many bytes, as base64, in its arguments."""
+    """Bytes of the longest message that is read: its arguments hold a picture of `picture` bytes, as base64."""
     return (picture + 2) // 3 * 4 + MARGIN
 
 
 def next_line(source: BinaryIO, limit: int) -> Line:
-    """The next line; of one above the limit its beginning and its end; empty at the end of the input."""
+    """The next line; if it is above the limit, only its beginning and its end; empty at the end of the input."""
     line = source.readline(limit + 1)
     if len(line) <= limit or line.endswith(b"\n"):
         return line
@@ -76,19 +76,19 @@ def claim_stdout() -> BinaryIO:
 
 
 def encoded(message: dict[str, Any]) -> bytes:
-    """A message as a line, in the spelling of the server."""
+    """A message as a line of JSON, written as the server writes it."""
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
 
 def too_large(limit: int) -> str:
-    """What a message above the limit is answered with."""
+    """Sentence that answers a message above the limit."""
     return f"too_large: The message is above the limit of {limit:,} bytes; pass the path of a picture, not its data."
 
 
 def id_of(head: bytes, tail: bytes) -> str | int | None:
-    """The id of a message that cannot be parsed, if it is certain: of the outermost object, and never of one inside.
+    """The id of a message that cannot be parsed, if it is certain to be that of the outermost object.
 
-    An answer under another id would be taken for that of another request.
+    An answer with a wrong id would be taken for the answer to another request.
     """
     found = _id_of_object(head) or (last[1] if (last := _LAST_ID.search(tail)) else None)
     if found is None:

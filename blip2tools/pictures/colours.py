@@ -186,6 +186,7 @@ def _probe() -> Image.Image:
     return Image.frombytes("RGB", (len(colours), 1), bytes(value for colour in colours for value in colour))
 
 
+@lru_cache(maxsize=2)  # it takes 0.4 s, and is one for grey, colours and all profiles of these
 def _beyond_white(primaries: Chromaticities, transfer: int, peak: float) -> ImageFilter.Color3DLUT:
     """Tone mapping of light brighter than white, as a 3D lookup table.
 

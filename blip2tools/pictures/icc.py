@@ -125,8 +125,13 @@ def to_d50(primaries: Chromaticities) -> Matrix:
 
 def product(matrix: Matrix, vector: Sequence[float]) -> tuple[float, float, float]:
     """A matrix times a column."""
-    a, b, c = (row[0] * vector[0] + row[1] * vector[1] + row[2] * vector[2] for row in matrix)
-    return a, b, c
+    x, y, z = vector
+    one, two, three = matrix
+    return (
+        one[0] * x + one[1] * y + one[2] * z,
+        two[0] * x + two[1] * y + two[2] * z,
+        three[0] * x + three[1] * y + three[2] * z,
+    )
 
 
 def inverse(matrix: Matrix) -> Matrix:

@@ -214,6 +214,13 @@ class ReadArguments(Arguments):
     region: Region = None
 
 
+class ThumbnailArguments(Arguments):
+    """Arguments of the verb `thumbnail`, which is not a tool."""
+
+    image: ImageReference
+    side: int = Field(320, ge=16, le=1024, description="Pixels of the longer side, 16 to 1024.")
+
+
 class FeatureArguments(Arguments):
     """Arguments of the verb `features`, which is not a tool."""
 

@@ -201,6 +201,30 @@ class Looking:
             again = self._again(sources, given, await self._pool_for(given).run(read))
             return await pool.run(lambda: does(self._pools.pictures.wait(lambda: self._whole(again(), region))))
 
+    async def thumbnail(self, sources: Sources, image: ImageInput, side: int) -> bytes:
+        """A small JPEG of a picture, for a person to look at. Nothing of the picture is kept.
+
+        Raises:
+            VisionError: as `see`.
+        """
+        given, limit = await self._pinned(sources, image), self._settings.max_image_bytes
+        with self._room.place() as held:
+
+            def read() -> Read | None:
+                found = _read(sources, given, limit)
+                return found if found.fetched or found.encoded or held(len(found.data)) else None
+
+            again = self._again(sources, given, await self._pool_for(given).run(read))
+
+            def make() -> bytes:
+                from blip2tools.pictures.small import jpeg, small
+
+                one = again()
+                with self.judging(one):
+                    return jpeg(small(self._decoder, one.data, side))
+
+            return await self._pools.pictures.run(make)
+
     def _whole(self, read: Read, region: Sequence[float] | None) -> Part:
         with self.judging(read):
             if read.ours:

@@ -72,6 +72,7 @@ from blip2tools.schemas import (
     SurveyArguments,
     SurveyResult,
     TextEmbeddings,
+    ThumbnailArguments,
     parse,
 )
 from blip2tools.settings import Settings
@@ -354,6 +355,10 @@ class Verbs:
         if self._store.get(info.handle) is None:
             raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
         return info
+
+    async def thumbnail(self, image: ImageInput, options: dict[str, Any], deadline: float) -> bytes:
+        arguments = parse(ThumbnailArguments, _plain_options(options))
+        return await self._within(deadline, self._looking.thumbnail(self.sources, image, arguments.side))
 
     async def features(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageFeatures:
         arguments = parse(FeatureArguments, _plain_options(options))

@@ -485,6 +485,22 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         """
         return self.run(self.akeep(image))
 
+    async def athumbnail(self, image: ImageInput, side: int = 320) -> bytes:
+        """See `thumbnail`."""
+        return await self._verbs.admitted(self._verbs.thumbnail, image, {"side": side})
+
+    def thumbnail(self, image: ImageInput, side: int = 320) -> bytes:
+        """A small JPEG of a picture, for a person to look at: upright, in sRGB, without metadata. No model is needed.
+
+        Args:
+            image: one image of any kind.
+            side: of the longer side, pixels, 16 to 1024; a smaller picture keeps its size.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.athumbnail(image, side))
+
     def keeps(self, handle: str) -> bool:
         """Whether a picture's bytes are in memory, which makes it the newest. Costs nothing."""
         return self._store.digest(handle) is not None
@@ -509,6 +525,10 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         """A snapshot: what is loaded, what is allowed, how busy it is. Never waits for the model."""
         engine = self._engine.status()
         plan = checkpoints.locate(self.settings)
+        # Of a loaded model the engine knows them; a plan that is made beside it would find less memory free.
+        told = () if engine.loaded else plan.warnings
+        if (size := engine.quantize if engine.loaded else plan.quantize) not in (None, self.settings.quantize):
+            told = (*told, f"runs in {size}, as full precision does not fit in memory (`quantize`)")
         return StatusResult(
             version=__version__,
             model=engine.model or plan.captioner.name,
@@ -526,7 +546,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
             else plan.matcher.revision
             if plan.matcher
             else None,
-            quantize=engine.quantize or self.settings.quantize,
+            quantize=(engine.quantize if engine.loaded else None) or plan.quantize,
             prompt=(plan.captioner.prompt if engine.prompt is None else engine.prompt) or None,
             limits=Limits(
                 allowed_folders=self._verbs.sources.described_folders(),
@@ -543,9 +563,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
             handles=self._store.known(10) if self._reveal_handles else [],
             cannot=status.cannot(),
             warnings=list(
-                dict.fromkeys(
-                    (*plan.warnings, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled]))
-                )
+                dict.fromkeys((*told, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled])))
             ),
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from blip2tools import checkpoints
 from blip2tools.checkpoints import family
 from blip2tools.errors import ModelUnavailableError
+from tests.support import forked
 from tests.support.hub_server import Hub, running
 
 PULL = """
@@ -58,12 +58,9 @@ def server():
 @pytest.fixture
 def pull(server, tmp_path):
     def run(name=NAME, given=None, anyway=True, **environment):
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-W", "error", "-c", PULL, name, "anyway" if anyway else "", json.dumps(given or {})],
-            capture_output=True,
             text=True,
-            timeout=200,
-            check=True,
             cwd=Path(checkpoints.__file__).parents[2],
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
@@ -73,6 +70,7 @@ def pull(server, tmp_path):
                 **environment,
             },
         )
+        assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     return run
@@ -249,10 +247,8 @@ class TestCommandLine:
         server.branches[REPOSITORY, "v1"] = dict(server.repositories[REPOSITORY])
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "blip2tools", "pull", NAME, "--revision", "v1", "--anyway"],
-            capture_output=True, text=True, timeout=200, check=False, env=environment,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "blip2tools", "pull", NAME, "--revision", "v1", "--anyway"]
+        done = forked.run(command, text=True, env=environment)
         assert (done.returncode, done.stdout) == (0, "")
         assert "opt-2.7b is ready." in done.stderr
         [reference] = (tmp_path / "home").rglob("refs/v1")

@@ -12,6 +12,7 @@ import pytest
 
 from blip2tools.cli import main
 from tests.conftest import run_cli
+from tests.support import forked
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_watched_and_killed(tmp_path, pictures, cache):
         "--json",
     ]
     environment = {**os.environ, "BLIP2TOOLS_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--model", "demo"], stdout=subprocess.PIPE, text=True, env=environment)
+    process = forked.start([*command, "--model", "demo"], stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert json.loads(process.stdout.readline())["added"] == 1
         (folder / "1.png").write_bytes(pictures[1].path.read_bytes())

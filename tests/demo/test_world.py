@@ -604,7 +604,7 @@ def test_the_card_names_the_weights_that_are_here(part: str) -> None:
 def test_what_is_true_of_a_turned_picture_is_what_it_shows(degrees: Degrees) -> None:
     """Where a filled thing should be there is its colour, in the picture that was turned as a whole."""
     chance, found = random.Random(4), 0
-    for _ in range(40):
+    for _ in range(20):
         image, scene = _turned(degrees, chance)
         side = image.width
         for thing in scene.things:
@@ -612,4 +612,4 @@ def test_what_is_true_of_a_turned_picture_is_what_it_shows(degrees: Degrees) -> 
                 pixel = image.getpixel((round(thing.x * side), round(thing.y * side)))
                 assert math.dist(pixel, thing.paint) < 20
                 found += 1
-    assert found >= 10
+    assert found >= 5

@@ -12,7 +12,8 @@ from PIL import Image
 from blip2tools import checkpoints
 from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Job, Work
-from blip2tools.engine.local import LocalEngine, _second_tier
+from blip2tools.engine.local import LocalEngine
+from blip2tools.engine.memory import second_tier
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
     AnswerRequest,
@@ -530,7 +531,7 @@ def test_an_answer_that_comes_after_the_end_is_dropped(engine):
 def test_features_that_moved_to_main_memory_give_the_same_words(loaded, sights, pictures, monkeypatch):
     """The first tier holds one picture, so that all others wait in the second, which a copy stands for on a CPU."""
     monkeypatch.setattr(
-        "blip2tools.engine.local._second_tier", lambda device, budget: Spill(budget, torch.clone, torch.clone)
+        "blip2tools.engine.memory.second_tier", lambda device, budget: Spill(budget, torch.clone, torch.clone)
     )
     seen = []
     see = type(loaded.captioner.trunk).see
@@ -555,7 +556,7 @@ def test_features_that_moved_to_main_memory_give_the_same_words(loaded, sights, 
     ("device", "budget", "tiers"), [("cuda:0", 100, 2), ("cuda:0", 0, 1), ("cpu", 100, 1), ("mps", 100, 1)]
 )
 def test_a_second_tier_stands_behind_memory_of_its_own_only(device, budget, tiers):
-    spill = _second_tier(device, budget)
+    spill = second_tier(device, budget)
     assert (spill is not None) is (tiers == 2)
     if spill is not None:
         assert spill.budget_bytes == budget

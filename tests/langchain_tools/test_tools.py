@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import random
 
 import pytest
@@ -263,18 +264,30 @@ async def test_parallel_calls_are_served_in_batches(tmp_path):
     assert sum(batch.times for batch in queue.batches if batch.size > 1) > 1
 
 
+@functools.cache
+def _eyes():
+    from blip2tools import Vision
+    from tests.conftest import REPOSITORY
+
+    return Vision.load(model="demo", allowed_dirs=(REPOSITORY,), preload=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed():
+    yield
+    if _eyes.cache_info().currsize:
+        _eyes().close()
+        _eyes.cache_clear()
+
+
 class _Suite:
-    """The standard tests of langchain-tests need a tool before any fixture of ours: one over its own `Vision`."""
+    """The standard tests of langchain-tests need a tool before any fixture of ours."""
 
     tool_name = ""
 
     @property
     def tool_constructor(self):
-        from blip2tools import Vision
-        from tests.conftest import REPOSITORY
-
-        vision = Vision.load(model="demo", allowed_dirs=(REPOSITORY,), preload=False)
-        return next(tool for tool in Blip2Toolkit(vision).get_tools() if tool.name == self.tool_name)
+        return next(tool for tool in Blip2Toolkit(_eyes()).get_tools() if tool.name == self.tool_name)
 
     @property
     def tool_invoke_params_example(self):

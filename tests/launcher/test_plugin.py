@@ -160,11 +160,10 @@ def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(
         until = time.monotonic() + 200
         while not (said := plugin.request("tools/call", **CALL)["result"])["content"][0]["text"].startswith("model_un"):
             assert time.monotonic() < until
-        for _ in range(2):
-            said = plugin.request("tools/call", **CALL)["result"]
-            assert said["isError"]
-            assert said["_meta"]["blip2tools/code"] == "model_unavailable"
-            assert "does not have this version of blip2tools" in said["content"][0]["text"]
+        for answer in (said, plugin.request("tools/call", **CALL)["result"]):
+            assert answer["isError"]
+            assert answer["_meta"]["blip2tools/code"] == "model_unavailable"
+            assert "does not have this version of blip2tools" in answer["content"][0]["text"]
         assert "does not have" in plugin.request("prompts/get", name="verify")["error"]["message"]
         assert len(plugin.request("tools/list")["result"]["tools"]) >= 7
         shutil.copytree(wheels, home / "nothing", dirs_exist_ok=True)

@@ -459,7 +459,7 @@ class TestAtTheStart:
         monkeypatch.setattr(torch, "compile", failing)
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         monkeypatch.setattr(compiling, "_limit", lambda loaded: None)
-        chosen = Settings.load({}, **options | {"compile": compile, "max_batch": 10})
+        chosen = Settings.load({}, **options | {"compile": compile, "max_batch": 4})
         here = checkpoints.load(chosen)
         found = compiling.switch_on(replace(here, device="cuda:0"), chosen)
         assert (found.recorded, found.compiled) == (True, False)

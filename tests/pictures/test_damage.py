@@ -260,7 +260,7 @@ def late_bitmap() -> bytes:
 
 def changed(data: bytes) -> Iterator[bytes]:
     yield data[:-8]
-    for share in (0.5, 0.9, 0.97, 0.99):
+    for share in (0.5, 0.97):
         at = int(len(data) * share)
         yield data[:at] + bytes(one ^ 0x5A for one in data[at : at + 8]) + data[at + 8 :]
 

@@ -28,26 +28,33 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from tests.support.forked import read_certificates_once
+
 DEFAULT_FILTERS = list(warnings.filters)
 
 
-def import_all() -> None:
-    """Every module of the package, and with them torch and transformers. No model, no thread."""
+def import_all(*, for_tests: bool) -> None:
+    """Every module of the package, and with them torch and transformers; clients that the tests use. No model, no thread."""
     import blip2tools
 
+    gc.disable()  # all of this stays
     for found in pkgutil.walk_packages(blip2tools.__path__, "blip2tools."):
         if not found.name.endswith("__main__"):
             try:
                 importlib.import_module(found.name)
             except ImportError:
                 continue  # an extra that is not here; whoever needs it will be told
+    if for_tests:
+        for name in ("anthropic", "langchain_openai", "openai"):
+            importlib.import_module(name)
+        read_certificates_once()
     import torch
 
     torch.set_num_threads(1)
     threads = len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 1
     assert threads == 1, "a fork of a process with threads is not safe"
-    gc.collect()
     gc.freeze()  # else the first collection in a child would write to every page
+    gc.enable()
 
 
 _STREAMS: list[Any] = []
@@ -85,9 +92,9 @@ class Server:
         self._children: dict[int, Child] = {}
         self._imported = False
 
-    def warm(self) -> None:
+    def warm(self, *, for_tests: bool = False) -> None:
         if not self._imported:
-            import_all()
+            import_all(for_tests=for_tests)
             self._imported = True
 
     def serve(self) -> dict[str, Any] | None:
@@ -174,22 +181,38 @@ class Server:
             os.waitpid(pid, 0)
 
 
-def open_streams() -> None:
+def open_streams(encoding: str | None) -> None:
     """Standard streams for the descriptors that are there now: a stream remembers whether its first one could be sought in."""
     kept = sys.stdin, sys.stdout, sys.stderr
     _STREAMS.extend(kept)  # so that nothing is closed
-    sys.stdin = open(0, encoding=kept[0].encoding, errors=kept[0].errors, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding=kept[1].encoding, errors=kept[1].errors, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding=kept[2].encoding, errors=kept[2].errors, closefd=False)  # noqa: SIM115
+    codes = [encoding or one.encoding for one in kept]
+    sys.stdin = open(0, encoding=codes[0], errors=kept[0].errors, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding=codes[1], errors=kept[1].errors, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=codes[2], errors=kept[2].errors, closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def _of_the_hub() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("HF_")}
+
+
+def _read_again() -> None:
+    """The variables that the hub's client read when it was imported."""
+    from huggingface_hub import constants, hf_api
+
+    importlib.reload(constants)
+    hf_api.api.endpoint = constants.ENDPOINT
 
 
 def run_as(order: dict[str, Any]) -> None:
     """What `python -m MODULE` or `python -c CODE` does in a fresh process."""
-    open_streams()
+    open_streams(order["env"].get("PYTHONIOENCODING"))
     words: list[str] = order["words"]
+    before = _of_the_hub()
     os.environ.clear()
     os.environ.update(order["env"])
+    if _of_the_hub() != before:
+        _read_again()
     os.chdir(order["cwd"])
     sys.path[0] = "" if words[0] == "-c" else order["cwd"]
     if order["strict"]:
@@ -233,7 +256,7 @@ def end_as(order: dict[str, Any]) -> None:
 if __name__ == "__main__":
     server = Server(sys.argv[1])
     if "--now" in sys.argv:
-        server.warm()
+        server.warm(for_tests=True)
     order = server.serve()
     if order is not None:
         end_as(order)

@@ -5,16 +5,19 @@ from `tests.support.fork_server`, which has imported everything; every other one
 variables are read by what is imported. What a test says about starting itself, about memory, or about what is imported when,
 needs a real start: `subprocess`.
 
-    python tests/support/forked.py [-W error] -m MODULE WORD...
+    python tests/support/forked.py [-u] [-W error] -m MODULE WORD...
 
-is the same for programs that are told a command to start: it stands in for `python`.
+is the same for programs that are told a command to start: it stands in for `python`. So start the processes that share the
+tests' work.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -27,8 +30,15 @@ from pathlib import Path
 from typing import IO, Any
 
 SOCKET, ENVIRONMENT = "TESTS_FORK_SERVER", "environment.json"
-# Variables that nothing reads while it is imported, but for this package's, pytest's, and those that torch sets itself.
+# A command line for those who want an interpreter's.
+INTERPRETER = f"{shlex.quote(sys.executable)} {shlex.quote(__file__)}"
+# When garbage is looked for: rarely, since a test makes little, and looking through all that torch makes takes long.
+GARBAGE = (10_000, 20, 20)
+# Variables that nothing reads while it is imported, but for this package's, pytest's, those that torch sets itself, and those
+# that a forked process reads once more: the hub's and the encoding of its streams.
 LATE = {
+    "PYTHONIOENCODING",
+    "TRANSFORMERS_OFFLINE",  # which nothing but this package heeds: transformers gets folders alone
     "LD_LIBRARY_PATH",  # which importing cv2 sets; what a forked process needs of it is loaded already
     "HOME",
     "PATH",
@@ -66,6 +76,14 @@ class ForkServer:
         self._folder.cleanup()
 
 
+def read_certificates_once() -> None:
+    """Let HTTP clients share what they check certificates by: each would read the system's, for 25 ms of CPU."""
+    import httpcore2
+
+    httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+    httpcore2.default_ssl_context(_trust_env=True)
+
+
 def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -83,6 +101,8 @@ def start(
     """A process like that of `subprocess.Popen` with these arguments."""
     options = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "cwd": cwd, "env": env}
     words, strict = list(command[1:]), False
+    if words[0] == "-u":  # execnet's, which writes to the descriptor itself
+        words = words[1:]
     if words[:2] == ["-W", "error"]:
         words, strict = words[2:], True
     server, given = os.environ.get(SOCKET), _environment() if env is None else dict(env)
@@ -108,7 +128,8 @@ def _read_at_import(server: str, given: Mapping[str, str]) -> bool:
     was = json.loads(Path(server).with_name(ENVIRONMENT).read_text())
     changed = {name for name in was.keys() | given.keys() if was.get(name) != given.get(name)}
     return any(
-        name not in LATE and not name.startswith(("BLIP2TOOLS_", "PYTEST_", "TORCHINDUCTOR_")) for name in changed
+        name not in LATE and not name.startswith(("BLIP2TOOLS_", "PYTEST_", "TORCHINDUCTOR_", "HF_"))
+        for name in changed
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -24,8 +25,13 @@ _OFTEN: Final = 3  # words that occur less often get no token
 _WORDS: Final = 1024  # of the byte-level vocabulary, 256 of them single bytes
 
 
-def corpus(seed: int) -> Iterator[str]:
+@cache
+def corpus(seed: int) -> tuple[str, ...]:
     """Texts about the world: enough of them that every word occurs."""
+    return tuple(_corpus(seed))
+
+
+def _corpus(seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     rare = [*WIDE.shapes, *PLURALS.values(), *COLORS, *WIDE.backgrounds, *CHARACTERS, *NUMBERS]
     yield from (f" {word}" for word in rare for _ in range(_OFTEN))

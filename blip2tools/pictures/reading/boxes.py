@@ -17,7 +17,7 @@ EDGE = 3  # pixels from a cut within which a line counts as cut
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A part of a picture that is looked at by itself: its edges in pixels."""
+    """Part of a picture that is examined alone: its edges in pixels."""
 
     left: int
     top: int
@@ -26,10 +26,10 @@ class Strip:
 
 
 def strips(width: int, height: int, area: int, overlap: int) -> list[Strip]:
-    """Overlapping parts of a picture, none larger than `area`: as wide as it is where that leaves them high enough.
+    """Overlapping parts of a picture, none larger than `area`; each as wide as the picture if that leaves it high enough.
 
-    A line of text is cut by no strip's upper or lower edge in all strips, as long as it is not higher than `overlap`; one that
-    is cut at the side is joined again by `merged`.
+    A line that is no higher than `overlap` is cut by the upper or lower edge of one strip at most; the next one has all of it.
+    A line that is cut at the side is joined again by `merged`.
     """
     if width * height <= area:
         return [Strip(0, 0, width, height)]
@@ -58,7 +58,7 @@ class Seen:
 
 
 def merged(seen: Sequence[Seen], places: Sequence[Strip], width: int, height: int) -> list[Quad]:
-    """Each line once: without the halves that a strip's edge left, and those that were seen twice.
+    """Each line once, without halves that a strip's edge has cut off, and without repetitions.
 
     Args:
         seen: what was found in each strip.
@@ -115,17 +115,17 @@ def _joined(one: Quad, other: Quad) -> Quad:
 
 
 def height_of(quad: Quad) -> float:
-    """How high the letters of a line are, about."""
+    """Approximate height of a line's letters."""
     return float(np.linalg.norm(quad[3] - quad[0]) + np.linalg.norm(quad[2] - quad[1])) / 2
 
 
 def width_of(quad: Quad) -> float:
-    """How long a line is."""
+    """Length of a line."""
     return float(np.linalg.norm(quad[1] - quad[0]) + np.linalg.norm(quad[2] - quad[3])) / 2
 
 
 def angle_of(quads: Sequence[Quad]) -> float:
-    """How far lines are turned clockwise, in degrees: the median of those that are long enough to tell, by their lengths."""
+    """Angle by which lines are turned clockwise, in degrees: the median of all long ones, weighted by their lengths."""
     told = sorted(
         (math.degrees(math.atan2(*(quad[1] - quad[0] + quad[2] - quad[3])[::-1])), width_of(quad))
         for quad in quads

@@ -1,7 +1,7 @@
 """The two networks of the library: one finds lines of text, the other reads them.
 
-The library's own pipeline is not used: it shrinks a picture with a side above 2,000 pixels before it looks, so that the letters
-of a long page are gone and what is read instead can score 1.00, and it tells a turned page in the wrong order.
+The library's own pipeline is not used. It first shrinks a picture with a side above 2,000 pixels: a long page loses its letters,
+and the wrong text can still score 1.00. It also puts the lines of a turned page in the wrong order.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Networks:
         self.name = f"PP-OCRv6 small (rapidocr {version('rapidocr')})"
 
     def find(self, pixels: Pixels) -> list[Quad]:
-        """Corners of the lines in a picture, which is looked at as large as it is."""
+        """Corners of the lines in a picture, which is not scaled."""
         height, width = pixels.shape[:2]
         if min(height, width) < LEAST_SIDE:
             below, right = max(0, LEAST_SIDE - height), max(0, LEAST_SIDE - width)
@@ -70,7 +70,7 @@ class Networks:
         return [] if found is None else [np.asarray(quad, np.float32) for quad in found]
 
     def read(self, lines: Sequence[Pixels]) -> list[tuple[str, float]]:
-        """What each picture of a line says, and how sure the network is (0 to 1)."""
+        """Text in each picture of a line, and the network's confidence (0 to 1)."""
         pieces = [_pieces(line) for line in lines]
         flat = [piece for parts in pieces for piece in parts]
         if not flat:
@@ -87,7 +87,7 @@ class Networks:
 
 
 def cut_out(pixels: Pixels, quad: Quad) -> Pixels:
-    """The line inside four corners, its edges straight; one that stands on a lying page stands here too."""
+    """Picture of the line inside four corners, with straight edges; a line that is upright on a lying page stays upright."""
     width = max(1, round(max(_length(quad[0], quad[1]), _length(quad[3], quad[2]))))
     height = max(1, round(max(_length(quad[0], quad[3]), _length(quad[1], quad[2]))))
     wanted = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
@@ -110,7 +110,7 @@ def _length(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def _pieces(line: Pixels) -> list[Pixels]:
-    """A line as it is read: in one piece, or cut where there is least ink."""
+    """Parts in which a line is read: all of it, or pieces that are cut where there is least ink."""
     height, width = line.shape[:2]
     longest = max(HEIGHT, LONGEST * height // HEIGHT)
     pieces = []

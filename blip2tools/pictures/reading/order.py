@@ -1,7 +1,7 @@
 """Reading order of lines: columns one after the other, tables row by row.
 
-Between the two only the lines themselves tell. Columns of prose are filled from edge to edge, or their lines lie at heights of
-their own; the cells of a table are short and stand side by side.
+Only the lines themselves tell columns from tables: prose fills its column from edge to edge, or its lines lie at other heights
+than those beside them; the cells of a table are short and stand side by side.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class _Order:
         )
 
     def columns(self, bands: list[list[int]]) -> tuple[int, int, float] | None:
-        """The most bands in a row that are two columns: the first of them, the one after the last, and where to part them."""
+        """Longest run of bands that are two columns: its first band, the one after its last, and where to part them."""
         best: tuple[int, int, float] | None = None
         most = 0
         counts = [0, *accumulate(map(len, bands))]
@@ -143,7 +143,7 @@ class _Order:
         return best
 
     def run(self, bands: list[list[int]], first: int) -> list[tuple[int, float]]:
-        """Gutters that go down from a band as far as they can, each with where it ends; the longest first, then the widest."""
+        """Gutters that begin at a band, each with its end; the longest first, then the widest."""
         whole = [number for band in bands for number in band]
         free = [(min(self.boxes[one].left for one in whole), max(self.boxes[one].right for one in whole))]
         ends: list[tuple[int, float, float]] = []
@@ -167,7 +167,7 @@ class _Order:
         return [(last, edge) for last, edge, _ in sorted(ends, key=lambda one: (-one[0], -one[2]))]
 
     def are_columns(self, numbers: list[int], edge: float, *, whole: bool) -> bool:
-        """Whether what lies on both sides of a gutter is read one after the other; `whole`: the gutter goes up no further."""
+        """Whether the two sides of a gutter are read one after the other; `whole`: the gutter goes up no further."""
         sides = [
             [self.boxes[one] for one in numbers if self.boxes[one].right <= edge],
             [self.boxes[one] for one in numbers if self.boxes[one].right > edge],
@@ -187,7 +187,7 @@ class _Order:
         return len(few) >= LEAST_LINES and self.share_beside(few, many) < BESIDE
 
     def next_to(self, numbers: list[int], edge: float, *, left: bool, top: float, bottom: float) -> list[Box]:
-        """Of each band on one side of a gutter the line that is nearest to it, between two heights."""
+        """Lines on one side of a gutter between two heights: of each band the one nearest to the gutter."""
         side = [
             one
             for one in numbers
@@ -196,9 +196,9 @@ class _Order:
         return [self.boxes[band[-1 if left else 0]] for band in self.bands(side)]
 
     def share_beside(self, few: Sequence[Box], many: Sequence[Box]) -> float:
-        """The share of lines that have one of the others beside them: all at the same height, or by the same bit higher.
+        """Share of lines that have one of the others beside them, all with the same small difference in height.
 
-        Two columns of about the same pitch are side by side here and there by chance, but never in step.
+        Lines of two columns with similar spacing stand side by side here and there by chance, but not throughout.
         """
         middles = [float("-inf"), *sorted(box.middle for box in many), float("inf")]
         offsets = []
@@ -225,7 +225,7 @@ class _Order:
         return found
 
     def joined(self, bands: list[list[int]]) -> list[list[list[int]]]:
-        """Bands that are one row of a table: below the first, lines of some of its cells, and nearer than rows are."""
+        """Bands that are one row of a table: those below the first go on with some of its cells, and lie closer than rows do."""
         gaps = [
             min(self.boxes[one].middle for one in below) - max(self.boxes[one].middle for one in above)
             for above, below in pairwise(bands)

@@ -49,7 +49,7 @@ class Reading(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: its text as the network has it, how sure that is, and the edges around it in pixels of the picture."""
+    """Line of text as the network gives it, with its confidence and the edges around it in pixels of the picture."""
 
     text: str
     confidence: float
@@ -68,7 +68,7 @@ class Page:
         tilt: by how many degrees it was turned further.
         reduced: whether lines were looked for in a smaller copy.
         doubtful: how many lines were left out because they could not be read.
-        lone: what was left out because there is nothing longer: a ring is an O, and a square is a square.
+        lone: single characters that were left out because nothing longer was found: a drawn ring looks like an O.
     """
 
     lines: tuple[Line, ...]
@@ -120,7 +120,7 @@ class _Upright:
         self._size = size or (pixels.shape[1], pixels.shape[0])
 
     def turned(self, quarters: int) -> _Upright:
-        """Turned counter-clockwise."""
+        """Turn a picture counter-clockwise."""
         height, width = self.pixels.shape[:2]
         way = {
             1: [[0, 1, 0], [-1, 0, width], [0, 0, 1]],
@@ -131,7 +131,7 @@ class _Upright:
         return _Upright(pixels, np.array(way, float) @ self._way, self._size)
 
     def tilted(self, degrees: float) -> _Upright:
-        """Turned counter-clockwise by a small angle, on a canvas that holds all of it."""
+        """Turn a picture counter-clockwise by a small angle, on a canvas that holds all of it."""
         height, width = self.pixels.shape[:2]
         cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
         wide, high = math.ceil(width * cosine + height * sine), math.ceil(width * sine + height * cosine)
@@ -199,9 +199,9 @@ def _is_upended(quad: Quad, least: float = 1.5) -> bool:
 
 
 def _turn(networks: Reading, pixels: Pixels, quads: Sequence[Quad]) -> int:
-    """By how many quarters counter-clockwise a page must be turned to be read: the way in which its longest lines say most.
+    """Quarter turns counter-clockwise that put a page upright: those after which its longest lines say most.
 
-    The networks find lines that lie any way, and read those that stand on their head as other words, less surely.
+    The networks find lines at any angle. Those that are upside down they read as other words, less surely.
     """
     standing = sum(height_of(quad) for quad in quads if _is_upended(quad))
     lying = sum(width_of(quad) for quad in quads if width_of(quad) > 1.5 * height_of(quad))
@@ -222,7 +222,7 @@ def _turn(networks: Reading, pixels: Pixels, quads: Sequence[Quad]) -> int:
 
 
 def _recognised(networks: Reading, pixels: Pixels, quads: Sequence[Quad]) -> list[tuple[str, float]]:
-    """What each line says: those that stand upright on a lying page, and those on their head, the way they say most."""
+    """Text of each line. One that is upright on a lying page, or upside down, is read the way that says most."""
     lines = [cut_out(pixels, _closer(quad)) for quad in quads]
     told = networks.read(lines)
     again: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Words in pictures are read in a process of its own, which is started when first needed and can be killed."""
+"""Reader of words in pictures, in a process of its own that is started when first needed and can be killed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What is written in a picture, see `page.Page`; `model` is what read it."""
+    """Text of a picture, see `page.Page`; `model` names what read it."""
 
     lines: tuple[Line, ...]
     turn: int
@@ -77,7 +77,7 @@ def check_installed() -> None:
 
 
 class Reader:
-    """Reads pictures one at a time in one process. Safe to use from several threads.
+    """Reader of pictures, one at a time, in one process. Safe to use from several threads.
 
     Args:
         settings: limits on pictures.
@@ -95,7 +95,7 @@ class Reader:
         self._closed = False
 
     def read(self, image: Image) -> Page:
-        """What is written in an RGB image.
+        """Read the text in an RGB image.
 
         Raises:
             ModelUnavailableError: the extra is missing, or does not start.
@@ -156,7 +156,7 @@ class Reader:
             raise
 
     def _started(self) -> Child:
-        """The process, ready to be spoken to: the one that is there, or a new one."""
+        """The process, ready for a request: the one that runs, or a new one."""
         with self._lock:
             if self._closed:
                 raise CancelledError("The reader is closed.")
@@ -191,7 +191,7 @@ class Reader:
         process.end()
 
     def _failure(self, process: Child) -> VisionError:
-        """Why the process ended in the middle of a picture."""
+        """The error for a process that ended in the middle of a picture."""
         self._drop(process)
         if self._closed:
             return CancelledError("The reader was closed.")

@@ -1,4 +1,4 @@
-"""Bodies of chat requests: what clients compress is unpacked within the limit, and JSON that says one thing twice is seen."""
+"""Bodies of chat requests: compressed ones are unpacked up to a limit, and a name that is twice in a JSON object is noticed."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class _TwiceError(ValueError):
 
 
 def parsed(body: bytes) -> tuple[dict[str, Any], bool]:
-    """A JSON object, and whether its bytes say just that.
+    """A JSON object, and whether its bytes mean just that for every parser.
 
-    Where a name is there twice, parsers differ in which of the two they take (RFC 8259, 4): such a body must not go on as it is.
+    If a name is there twice, parsers differ in which value they take (RFC 8259, 4): such a body must not be passed on as it is.
 
     Raises:
         InvalidInputError: it is no JSON object, or holds too many values.

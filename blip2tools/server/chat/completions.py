@@ -47,7 +47,7 @@ class Completions(Dialect):
         return {"type": "text", "text": words}
 
     def plain(self, item: Item) -> None:
-        """One string where all parts are text: many servers of models that cannot see take no list."""
+        """One string if all parts are text: many servers of text-only models accept no list."""
         content = item.get("content")
         if isinstance(content, list) and all(
             isinstance(part, dict) and set(part) == {"type", "text"} for part in content
@@ -86,7 +86,7 @@ class Completions(Dialect):
 
 @dataclass(slots=True)
 class _Part:
-    """A call as its pieces come in; `is_ours` is None until its name is sure."""
+    """A call whose pieces are still coming in; `is_ours` is None until its name is known."""
 
     id: str = ""
     name: str = ""
@@ -96,7 +96,7 @@ class _Part:
     """Its place among the calls that the client sees."""
 
     def call(self, number: int) -> Call:
-        """The call; one of ours needs an id to be answered by, where a server gives none."""
+        """The call; one of ours gets an id if the server gave none, since its answer needs one."""
         return Call(self.id or (f"call_{number}" if self.is_ours else ""), self.name, self.arguments)
 
 
@@ -176,7 +176,7 @@ class CompletionsReply(Reply):
                 self._settle(part, part.name in self.ours)
 
     def _place(self, piece: dict[str, Any]) -> Any:
-        """Which call a piece belongs to; where servers leave the index out, a new id begins a new one."""
+        """The call that a piece belongs to; for servers that leave the index out, a new id begins a new call."""
         if isinstance(piece.get("index"), int):
             index = piece["index"]
         elif piece.get("id") and all(part.id != piece["id"] for part in self._parts.values()):
@@ -193,7 +193,7 @@ class CompletionsReply(Reply):
                 part.shown = sum(other.shown >= 0 for other in self._parts.values())
 
     def _release(self) -> list[bytes]:
-        """Everything that waited, until a call whose owner is not known yet."""
+        """Everything that waited, up to a call whose owner is not known yet."""
         found: list[bytes] = []
         while self._waiting:
             event, chunk = self._waiting[0]
@@ -227,7 +227,7 @@ class CompletionsReply(Reply):
         return self._show(event, said, changed=True)
 
     def _show(self, event: Event, chunk: dict[str, Any], *, changed: bool = False) -> list[bytes]:
-        """A chunk as the client gets it: byte for byte where there is nothing of ours in it or before it."""
+        """A chunk for the client: unchanged, byte for byte, if nothing of ours is in it or came before it."""
         choice = _choice(chunk)
         delta = choice.get("delta")
         if isinstance(delta, dict):
@@ -262,7 +262,7 @@ class CompletionsReply(Reply):
         return [event.saying(chunk)]
 
     def _is_first(self, content: str) -> bool:
-        """Whether this is where the text of a later round begins, after other text."""
+        """Whether the text of a later round begins here, after other text."""
         return self._text == content and any(self._told)
 
     def finish(self, *, stop: bool) -> list[bytes]:

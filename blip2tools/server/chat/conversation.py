@@ -70,7 +70,7 @@ class Asked:
 
 @dataclass(slots=True)
 class _Plan:
-    """A request whose answer is looked into.
+    """Request whose answer is examined.
 
     Attributes:
         body: as the upstream gets it first.
@@ -112,7 +112,7 @@ class Eyes:
         self._specs = [spec for spec in TOOLS if folders or _is_about_pictures(spec)]
 
     def concerns(self, body: bytes, *, holds_pictures: bool) -> bool:
-        """Whether a body must be looked into, judged without parsing it."""
+        """Whether a body must be examined; decided without parsing it."""
         return holds_pictures or self._always or _HANDLE.search(body) is not None
 
     async def blind(self, body: dict[str, Any], dialect: Dialect) -> bool:
@@ -224,7 +224,7 @@ class Eyes:
         headers: Headers,
         answer: Answer,
     ) -> None:
-        """The answer is said: remember it, and tell the client the rest."""
+        """Remember the finished answer, and send the client the rest."""
         stop = bool(turn.ours) and turn.is_complete and not turn.theirs
         if turn.is_complete and (plan.extra or turn.theirs) and not stop:
             mixed = results if turn.theirs else []
@@ -248,7 +248,7 @@ class Eyes:
         await answer.whole(200, kept, whole if said is None else written(said))
 
     async def _heard(self, response: httpx2.Response, reply: Reply, answer: Answer) -> bytes | None:
-        """Read an answer of the upstream: all of it, or None where it was a stream, which has then been passed on."""
+        """Read an answer of the upstream: all of it, or None if it was a stream, which has then been passed on."""
         if not _is_stream(response):
             whole = await whole_of(response)
             if _is_answer(whole):
@@ -272,7 +272,7 @@ class Eyes:
     async def _refused(
         self, dialect: Dialect, asked: Asked, plan: _Plan, reply: Reply, response: httpx2.Response, answer: Answer
     ) -> None:
-        """The upstream has answered with an error (or with a redirection, which is the client's to follow)."""
+        """Handle an error of the upstream (or a redirection, which the client may follow)."""
         status, headers, whole = response.status_code, headers_from(response), await whole_of(response)
         if reply.round == 1 and not plan.theirs and status in REFUSALS and b"tool" in whole.lower():
             # It may refuse only our tools: a model that cannot call them can still read the captions.

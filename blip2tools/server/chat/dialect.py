@@ -47,7 +47,7 @@ class Turn:
         theirs: whether the client's own tools are called too.
         said: the answer as the upstream must get it back.
         is_complete: it ended by itself: neither the token limit nor a lost connection has cut a call short.
-        has_end: it says how it ended; or that it failed, which is an end too.
+        has_end: it says how it ended, be it that it failed.
     """
 
     ours: list[Call] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Reply(ABC):
         self._reset()
 
     def begin(self) -> None:
-        """The upstream begins to answer, once more."""
+        """Begin another answer of the upstream."""
         if self.round:
             self._keep()
             self._spent = added(self._spent, self._usage)
@@ -83,19 +83,19 @@ class Reply(ABC):
 
     @abstractmethod
     def _reset(self) -> None:
-        """Forget the round that was, its usage included."""
+        """Forget the last round, its usage included."""
 
     @abstractmethod
     def _keep(self) -> None:
-        """Remember what the client has got of the round that was."""
+        """Remember what the client has got of the last round."""
 
     @abstractmethod
     def feed(self, event: Event) -> list[bytes]:
-        """One event of the upstream; what the client gets now."""
+        """Take one event of the upstream; returns what the client gets now."""
 
     @abstractmethod
     def take(self, whole: dict[str, Any]) -> None:
-        """An answer in one piece."""
+        """Take an answer in one piece."""
 
     @abstractmethod
     def turn(self) -> Turn:
@@ -103,11 +103,11 @@ class Reply(ABC):
 
     @abstractmethod
     def finish(self, *, stop: bool) -> list[bytes]:
-        """The end of the client's stream, as far as it was held back; `stop` where calls of ours are not answered any more."""
+        """The end of the client's stream that was held back; `stop` if our calls are not answered any more."""
 
     @abstractmethod
     def whole(self, *, stop: bool) -> dict[str, Any] | None:
-        """The client's answer in one piece, or None where it is the upstream's own."""
+        """The client's answer in one piece, or None if it gets the upstream's own."""
 
     @abstractmethod
     def visible(self) -> list[Item]:
@@ -115,7 +115,7 @@ class Reply(ABC):
 
     @abstractmethod
     def spoils(self, message: str, *, error: Mapping[str, Any] | None = None) -> bytes:
-        """An event that says why the stream ends before its time.
+        """An event that says why the stream ends early.
 
         Args:
             message: `code: sentence`.
@@ -164,14 +164,14 @@ class Dialect(ABC):
 
     @abstractmethod
     def line(self, item: Any) -> str | None:
-        """The content of an entry, the same however a client writes it; None for one that clients may leave out."""
+        """The content of an entry in one form, however a client writes it; None for an entry that clients may leave out."""
 
     def plain(self, item: Item) -> None:
         """Simplify an entry whose pictures were replaced by words."""
         return
 
     def ahead(self, item: Item, results: Sequence[Item]) -> list[Item]:
-        """The entry that follows a turn with calls of both sides, with our results put to the client's."""
+        """The entry that follows a turn with calls of both sides, with our results added to the client's."""
         return [*results, item]
 
     def items(self, body: Mapping[str, Any]) -> list[Any]:
@@ -181,7 +181,7 @@ class Dialect(ABC):
 
 
 def canonical(arguments: Any) -> str:
-    """A call's arguments, the same however a client writes them."""
+    """A call's arguments in one form, however a client writes them."""
     try:
         value = json.loads(arguments) if isinstance(arguments, str) else arguments
         return json.dumps(value, sort_keys=True)
@@ -224,7 +224,7 @@ def names_in(tools: Any, *path: str) -> set[str]:
 
 
 def joined(texts: Iterable[str]) -> str:
-    """What was said in several rounds as one text."""
+    """The texts of several rounds as one."""
     return "\n\n".join(text for text in texts if text)
 
 

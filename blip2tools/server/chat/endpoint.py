@@ -62,13 +62,13 @@ class Endpoint:
         return JSONResponse(ModelList(data=[model(self._since)]).model_dump())
 
     async def one(self, request: Request) -> Response:
-        """That model."""
+        """The one model by its name."""
         if request.path_params["name"] != NAME:
             return _problem(NotFoundError(f"There is one model here: {NAME}."))
         return JSONResponse(model(self._since).model_dump())
 
     async def complete(self, request: Request) -> Response:
-        """One answer."""
+        """Answer one chat."""
         departure: Departure = request.scope[DEPARTURE]
         with departure.cancels():
             try:

@@ -72,7 +72,7 @@ class Splitter:
         self._searched = 0
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The events, as they are, that end in this piece.
+        """The events that end in this piece, unchanged.
 
         Raises:
             TooLongError: more than `MAX_EVENT` bytes without an end.

@@ -1,8 +1,8 @@
-"""Turns with tool calls: the client sees and sends back the rest alone, and the upstream gets all of it again.
+"""Turns with our tool calls: the client never sees the calls, and the upstream gets them back with each request.
 
-So the upstream still knows its results, its cache of prompts stays valid, and where one message called tools of both sides
-our results are there next to the client's. A turn is found by all that was said up to its end, never by its place or by ids
-alone: many servers call every first call `call_0`.
+So the upstream still knows its results, and its cache of prompts stays valid. If one message called tools of both sides, our
+results stand next to the client's. A turn is found by all that was said up to its end, never by its place or by ids alone:
+many servers call every first call `call_0`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class History:
         self._answers: OrderedDict[str, Answered] = OrderedDict()
 
     def expanded(self, dialect: Dialect, items: Sequence[Any], seed: str = "") -> tuple[list[Any], bytes]:
-        """A conversation with its turns as they were, and the name of all that was said.
+        """A conversation with its turns restored, and a name for all that was said.
 
         Args:
             dialect: of the items.
@@ -100,7 +100,7 @@ class History:
             self._used -= oldest.size
 
     def name(self, shown: str, answered: Answered) -> None:
-        """Remember under which name the upstream has stored what the client knows as `shown`."""
+        """Remember the upstream's name for the answer that the client knows as `shown`."""
         self._answers[shown] = answered
         if len(self._answers) > self._most:
             self._answers.popitem(last=False)
@@ -116,7 +116,7 @@ def _after(dialect: Dialect, name: bytes, item: Any) -> bytes:
 
 
 def _joined(dialect: Dialect, items: Sequence[Any], results: Sequence[Item]) -> list[Any]:
-    """Items, with results of ours put to the first of them."""
+    """Items, with our results added to the first of them."""
     if not results:
         return list(items)
     if not items or not isinstance(items[0], dict):

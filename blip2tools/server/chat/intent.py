@@ -1,4 +1,4 @@
-"""Which tool answers a text about a picture: the text decides, since programs that send one have no other way to choose."""
+"""Choice of the tool for a text about a picture: the text decides, since chat programs have no other way to choose."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Intent:
 
 
 def intent_of(text: str, tools: Collection[str]) -> Intent:
-    """What a text asks for.
+    """The tool that a text asks for, with its arguments.
 
     A list of choices makes a question with choices. Words such as "transcribe" or "read the text" ask for `read_text`, where it
     is among the `tools`; "describe" or "what is in this picture", or no text at all, for a caption. All else is a question.
@@ -95,7 +95,7 @@ def _choices(text: str) -> tuple[list[str], str]:
 
 
 def _question(text: str) -> str:
-    """The question in a text: its last one, the whole text where it has none and is short, or nothing."""
+    """The question in a text: its last one; the whole text if it has none and is short; else nothing."""
     asked = [found.group().strip() for found in _QUESTION.finditer(text)]
     fitting = [one for one in asked if 3 < len(one) <= MAX_TEXT]
     if fitting:

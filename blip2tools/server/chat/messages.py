@@ -252,5 +252,5 @@ class MessagesReply(Reply):
 
 
 def _input_tokens(counts: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokens that were read, which `message_start` could only tell of the first look."""
+    """The tokens that were read; `message_start` could only count those of the first round."""
     return {"input_tokens": counts["input_tokens"]} if counts.get("input_tokens") is not None else {}

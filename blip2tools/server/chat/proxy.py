@@ -83,7 +83,7 @@ class Proxy:
 
     async def _serve(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         if {".", ".."} & set(scope["path"].replace("\\", "/").split("/")):
-            # The upstream would take such a path for another one, that is not served here.
+            # The upstream would read such a path as another one, which is not served here.
             raise NotFoundError("There is nothing at this path.")
         own: dict[str, Callable[[Answer], Awaitable[None]]] = {
             HEALTH: _health,
@@ -114,7 +114,7 @@ class Proxy:
         await self._relay(asked, answer)
 
     async def _asked(self, scope: Scope, receive: Receive) -> Asked:
-        """The request as it goes on, its body unpacked; None for a body where there is none."""
+        """The request to pass on, its body unpacked; the body is None if there is none."""
         pieces, more = [], True
         while more:
             message: Message = await receive()

@@ -76,7 +76,7 @@ class Upstream:
                 verify=self.url.startswith("https:"),  # for http no certificates are loaded
                 trust_env=False,
                 timeout=httpx2.Timeout(self._silence_s, connect=CONNECT_S, pool=None),
-                # Idle connections are closed before the usual server does it, whose end could cross a request.
+                # Idle connections are closed before servers usually close them, since a request could be on its way by then.
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0),
             )
         address = f"{self.url}{path}" + (f"?{query.decode('latin-1')}" if query else "")
@@ -91,7 +91,7 @@ class Upstream:
             await response.aclose()
 
     def headers_to(self, given: Iterable[tuple[bytes, bytes]], *, unpacked: bool) -> Headers:
-        """A client's headers as they go on.
+        """Headers for the upstream, from the client's.
 
         Args:
             given: the client's.
@@ -114,7 +114,7 @@ class Upstream:
 
 
 def headers_from(response: httpx2.Response) -> Headers:
-    """An answer's headers as the client gets them. Its body is unpacked."""
+    """Headers for the client, from the answer's; the body is unpacked."""
     pairs = [(name.lower(), value) for name, value in response.headers.raw]
     named = {part.strip().lower() for name, value in pairs if name == b"connection" for part in value.split(b",")}
     return [pair for pair in pairs if pair[0] not in _OF_THE_HOP | named | {b"content-encoding"}]

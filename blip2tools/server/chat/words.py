@@ -114,7 +114,7 @@ def _digest(reference: Reference) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """A place in the JSON of a body that holds a picture: all of it is one, or some of the pieces of a text."""
+    """Place of a picture in the JSON of a body: a whole value, or some of the pieces of a text."""
 
     parent: Any
     key: Any

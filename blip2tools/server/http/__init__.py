@@ -10,7 +10,7 @@ bodies.py       bodies of requests: JSON, forms, pictures
 metrics.py      /metrics
 answers.py      bodies of answers
 openapi.py      /openapi.json: all of this, described for programs
-page.py         the page at /
+page/           the page at /
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ guard (names, token, rate, size, log) ─► /mcp       the MCP server, both era
                                       ├► /images    bytes in, a handle out
                                       ├► /api/...   the page's own calls: the tools as plain JSON
                                       ├► /v1/...    a chat about pictures, in OpenAI's form
-                                      └► /readyz · /metrics · /          (/healthz: past the guard)
+                                      ├► /          the page, and the pictures that it shows
+                                      └► /readyz · /metrics              (/healthz: past the guard)
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from blip2tools.server.http.bodies import _arguments_of, _picture_of
 from blip2tools.server.http.failures import STATUS
 from blip2tools.server.http.guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
 from blip2tools.server.http.metrics import Metric
-from blip2tools.server.http.page import load_page
+from blip2tools.server.http.page.document import load_page
+from blip2tools.server.http.page.pictures import SAMPLES, THUMBNAIL, Pictures
 from blip2tools.server.http.sessions import PlainErrors, Sessions
 from blip2tools.server.mcp import build_server, largest_message
 from blip2tools.settings import Settings
@@ -72,7 +74,7 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
     server.middleware.append(_stop_when_the_client_goes)
     table = routes.table()
     if shown is not None:
-        table.append(Route("/", _fixed(shown.html, shown.headers), methods=["GET"]))
+        table += [Route("/", _fixed(shown.html, shown.headers), methods=["GET"]), *routes.of_the_page()]
     app = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=limits["/mcp"],
@@ -109,6 +111,7 @@ def body_limits(settings: Settings) -> dict[str, int]:
         "/images": settings.max_image_bytes + MARGIN,
         COMPLETIONS: encoded,
         **{f"/api/{verb}": encoded for verb in VERBS},
+        THUMBNAIL: encoded,
     }
 
 
@@ -151,6 +154,21 @@ class _Routes:
             ),
             *self._endpoint.routes(),
             Route(openapi.PATH, self.description, methods=["GET"]),
+        ]
+
+    def of_the_page(self) -> list[Route]:
+        """The pictures that the page shows; where there is no page, nobody gets one."""
+        pictures = Pictures(self._vision)
+
+        def answer(make: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+            async def run(request: Request) -> Response:
+                return await _answer(request, lambda: make(request))
+
+            return run
+
+        return [
+            Route(THUMBNAIL, answer(pictures.thumbnail), methods=["POST"]),
+            Route(f"{SAMPLES}{{name}}", answer(pictures.sample), methods=["GET"]),
         ]
 
     async def ready(self, request: Request) -> Response:

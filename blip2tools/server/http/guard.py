@@ -29,7 +29,7 @@ from blip2tools.errors import ErrorCode, to_vision_error
 from blip2tools.schemas import has_too_many_parts
 from blip2tools.server.http.answers import Problem
 from blip2tools.server.http.bodies import let_finish
-from blip2tools.server.http.page import Page
+from blip2tools.server.http.page.document import Page
 from blip2tools.server.http.rate import RateLimit
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 Triple = tuple[float, float, float]
 Matrix = tuple[Triple, Triple, Triple]
@@ -48,6 +49,7 @@ def _xyz(point: tuple[float, float]) -> Triple:
 BRADFORD: Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 
 
+@cache
 def to_d50(primaries: Sequence[tuple[float, float]]) -> Matrix:
     """Linear RGB of some primaries to XYZ under D50, adapted as Bradford does."""
     columns = [_xyz(point) for point in primaries[:3]]

@@ -81,8 +81,13 @@ def test_a_picture_without_words_has_no_lines(reader):
 def test_a_long_page_is_read_in_strips_no_row_twice_or_lost(reader):
     # No number begins with a 0: among letters this small the network may take one for an o, wherever the strips lie.
     rows = [f"Row {number + 100}: {LINES[number % 3]}" for number in range(150)]
-    found = reader.read(page(rows, size=16, width=640))  # 640 × 4,816 pixels: two strips
-    assert texts(found) == rows
+    # 640 × 4,816 pixels: two strips, which share what lies between 1,691 and 3,125. To read a row takes long: all of those
+    # at the strips' edges, and some of the others.
+    written = [
+        row if number in {*range(48, 58), *range(93, 103)} or number % 9 == 0 else "" for number, row in enumerate(rows)
+    ]
+    found = reader.read(page(written, size=16, width=640))
+    assert texts(found) == list(filter(None, written))
 
 
 def test_what_takes_too_long_is_killed_and_the_next_call_works(reader):

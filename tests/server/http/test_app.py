@@ -984,7 +984,7 @@ def test_the_text_of_metrics():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("calls", [400, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("calls", [240, pytest.param(2000, marks=pytest.mark.long)])
 def test_64_clients_and_many_calls(pictures, folder, calls):
     """5 % cancels and 5 % bad inputs: no call is lost, each answer belongs to its own picture, no 5xx."""
     running = HttpProcess("--model", "demo", "--allow-dir", str(folder), "--rate-limit", "0")

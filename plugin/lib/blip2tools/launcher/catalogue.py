@@ -1,7 +1,7 @@
-"""What can be answered before the server is there: the same as the server itself will say, from a file that a test holds to it.
+"""Answers that need no server: the same that the server itself gives, from a file that a test compares with it.
 
-Two eras of the protocol are known: the one that begins with `initialize` (until 2025-11-25), and the one in which each request
-tells its version (2026-07-28). What is not understood in full is not answered here.
+Two eras of the protocol are known: one that begins with `initialize` (until 2025-11-25), and one in which each request states
+its version (2026-07-28). A request that is not understood in full is left to the server.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def places_of(folders: Sequence[str]) -> str:
 
 
 class Catalogue:
-    """The answers.
+    """Answers to the requests of a client that need no model.
 
     Args:
         places: the sentence of the instructions that says where pictures may come from.
-        urls: whether tools may fetch pictures from addresses, which their annotations tell.
-        reads: whether there is the tool for text in pictures, which needs an extra.
+        urls: whether tools may fetch pictures from addresses; their annotations say so.
+        reads: whether the tool for text in pictures is there; it needs an extra.
     """
 
     def __init__(self, *, places: str = UNKNOWN_PLACES, urls: bool = False, reads: bool = False) -> None:
@@ -55,7 +55,7 @@ class Catalogue:
                 tool["annotations"]["openWorldHint"] = urls and tool["name"] in data["takes_pictures"]
 
     def initialize(self, params: Any) -> dict[str, Any] | None:
-        """The answer to `initialize`, if its parameters are sound."""
+        """The answer to `initialize`; `None` if its parameters are not valid."""
         if not isinstance(params, dict) or not isinstance(params.get("protocolVersion"), str):
             return None
         if not _is_capabilities(params.get("capabilities")) or not _is_client(params.get("clientInfo")):
@@ -66,12 +66,12 @@ class Catalogue:
         return {**legacy["results"]["initialize"], "protocolVersion": version}
 
     def result(self, era: str, method: str) -> dict[str, Any] | None:
-        """The answer to any other request that needs no model."""
+        """The answer to any other request; `None` if only the server can answer it."""
         found: dict[str, Any] | None = self._eras[era]["results"].get(method)
         return found
 
     def is_modern(self, params: Any) -> bool:
-        """Whether a request tells that it is of the newer era, in full."""
+        """Whether a request states all that the newer era asks for."""
         about = params.get("_meta") if isinstance(params, dict) else None
         return (
             isinstance(about, dict)

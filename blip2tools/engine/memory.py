@@ -1,0 +1,41 @@
+"""Memory of the device: what is taken, what can be given back, and main memory as a second tier behind a GPU's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blip2tools.engine.cache import Spill
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def second_tier(device: str, budget_bytes: int) -> Spill[Tensor] | None:
+    """Main memory behind a GPU's; None on a CPU and on Apple's chips, where it is the same memory."""
+    if not budget_bytes or not device.startswith("cuda"):
+        return None
+    # Pageable, not pinned: pinned blocks are rounded up to powers of two, which the budget does not count, and a
+    # picture's states (0.7 MB) cross in a fraction of a millisecond either way.
+    return Spill(budget_bytes, away=lambda features: features.cpu(), back=lambda features: features.to(device))
+
+
+def free() -> None:
+    """Give memory that torch keeps for later back to the device."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def taken(device: str) -> int:
+    """Bytes that are taken on a GPU."""
+    import torch
+
+    return int(torch.cuda.memory_allocated(device))
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough."""
+    from blip2tools.checkpoints.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
