@@ -165,6 +165,10 @@ def test_a_matrix_is_packed_when_products_have_taken_long_enough(monkeypatch):
 
 def test_packing_takes_no_more_than_its_share():
     packing, spent, total = layers.Packing(), 0.0, 0.0
+    packing.expect(int(2 / layers.Packing.PACE))  # two seconds' work
+    packing.earn(1.9)
+    assert not packing.may(1)
+    packing.earn(0.1)
     for _ in range(1000):  # products of 10 ms, each of which packs if it may, for another 30
         packed = packing.may(1000)
         if packed:

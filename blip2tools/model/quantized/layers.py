@@ -48,15 +48,20 @@ class Way:
 class Packing:
     """Time for packing, which is a share of the time that products with a few rows have taken.
 
-    To pack all of a large language model takes as long as a few captions. So it is not done while the model is loaded, when
-    nobody knows how many captions there will be, but along with them.
+    To pack all of a large language model takes as long as a caption or two. So it is not done while the model is loaded, when
+    nobody knows how many captions there will be, nor with the first ones, but once products have taken as long as packing will.
     """
 
     SHARE: Final = 0.25
+    PACE: Final = 5e-9  # seconds for a value, until some have been packed
 
     def __init__(self) -> None:
         self._earned = self._spent = 0.0
-        self._pace = 5e-9  # seconds for a value
+        self._pace = self.PACE
+
+    def expect(self, values: int) -> None:
+        """Count values that will be packed."""
+        self._earned -= values * self.PACE * self.SHARE
 
     def earn(self, seconds: float) -> None:
         """Count time of products."""

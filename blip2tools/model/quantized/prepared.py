@@ -15,7 +15,7 @@ from torch import nn
 
 from blip2tools.model.quantized import kernels
 from blip2tools.model.quantized.kernels import FEW, Kind
-from blip2tools.model.quantized.layers import QuantizedLinear, Way
+from blip2tools.model.quantized.layers import PACKING, QuantizedLinear, Way
 from blip2tools.model.quantized.storage import dequantize
 
 Choices: TypeAlias = dict[str, Any]  # plain JSON
@@ -75,6 +75,8 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
             layer.way = Way(few, many, until, exact)
             if "blocks" in found:
                 layer.pack()
+            elif few == "packed":
+                PACKING.expect(layer.weight.numel())
     return {"machine": machine, "ways": chosen}
 
 
