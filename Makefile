@@ -33,8 +33,8 @@ readme: $(VENV)/.dev  ## write the generated tables of the documentation again
 pictures: $(VENV)/.dev  ## make the README's pictures again, with the Chromium of this machine
 	$(TEST_ENV) $(BIN)/python -m docs.pictures
 
-clients: $(VENV)/.dev  ## real MCP clients, each in an environment of its own, against the real server
-	$(TEST_ENV) $(BIN)/python -m pytest -m clients tests/server/test_real_clients.py
+clients: $(VENV)/.dev  ## real MCP clients, chat bridges and schemathesis, each in an environment of its own, against the real server
+	$(TEST_ENV) $(BIN)/python -m pytest -m clients tests/server
 
 mcpb:  ## build the bundle for clients that install .mcpb files, into dist
 	$(PYTHON) packaging/mcpb/build.py

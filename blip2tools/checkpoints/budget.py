@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from blip2tools.checkpoints.family import CAPTIONERS, Kind, Member, memory_bytes
+from blip2tools.checkpoints.family import CAPTIONERS, Kind, Member, memory_bytes, processor_bytes
 from blip2tools.checkpoints.memory import free_memory
 from blip2tools.checkpoints.published import Weights
 from blip2tools.errors import ModelUnavailableError
@@ -28,9 +29,12 @@ class Budget:
     quantize: Quantize = "none"
     place: str = "this computer"
     main_memory: int | None = None  # free bytes besides the device's own, where it has its own
+    processor: bool = False  # whether it is one, where other weights are quantized than on a card
 
     def needed(self, parts: Weights) -> int:
         """Bytes that weights take here."""
+        if self.processor and self.quantize != "none":
+            return processor_bytes(parts, self.quantize)
         each = self.t5_bytes_each if parts.encoder_decoder and self.t5_bytes_each else self.bytes_each
         return memory_bytes(parts, each, self.quantize)
 
@@ -46,7 +50,12 @@ def likely_budget(settings: Settings) -> Budget:
     )
     half = settings.dtype in ("float16", "bfloat16") or (settings.dtype == "auto" and gpu)
     unbounded = gpu or settings.device == "spread"
-    return Budget(None if unbounded else free_memory(), bytes_each=2 if half else 4, quantize=settings.quantize)
+    return Budget(
+        None if unbounded else free_memory(),
+        bytes_each=2 if half else 4,
+        quantize=settings.quantize,
+        processor=settings.device == "cpu" or (settings.device == "auto" and not gpu and sys.platform != "darwin"),
+    )
 
 
 def admit(name: str, parts: Weights, budget: Budget, *, kind: Kind = "captioner", beside: int = 0) -> None:
@@ -85,7 +94,7 @@ def _remedies(name: str, parts: Weights, kind: Kind, budget: Budget) -> Iterator
     if budget.quantize == "none":
         if budget.bytes_each == 4 and not budget.place.startswith("cuda"):
             forms.append(("--dtype bfloat16", replace(budget, bytes_each=2, t5_bytes_each=None)))
-        if parts.linear and one_device:
+        if (parts.linear or budget.processor) and one_device:
             sizes: tuple[Quantize, ...] = ("8bit", "4bit")
             forms += [(f"--quantize {size}", replace(budget, quantize=size)) for size in sizes]
     elif budget.quantize == "8bit":

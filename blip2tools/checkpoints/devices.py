@@ -60,6 +60,7 @@ def budget_of(settings: Settings, device: torch.device) -> Budget:
         quantize=settings.quantize,
         place=place,
         main_memory=free_memory() if cuda and settings.device != "spread" else None,
+        processor=device.type == "cpu" and settings.device != "spread",
     )
 
 
@@ -82,6 +83,21 @@ def dtype_for(settings: Settings, device: torch.device, *, t5: bool, name: str, 
 
 def _has_bfloat16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def quantizes_itself(settings: Settings, device: torch.device) -> bool:
+    """Whether a plain checkpoint is quantized by this package and not by the library: on a processor.
+
+    Raises:
+        ModelUnavailableError: the settings ask for what cannot be had with that.
+    """
+    if settings.quantize == "none" or device.type != "cpu":
+        return False
+    if settings.device == "spread":
+        raise ModelUnavailableError("A quantized model goes to one device: choose either `quantize` or `spread`.")
+    if settings.dtype not in ("auto", "float32"):
+        raise ModelUnavailableError("A model that is quantized on a CPU computes in float32; leave `dtype` out.")
+    return True
 
 
 def quantization(settings: Settings, device: torch.device, dtype: torch.dtype, name: str) -> Any | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from blip2tools.checkpoints.published import Weights, number, published, stored, weights
 from blip2tools.settings import Quantize
@@ -23,11 +23,21 @@ SUGGESTED = "opt-2.7b"  # the smallest captioner for photographs
 # each 64 values, and one float32 for each 256 of those (QLoRA, Dettmers et al. 2023, "double quantization").
 QUANTIZED_BYTES = {"8bit": 1.001, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
+# The same on a processor, where nearly every matrix is quantized, tables of words too (`model.quantized`): in 4 bits one float32
+# for each 32 values, and only in the language model's layers.
+PROCESSOR_BYTES = {"8bit": 1.01, "4bit": 0.5 + 4 / 32}
+
 
 def memory_bytes(parts: Weights, bytes_each: int, quantize: Quantize = "none") -> int:
     """The memory of weights on their device: `bytes_each` for most, 4 for the Q-Former's side, less for quantized matrices."""
     linear = parts.linear * (bytes_each if quantize == "none" else QUANTIZED_BYTES[quantize])
     return round((parts.trunk + parts.projection + parts.rest) * bytes_each + parts.bridge * 4 + linear)
+
+
+def processor_bytes(parts: Weights, quantize: Quantize) -> int:
+    """The memory of quantized weights on a processor."""
+    each, most = PROCESSOR_BYTES[quantize], PROCESSOR_BYTES["8bit"]
+    return round((parts.trunk + parts.bridge + parts.rest) * most + parts.projection * 4 + parts.linear * each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,11 @@ def memory_table(member: Member) -> dict[str, int | None]:
         "8bit": member.memory(2, "8bit") if large else None,
         "4bit": member.memory(2, "4bit") if large else None,
     }
+
+
+def processor_table(member: Member) -> dict[str, int]:
+    """Bytes of a member's quantized weights on a processor."""
+    return {size: processor_bytes(member.weights, size) for size in get_args(Quantize) if size != "none"}
 
 
 def _member(name: str, language_model: str | None, note: str) -> Member:

@@ -14,7 +14,13 @@ import torch
 from blip2tools.checkpoints import confidence, configuration, weights
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.configuration import unfit
-from blip2tools.checkpoints.devices import budget_of, choose_device, dtype_for, quantization
+from blip2tools.checkpoints.devices import (
+    budget_of,
+    choose_device,
+    dtype_for,
+    quantization,
+    quantizes_itself,
+)
 from blip2tools.checkpoints.family import DEMO_CAPTIONER
 from blip2tools.checkpoints.hub import Progress
 from blip2tools.checkpoints.memory import is_out_of_memory
@@ -22,6 +28,7 @@ from blip2tools.checkpoints.plan import Loaded, Located, Plan, check_memory, loc
 from blip2tools.checkpoints.prompts import CANDIDATE_TOKENS, VQA_TEMPLATE, CaptionerText, MatcherText
 from blip2tools.errors import ModelUnavailableError, VisionError
 from blip2tools.model import Captioner, Matcher, Pixels, Trunk
+from blip2tools.model.configuration import Blip2Config
 from blip2tools.model.modules import CaptionerModel, MatcherModel
 from blip2tools.settings import Settings
 
@@ -35,18 +42,20 @@ def load(settings: Settings, report: Progress, *, download: bool) -> Loaded:
     """See `checkpoints.load`, which translates the errors raised here."""
     device = choose_device(settings.device)
     plan = _plan(settings, device, report, download=download)
+    settings = settings.model_copy(update={"quantize": plan.quantize})
     if threads := settings.threads or (1 if plan.captioner.member is DEMO_CAPTIONER else 0):
         # For this thread, the engine's, and later ones. A model as small as the demo would spend more on sharing than on work.
         torch.set_num_threads(threads)
-    captioner_parts = _load_captioner(plan.captioner, settings, device, report)
-    captioner, pixels, words = captioner_parts
+    captioner, pixels, words, half = _load_captioner(plan.captioner, settings, device, report)
     notes = list(plan.warnings)
     matcher: Matcher | None = None
     matcher_pixels: Pixels | None = None
     matcher_words: MatcherText | None = None
     if plan.matcher is not None:
         try:
-            matcher, matcher_pixels, matcher_words = _load_matcher(plan.matcher, captioner, pixels, device, report)
+            matcher, matcher_pixels, matcher_words = _load_matcher(
+                plan.matcher, captioner, pixels, half, settings, device, report
+            )
         except VisionError as error:
             if settings.matcher != "auto":
                 raise
@@ -95,7 +104,8 @@ def _fetch(part: Located, settings: Settings, budget: Budget, report: Progress, 
 
 def _load_captioner(
     located: Located, settings: Settings, device: torch.device, report: Progress
-) -> tuple[Captioner, Pixels, CaptionerText]:
+) -> tuple[Captioner, Pixels, CaptionerText, str | None]:
+    """Also the digest of a quantized vision tower by which a matcher's is recognised as the same."""
     report(f"loading {located.name}", None)
     folder = cast(Path, located.folder)
     with _problems(located):
@@ -103,21 +113,33 @@ def _load_captioner(
         t5 = config.text_config.model_type == "t5"
         pixels = configuration.pixels(folder, config, located)
         dtype = dtype_for(settings, device, t5=t5, name=located.name, demo=located.member is DEMO_CAPTIONER)
-        quantized = quantization(settings, device, dtype, located.name)
-        if quantized is not None and located.adapter is not None:
+        if settings.quantize != "none" and located.adapter is not None:
             raise ModelUnavailableError(
                 f"{located.name} cannot be merged into quantized weights; leave `quantize` out."
             )
         model: Any
-        if quantized is None and settings.device != "spread" and weights.is_plain(folder, config, located):
-            model = weights.read(CaptionerModel, folder, config, dtype, device)
-        else:
-            from blip2tools.checkpoints import stock
+        trunk: Trunk | None = None
+        known: tuple[str | None, str | None] = (None, None)
+        half: str | None = None
+        plain = weights.is_plain(folder, config, located)
+        if plain and quantizes_itself(settings, device):
+            from blip2tools.checkpoints import quantizing
 
-            model = stock.captioner(folder, config, dtype, located, settings, device, quantized)
+            read = quantizing.read(CaptionerModel, located, config, settings, report)
+            known, half = (read.rest, read.language), read.weights.trunk
+            model = quantizing.ready(read, settings, located)
+            trunk = Trunk(model.vision_model, read.trunk)
+        else:
+            quantized = quantization(settings, device, dtype, located.name)
+            if plain and quantized is None and settings.device != "spread":
+                model = weights.read(CaptionerModel, folder, config, dtype, device)
+            else:
+                from blip2tools.checkpoints import stock
+
+                model = stock.captioner(folder, config, dtype, located, settings, device, quantized)
         if t5:
             configuration.check_untied(model, located)
-        captioner = Captioner(model)
+        captioner = Captioner(model, trunk, known)
         room = PROMPT_TOKENS
         if captioner.positions is not None:
             room = min(room, captioner.positions - captioner.num_queries - CANDIDATE_TOKENS)
@@ -130,36 +152,84 @@ def _load_captioner(
             template=located.member.vqa_template if located.member is not None else VQA_TEMPLATE,
             prompt=located.prompt,
         )
-    return captioner, pixels, words
+    return captioner, pixels, words, half
 
 
 def _load_matcher(
-    located: Located, captioner: Captioner, pixels: Pixels, device: torch.device, report: Progress
+    located: Located,
+    captioner: Captioner,
+    pixels: Pixels,
+    half: str | None,
+    settings: Settings,
+    device: torch.device,
+    report: Progress,
 ) -> tuple[Matcher, Pixels, MatcherText]:
     report(f"loading {located.name}", None)
     folder = cast(Path, located.folder)
     with _problems(located):
-        config = configuration.config(folder, located, "matcher")
-        # Files from before 5.0 call it `qformer_text_input`; unset, the text layers are left out of the model.
-        config.qformer_config.use_qformer_text_input = True
+        config = _matcher_config(located)
         own_pixels = configuration.pixels(folder, config, located)
         dtype = captioner.trunk.dtype
-        if weights.is_plain(folder, config, located):
-            model = weights.read(MatcherModel, folder, config, dtype, device)
-        else:
-            from blip2tools.checkpoints import stock
+        model: Any
+        known: str | None = None
+        plain, alike = weights.is_plain(folder, config, located), own_pixels.key == pixels.key
+        if plain and quantizes_itself(settings, device):
+            from blip2tools.checkpoints import quantizing
 
-            model = stock.matcher(folder, config, dtype, located, device)
-        trunk = Trunk(model.vision_model)
-        if own_pixels.key == pixels.key and same_weights(captioner.trunk, trunk):
+            read = quantizing.read(MatcherModel, located, config, settings, report)
+            alike, known = alike and read.weights.trunk == half, read.rest
+            if alike:
+                quantizing.leave_out_trunk(read)
+            model = quantizing.ready(read, settings, located)
+            trunk = captioner.trunk if alike else Trunk(model.vision_model, read.trunk)
+        else:
+            if plain:
+                model = weights.read(MatcherModel, folder, config, dtype, device)
+            else:
+                from blip2tools.checkpoints import stock
+
+                model = stock.matcher(folder, config, dtype, located, device)
+            trunk = Trunk(model.vision_model)
+            alike = alike and same_weights(captioner.trunk, trunk)
+        if alike:
             trunk, own_pixels = captioner.trunk, pixels
-        matcher = Matcher(model, trunk)
+        matcher = Matcher(model, trunk, known)
         tokenizer = configuration.tokenizer(folder, located.name)
         cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
         if cls is None or sep is None:
             raise unfit(located, "its tokenizer is not BERT's")
         words = MatcherText(tokenizer, cls=cls, sep=sep)
     return matcher, own_pixels, words
+
+
+def _matcher_config(located: Located) -> Blip2Config:
+    config = configuration.config(cast(Path, located.folder), located, "matcher")
+    # Files from before 5.0 call it `qformer_text_input`; unset, the text layers are left out of the model.
+    config.qformer_config.use_qformer_text_input = True
+    return config
+
+
+def in_full_precision(plan: Plan, loaded: Loaded) -> tuple[Captioner, Matcher | None] | None:
+    """What a quantized model was made from, read from its files as it is used; None where those are not plain.
+
+    Args:
+        plan: of the model that is loaded.
+        loaded: the quantized model.
+    """
+    from blip2tools.checkpoints import streamed
+
+    folder = cast(Path, plan.captioner.folder)
+    config = configuration.config(folder, plan.captioner, "captioner")
+    if not weights.is_plain(folder, config, plan.captioner):
+        return None
+    captioner = Captioner(streamed.read(CaptionerModel, plan.captioner, config), fingerprints=("", ""))
+    matcher = None
+    if plan.matcher is not None and loaded.matcher is not None:
+        config = _matcher_config(plan.matcher)
+        if weights.is_plain(cast(Path, plan.matcher.folder), config, plan.matcher):
+            model = streamed.read(MatcherModel, plan.matcher, config)
+            matcher = Matcher(model, captioner.trunk if loaded.shared_trunk else None)
+    return captioner, matcher
 
 
 def same_weights(one: Trunk, other: Trunk) -> bool:

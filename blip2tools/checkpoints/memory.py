@@ -1,8 +1,9 @@
-"""Free main memory (limits of containers included), memory of this process, and out-of-memory errors."""
+"""Free main memory (limits of containers included), memory of this process, its processor, and out-of-memory errors."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 _CGROUP_FILES = (
@@ -22,6 +23,16 @@ def process_bytes() -> int:
     import psutil  # takes 30 ms, which no start should pay
 
     return int(psutil.Process().memory_info().rss)
+
+
+def processor() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

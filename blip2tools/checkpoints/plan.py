@@ -29,7 +29,7 @@ from blip2tools.checkpoints.parents import caption_prompt
 from blip2tools.checkpoints.published import Weights
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.errors import ModelUnavailableError
-from blip2tools.settings import Settings
+from blip2tools.settings import Quantize, Settings
 
 if TYPE_CHECKING:
     from blip2tools.checkpoints.prompts import CaptionerText, MatcherText
@@ -88,6 +88,7 @@ class Plan:
     captioner: Located
     matcher: Located | None
     warnings: tuple[str, ...]  # what every result should say about this choice
+    quantize: Quantize = "none"  # as set, or chosen by `auto` where full precision does not fit
 
     @property
     def here(self) -> bool:
@@ -115,7 +116,7 @@ class Loaded:
     premises: Premises = field(default_factory=Premises)  # how presuppositions of questions are judged
     revision: str | None = None  # commit of the captioner's files on the hub
     matcher_revision: str | None = None
-    quantize: str = "none"
+    quantize: Quantize = "none"
     self_test: str | None = None  # its verdict in one line; None where it was not run
     compiled: bool = False  # whether decoding steps are compiled
     recorded: bool = False  # whether work on small batches is replayed as CUDA graphs
@@ -141,7 +142,12 @@ def locate(settings: Settings, budget: Budget | None = None) -> Plan:
     warnings: list[str] = []
     named = settings.model != "auto"
     choice = Choice(settings.revision, settings.allow_pickle)
-    captioner = _named(settings.model, "captioner", choice) if named else _auto_captioner(budget)
+    quantize = settings.quantize
+    if named:
+        captioner = _named(settings.model, "captioner", choice)
+    else:
+        captioner, quantize = _auto_captioner(budget, quantized="quantize" not in settings.model_fields_set)
+        budget = replace(budget, quantize=quantize)
     if settings.revision and captioner.repository is None:
         raise ModelUnavailableError("`revision` pins a model of the hub: name one (`model`), or leave it out.")
     if captioner.member is DEMO_CAPTIONER:
@@ -162,7 +168,7 @@ def locate(settings: Settings, budget: Budget | None = None) -> Plan:
         raise ModelUnavailableError(
             "`matcher_revision` pins a matcher of the hub: name one (`matcher`), or leave it out."
         )
-    return Plan(captioner, matcher, tuple(warnings))
+    return Plan(captioner, matcher, tuple(warnings), quantize)
 
 
 def is_cached(name: str) -> bool:
@@ -244,7 +250,7 @@ def check_memory(plan: Plan, settings: Settings, budget: Budget) -> None:
     Raises:
         ModelUnavailableError: it is too large; what to try is in the message.
     """
-    captioner, matcher = plan.captioner, plan.matcher
+    captioner, matcher, budget = plan.captioner, plan.matcher, replace(budget, quantize=plan.quantize)
     parts = _weights(captioner)
     if settings.model != "auto" and parts is not None:
         admit(captioner.name, parts, budget)
@@ -254,12 +260,25 @@ def check_memory(plan: Plan, settings: Settings, budget: Budget) -> None:
         admit(matcher.name, theirs, budget, kind="matcher", beside=beside)
 
 
-def _auto_captioner(budget: Budget) -> Located:
-    for member in CAPTIONERS:
-        located = _of_member(member)
-        if located.here and budget.fits(_memory(located, budget)):
-            return located
-    return _of_member(DEMO_CAPTIONER)
+def _auto_captioner(budget: Budget, *, quantized: bool) -> tuple[Located, Quantize]:
+    """The most capable captioner that fits, and in which form: on a processor full precision, else 8 bits.
+
+    Args:
+        budget: what it may take.
+        quantized: whether it may be quantized, though that was not asked for. In 4 bits captions get worse: a smaller model
+            in 8 is better, and 4 are taken where there is none.
+    """
+    here = [located for located in map(_of_member, CAPTIONERS) if located.here]
+    forms: list[list[Quantize]] = [[budget.quantize]]
+    if quantized and budget.processor and budget.quantize == "none":
+        forms = [["none", "8bit"], ["4bit"]]
+    for sizes in forms:
+        for located in here:
+            for size in sizes:
+                form = replace(budget, quantize=size)
+                if form.fits(_memory(located, form)):
+                    return located, size
+    return _of_member(DEMO_CAPTIONER), budget.quantize
 
 
 def _auto_matcher(captioner: Located, budget: Budget) -> tuple[Located | None, str | None]:

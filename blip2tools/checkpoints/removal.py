@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip2tools.checkpoints import hub
+from blip2tools.checkpoints import converted, hub
 from blip2tools.checkpoints.family import FAMILY, find
 from blip2tools.checkpoints.plan import downloadable
 from blip2tools.errors import InvalidInputError, ModelUnavailableError
 from blip2tools.settings import Settings
 
-# In the cache folder: verdicts of self-tests, and which files the handles stand for (`pictures.store`).
-REMEMBERED = ("self-test", "handles")
+# In the cache folder: verdicts of self-tests, quantized weights, and which files the handles stand for (`pictures.store`).
+REMEMBERED = ("self-test", converted.FOLDER, "handles")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,18 @@ class Kept:
     """A checkpoint in the local cache."""
 
     name: str
-    repository: str
-    folder: Path
+    repository: str  # hub id, or the user's own folder
+    folder: Path | None  # None where quantized weights alone are left of it, or are all that is not the user's own
     size: int  # bytes on the disk
+    quantized: tuple[converted.Kept, ...] = ()  # its quantized weights
 
 
-def kept(name: str) -> Kept:
-    """The copy of a checkpoint that was downloaded.
+def kept(name: str, settings: Settings) -> Kept:
+    """What is kept of a checkpoint: the copy that was downloaded, and weights that were quantized.
 
     Args:
-        name: short name or hub id.
+        name: short name or hub id; also a folder of the user's own, of which the quantized weights alone can be removed.
+        settings: where those are kept.
 
     Raises:
         InvalidInputError: the name of what is never removed: the demo, or a folder of the user's own.
@@ -43,38 +45,52 @@ def kept(name: str) -> Kept:
     member = find(name)
     if member is not None and member.hub is None:
         raise InvalidInputError("The demo is a part of the package; `pip uninstall blip2tools` removes both.")
-    if member is None and name and Path(name).expanduser().is_dir():
-        raise InvalidInputError(f"{name!r} is a folder of your own, which is yours to delete.")
+    own = Path(name).expanduser()
+    if member is None and name and own.is_dir():
+        quantized = _quantized(settings, str(own.resolve()))
+        if not quantized:
+            raise InvalidInputError(f"{name!r} is a folder of your own, which is yours to delete.")
+        return Kept(own.name, str(own), None, sum(one.size for one in quantized), quantized)
     repository = downloadable(name, "remove")
-    folder = hub.cache_folder() / f"models--{repository.replace('/', '--')}"
-    if not folder.is_dir() or folder.is_symlink():
-        raise ModelUnavailableError(f"The model {name} is not in the cache of this computer.")
-    return Kept(member.name if member else name, repository, folder, sum(_sizes(folder)))
+    folder: Path | None = hub.cache_folder() / f"models--{repository.replace('/', '--')}"
+    quantized = _quantized(settings, repository)
+    if folder is None or not folder.is_dir() or folder.is_symlink():
+        if not quantized:
+            raise ModelUnavailableError(f"The model {name} is not in the cache of this computer.")
+        folder = None
+    size = sum(_sizes(folder)) if folder is not None else 0
+    total = size + sum(one.size for one in quantized)
+    return Kept(member.name if member else name, repository, folder, total, quantized)
 
 
 def remove(copy: Kept, settings: Settings) -> None:
-    """Delete a copy, its locks, and the verdicts of its self-test.
+    """Delete a copy, its locks, its quantized weights, and the verdicts of its self-test.
 
     Raises:
         InvalidInputError: a file cannot be deleted; what was gone before that is gone.
     """
     try:
-        shutil.rmtree(copy.folder)
+        for one in copy.quantized:
+            one.remove()
+        if copy.folder is not None:
+            shutil.rmtree(copy.folder)
     except OSError as error:
         raise InvalidInputError(f"A file of {copy.name} cannot be deleted ({error.strerror}).") from error
+    if copy.folder is None:
+        return
     shutil.rmtree(copy.folder.parent / ".locks" / copy.folder.name, ignore_errors=True)
     for verdict in (settings.cache_folder / "self-test").glob("*.json"):
         if copy.name in _models(verdict) or copy.repository in _models(verdict):
             verdict.unlink(missing_ok=True)
 
 
-def all_kept() -> list[Kept]:
-    """Every member of the family that was downloaded."""
+def all_kept(settings: Settings) -> list[Kept]:
+    """Every member of the family of which something is kept."""
     found = []
     for member in FAMILY:
         if member.hub is not None:
             with suppress(ModelUnavailableError):
-                found.append(kept(member.name))
+                found.append(kept(member.name, settings))
     return found
 
 
@@ -90,6 +106,10 @@ def forget(settings: Settings) -> list[Path]:
     with suppress(OSError):
         folder.rmdir()
     return gone
+
+
+def _quantized(settings: Settings, source: str) -> tuple[converted.Kept, ...]:
+    return tuple(one for one in converted.kept(settings) if one.source == source)
 
 
 def _sizes(folder: Path) -> Iterator[int]:

@@ -57,10 +57,19 @@ def _part(name: str, shape: list[int]) -> str:
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:
-    """Names and shapes of the tensors: a safetensors file begins with the length of its JSON header."""
+    entries, _ = header(file)
+    return {name: entry["shape"] for name, entry in entries.items() if name != "__metadata__"}
+
+
+def header(file: Path) -> tuple[dict[str, Any], int]:
+    """Names, shapes and places of a file's tensors, and where their bytes begin: it starts with the length of a JSON header.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not in the format.
+    """
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
         if length > _LONGEST_HEADER:
             raise ValueError("no safetensors header")
-        header: dict[str, Any] = json.loads(stream.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        entries: dict[str, Any] = json.loads(stream.read(length))
+    return entries, 8 + length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +61,98 @@ def read(kind: type[nn.Module], folder: Path, config: Blip2Config, dtype: torch.
         OSError, SafetensorError: a file cannot be read.
     """
     with torch.device("meta"):
-        model = kind(config)
+        model: Any = kind(config)
     wanted = dict(model.named_parameters())
     found: set[str] = set()
-    copies: dict[str, Tensor] = {}
+    ties = Ties(kind, config)
     for name, tensor in _tensors(folder):
-        if name in _T5_COPIES and _T5_WORDS in wanted:
-            copies[name] = tensor
-        elif name not in wanted:
-            if not name.endswith(_NEEDLESS):
-                raise MisfitError(f"unexpected: {name}")
+        if not ties.holds(name) and not is_wanted(name, wanted):
+            continue
+        if not ties.is_copy(name):
+            check_fit(name, tensor, wanted[name])
+        precise = name.startswith(_PRECISE[kind])
+        moved = tensor.to(device, torch.float32 if precise else dtype, copy=True)
+        if ties.holds(name):
+            ties.put(name, moved)
         else:
-            if tensor.shape != wanted[name].shape or not tensor.is_floating_point():
-                raise MisfitError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
-            precise = name.startswith(_PRECISE[kind])
-            _put(model, name, tensor.to(device, torch.float32 if precise else dtype, copy=True))
+            put(model, name, moved)
             found.add(name)
-    _tie(model, config, found, copies, dtype, device)
-    if missing := sorted(wanted.keys() - found):
-        raise MisfitError(f"missing: {missing[:8]}")
+    for name, tensor in ties.settled().items():
+        check_fit(name, tensor, wanted[name])
+        put(model, name, tensor)
+        found.add(name)
+    if ties.tied is not None:
+        words, output = ties.tied
+        model.language_model.lm_head.weight = model.get_parameter(words)
+        found.add(output)
+    check_complete(wanted, found)
     return model
+
+
+def is_wanted(name: str, wanted: Collection[str]) -> bool:
+    """Whether a model takes a tensor of the files.
+
+    Raises:
+        MisfitError: it does not, and neither is it one of those that nothing ever used.
+    """
+    if name not in wanted and not name.endswith(_NEEDLESS):
+        raise MisfitError(f"unexpected: {name}")
+    return name in wanted
+
+
+def check_fit(name: str, tensor: Tensor, wanted: Tensor) -> None:
+    """Refuse a tensor of another shape or kind; raises `MisfitError`."""
+    if tensor.shape != wanted.shape or not tensor.is_floating_point():
+        raise MisfitError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {tuple(wanted.shape)}")
+
+
+def check_complete(wanted: Collection[str], found: set[str]) -> None:
+    """Refuse a model that lacks tensors; raises `MisfitError`."""
+    if missing := sorted(set(wanted) - found):
+        raise MisfitError(f"missing: {missing[:8]}")
+
+
+class Ties:
+    """The names that may stand for one tensor: an output layer that is missing, or equal, is the table of words.
+
+    Args:
+        kind: of the model.
+        config: its configuration.
+    """
+
+    def __init__(self, kind: type[nn.Module], config: Blip2Config) -> None:
+        text: Any = config.text_config
+        opt = text.model_type == "opt"
+        self._names = (_OPT_WORDS, _OPT_OUTPUT) if opt else (_T5_WORDS, _T5_OUTPUT)
+        self._copies = () if opt else _T5_COPIES
+        self._may = bool(text.tie_word_embeddings) if opt else True
+        self._on = kind is CaptionerModel
+        self._held: dict[str, Tensor] = {}
+        self.tied: tuple[str, str] | None = None
+        """The table of words and the output layer that is one with it, once that is settled."""
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is one of them."""
+        return self._on and (name in self._names or name in self._copies)
+
+    def is_copy(self, name: str) -> bool:
+        """Whether it is a copy of the table of words under a name that a model does not have."""
+        return self._on and name in self._copies
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Take one of them."""
+        self._held[name] = tensor
+
+    def settled(self) -> dict[str, Tensor]:
+        """The tensors that a model needs, as the library would tie them."""
+        words_name, output_name = self._names
+        copies = (self._held[name] for name in self._copies if name in self._held)
+        words, output = self._held.get(words_name, next(copies, None)), self._held.get(output_name)
+        if self._may and words is None:
+            words = output
+        elif self._may and words is not None and (output is None or torch.equal(output, words)):
+            self.tied, output = self._names, None
+        return {name: one for name, one in ((words_name, words), (output_name, output)) if one is not None}
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -90,38 +162,6 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield key, opened.get_tensor(key)
 
 
-def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))
-
-
-def _tie(
-    model: Any,
-    config: Blip2Config,
-    found: set[str],
-    copies: dict[str, Tensor],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    """Tie tensors as the library does: an output layer that is missing, or equal, is the table of words."""
-    text: Any = config.text_config
-    if not isinstance(model, CaptionerModel):
-        return
-    if text.model_type == "opt":
-        words, output, may = _OPT_WORDS, _OPT_OUTPUT, text.tie_word_embeddings
-    else:
-        words, output, may = _T5_WORDS, _T5_OUTPUT, True
-        for copy in copies.values():
-            if words not in found:
-                _put(model, words, copy.to(device, dtype, copy=True))
-                found.add(words)
-    if not may:
-        return
-    if words not in found and output in found:
-        _put(model, words, model.get_parameter(output).data)
-    elif words in found and (
-        output not in found or torch.equal(model.get_parameter(output), model.get_parameter(words))
-    ):
-        model.language_model.lm_head.weight = model.get_parameter(words)
-    if words in found or output in found:
-        found.update((words, output))

@@ -55,39 +55,39 @@ class Eyes:
                 name = place.name_of(settings, plan)
                 self._servers = place.sockets(settings, name)[:TRIED] if name else []
 
-    async def acaption(self, image: str, **options: Any) -> CaptionResult:
+    async def acaption(self, image: str | bytes, **options: Any) -> CaptionResult:
         """See `Vision.caption`."""
         found = await self._asked("caption", CaptionResult, image, options)
         return await self.own.acaption(image, **options) if found is None else found
 
-    async def aask(self, image: str, question: str, **options: Any) -> AnswerResult:
+    async def aask(self, image: str | bytes, question: str, **options: Any) -> AnswerResult:
         """See `Vision.ask`."""
         found = await self._asked("ask", AnswerResult, image, {"question": question, **options})
         return await self.own.aask(image, question, **options) if found is None else found
 
-    async def amatch(self, image: str, texts: Sequence[str], **options: Any) -> MatchResult:
+    async def amatch(self, image: str | bytes, texts: Sequence[str], **options: Any) -> MatchResult:
         """See `Vision.match`."""
         found = await self._asked("match", MatchResult, image, {"texts": list(texts), **options})
         return await self.own.amatch(image, texts, **options) if found is None else found
 
-    async def asurvey(self, image: str, **options: Any) -> SurveyResult:
+    async def asurvey(self, image: str | bytes, **options: Any) -> SurveyResult:
         """See `Vision.survey`."""
         found = await self._asked("survey", SurveyResult, image, options)
         return await self.own.asurvey(image, **options) if found is None else found
 
-    async def aread(self, image: str, **options: Any) -> ReadResult:
+    async def aread(self, image: str | bytes, **options: Any) -> ReadResult:
         """See `Vision.read`."""
         found = await self._asked("read", ReadResult, image, options)
         return await self.own.aread(image, **options) if found is None else found
 
-    async def _asked(self, verb: str, kind: type[R], image: str, options: Mapping[str, Any]) -> R | None:
+    async def _asked(self, verb: str, kind: type[R], image: str | bytes, options: Mapping[str, Any]) -> R | None:
         """A server's result, or nothing where these eyes have to look themselves.
 
         Raises:
             VisionError: the server's, about the picture or the options.
         """
         # What is newest may come with warnings, whose place among the others only the verb itself knows.
-        where = place_of(image)
+        where = place_of(image) if isinstance(image, str) else "file"
         if not self._servers or where == "folder":
             return None
         was_read = False

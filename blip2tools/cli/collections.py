@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blip2tools.call import heard_by
 from blip2tools.cli.console import OK, SOME_FAILED, say, tell
+from blip2tools.cli.inputs import STANDARD_INPUT, standard_input
 from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
 from blip2tools.cli.progress import Progress
 from blip2tools.errors import BusyError, InvalidInputError
@@ -54,7 +55,9 @@ def add_collection_commands(command: AddCommand) -> None:
         "words", nargs="*", metavar="TEXT [FOLDER]", help="what the picture shows, as a caption; then where to search"
     )
     search.add_argument(
-        "--image", metavar="PICTURE", help="find the duplicates of this one; then every word is a folder"
+        "--image",
+        metavar="PICTURE",
+        help="find the duplicates of this one, or of that on standard input (-); then every word is a folder",
     )
     search.add_argument("-n", "--limit", type=int, default=10, metavar="N", help="hits at most, 1 to 50 (default 10)")
     search.add_argument("--json", action="store_true", help="the result as one line of JSON")
@@ -163,7 +166,7 @@ def _search(arguments: argparse.Namespace) -> int:
     settings = given_settings(arguments)
     folders: list[str | None] = [*words] or [None if settings.get("allowed_dirs") else "."]
     with Vision.load(download=names_a_model(arguments), **settings) as vision:
-        image = _picture(arguments.image)
+        image = _picture(arguments.image, vision.settings.max_image_bytes)
         found = [vision.search(query, folder, arguments.limit, image=image) for folder in folders]
         result = found[0] if len(found) == 1 else _together(found, arguments.limit)
     if arguments.json:
@@ -174,7 +177,9 @@ def _search(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _picture(image: str | None) -> Any:
+def _picture(image: str | None, most_bytes: int) -> Any:
+    if image == STANDARD_INPUT:
+        return standard_input(most_bytes)
     return Path(image) if image is not None and Path(image).is_file() else image
 
 

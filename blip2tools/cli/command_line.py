@@ -43,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A person gets one sentence; its cause is logged on request. The server turns its log on by itself.
     level = logging.INFO if arguments.verbose else logging.CRITICAL
     logging.basicConfig(stream=sys.stderr, level=level, format="blip2tools: %(message)s")
+    for part in (
+        "converted",
+        "quantizing",
+    ):  # gigabytes that cannot be kept, or are damaged: a person wants to know that
+        logging.getLogger(f"blip2tools.checkpoints.{part}").setLevel(logging.WARNING)
     if named(words) != "serve":  # whose log says so
         for sentence in told_strays():
             say(f"warning: {sentence}")

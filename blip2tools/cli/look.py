@@ -9,10 +9,12 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from blip2tools.cli.console import NO_MODEL, OK, SOME_FAILED, USAGE, Bar, say, tell
+from blip2tools.cli.inputs import IMAGES_HELP, Given, given_pictures
 from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
 from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError, to_vision_error
 from blip2tools.pictures.references import handle_in, place_of
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
+Picture: TypeAlias = str | bytes
+
 # Pictures in progress at a time: enough to keep the engine busy, few enough to keep memory small over a long list.
 IN_FLIGHT = 8
+AHEAD = 64  # that are begun or wait to be: one slow picture must not hold up those behind it
 # From so many pictures on it pays to record CUDA graphs: on an H100 that takes 5 to 8 s, and eight captions then take 75 ms
 # instead of 200.
 MANY = 500
@@ -38,7 +43,7 @@ SHOWN = 200  # characters of a reference: a data: URI has millions
 
 def look(
     arguments: argparse.Namespace,
-    verb: Callable[[Eyes, str], Awaitable[Any]],
+    verb: Callable[[Eyes, Picture], Awaitable[Any]],
     show: Callable[[Any], str],
     *,
     settings: Mapping[str, Any],
@@ -48,7 +53,7 @@ def look(
 
     Args:
         arguments: `image`, the references, and `json`.
-        verb: one picture's result.
+        verb: one picture's result, from a reference or bytes.
         show: a result for a person.
         settings: given as options.
         download: whether a missing model may be downloaded.
@@ -60,13 +65,18 @@ def look(
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
 
-    if len(arguments.image) < MANY and "cuda_graphs" not in Settings.load(**settings).model_fields_set:
+    chosen = Settings.load(**settings)
+    given = given_pictures(arguments.image, chosen.max_image_bytes)
+    if len(given) < MANY and "cuda_graphs" not in chosen.model_fields_set:
         settings = {**settings, "cuda_graphs": False}
     # The first picture that can be read loads the model: errors in arguments and files need none.
     vision = Vision.load(preload=False, download=download, **settings)
     try:
         eyes = Eyes(vision, _checked(vision.settings, download=download))
-        status = vision.run(_all(eyes, arguments, verb, show))
+        report = _Outcomes(
+            arguments.json, show, several=[one.name for one in given] != arguments.image or len(given) > 1
+        )
+        status = vision.run(_all(eyes, given, verb, report))
     except KeyboardInterrupt:
         vision.abandon()  # closing would wait for an import
         raise
@@ -94,39 +104,43 @@ def _checked(settings: Settings, *, download: bool) -> Plan:
 
 async def _all(
     eyes: Eyes,
-    arguments: argparse.Namespace,
-    verb: Callable[[Eyes, str], Awaitable[Any]],
-    show: Callable[[Any], str],
+    given: Sequence[Given],
+    verb: Callable[[Eyes, Picture], Awaitable[Any]],
+    report: _Outcomes,
 ) -> int:
     vision = eyes.own
-    images: list[str] = arguments.image
     gate = asyncio.Semaphore(IN_FLIGHT)
 
-    async def attempt(image: str) -> Any:
+    async def attempt(one: Given) -> Any:
+        if isinstance(one.image, VisionError):
+            return one.image
         try:
-            return await verb(eyes, image)
+            return await verb(eyes, one.image)
         except Exception as error:  # noqa: BLE001 - one bad picture must not stop the list
             return to_vision_error(error)
 
-    async def guarded(image: str) -> Any:
+    async def guarded(one: Given) -> Any:
         async with gate:
-            found = await attempt(image)
+            found = await attempt(one)
             if not isinstance(found, ModelUnavailableError) or vision.loaded:
                 return found
             if vision.loading is None:
                 raise found  # the next picture would fail as well
             await vision.aready()  # a call has a deadline, a large model takes longer
-            return await attempt(image)
+            return await attempt(one)
 
     shown = asyncio.ensure_future(_show_loading(vision))
-    tasks = [asyncio.ensure_future(guarded(image)) for image in images]
-    report = _Outcomes(arguments.json, show, several=len(images) > 1)
-    with Bar("pictures", total=len(images), show=len(images) > 1) as bar:
+    tasks: deque[asyncio.Task[Any]] = deque()
+    with Bar("pictures", total=len(given), show=len(given) > 1) as bar:
         try:
-            for image, task in zip(images, tasks, strict=True):
-                outcome = await task
+            for number, one in enumerate(given):
+                tasks.extend(
+                    asyncio.ensure_future(guarded(each)) for each in given[number + len(tasks) : number + AHEAD]
+                )
+                outcome = await tasks[0]
+                tasks.popleft()
                 bar.clear()
-                report.add(image, outcome, of_all=[*vision.status().warnings, *eyes.of_all])
+                report.add(one.name, outcome, of_all=[*vision.status().warnings, *eyes.of_all])
                 bar.step()
         finally:
             shown.cancel()
@@ -218,7 +232,7 @@ SPEECH = (
 
 
 def _caption(arguments: argparse.Namespace) -> int:
-    async def one(eyes: Eyes, image: str) -> CaptionResult:
+    async def one(eyes: Eyes, image: Picture) -> CaptionResult:
         return await eyes.acaption(
             image,
             prompt=arguments.prompt,
@@ -239,7 +253,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     if arguments.question is None:
         *arguments.image, arguments.question = _question_last(arguments.image)
 
-    async def one(eyes: Eyes, image: str) -> AnswerResult:
+    async def one(eyes: Eyes, image: Picture) -> AnswerResult:
         return await eyes.aask(image, arguments.question, choices=arguments.choice or None, region=arguments.region)
 
     def show(result: AnswerResult) -> str:
@@ -269,7 +283,7 @@ def _abstained(result: CaptionResult | AnswerResult) -> str:
 
 
 def _match(arguments: argparse.Namespace) -> int:
-    async def one(eyes: Eyes, image: str) -> MatchResult:
+    async def one(eyes: Eyes, image: Picture) -> MatchResult:
         return await eyes.amatch(image, arguments.text, region=arguments.region)
 
     def show(result: MatchResult) -> str:
@@ -281,7 +295,7 @@ def _match(arguments: argparse.Namespace) -> int:
 
 
 def _survey(arguments: argparse.Namespace) -> int:
-    async def one(eyes: Eyes, image: str) -> SurveyResult:
+    async def one(eyes: Eyes, image: Picture) -> SurveyResult:
         return await eyes.asurvey(image, rows=arguments.rows, columns=arguments.columns)
 
     def show(result: SurveyResult) -> str:
@@ -297,7 +311,7 @@ def _tile(tile: Tile) -> str:
 
 
 def _read(arguments: argparse.Namespace) -> int:
-    async def one(eyes: Eyes, image: str) -> ReadResult:
+    async def one(eyes: Eyes, image: Picture) -> ReadResult:
         return await eyes.aread(image, region=arguments.region)
 
     def show(result: ReadResult) -> str:
@@ -361,9 +375,7 @@ def _add_looking_commands(command: AddCommand) -> None:
 
 
 def _image_options(parser: argparse.ArgumentParser, *, region: bool = True) -> None:
-    parser.add_argument(
-        "image", nargs="+", metavar="IMAGE", help="a file; or a data: URI, or an http(s) URL with --allow-urls"
-    )
+    parser.add_argument("image", nargs="+", metavar="IMAGE", help=IMAGES_HELP)
     parser.add_argument("--json", action="store_true", help="JSON Lines in the order of the pictures")
     if region:
         parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from blip2tools.settings import PULL_SETTINGS, Settings, config_place
 
 def _models(arguments: argparse.Namespace) -> int:
     from blip2tools import checkpoints
-    from blip2tools.checkpoints.family import FAMILY, memory_table
+    from blip2tools.checkpoints import converted
+    from blip2tools.checkpoints.family import FAMILY, memory_table, processor_table
+
+    kept: list[converted.Kept] = []
+    with suppress(InvalidInputError):  # the family can be listed with any settings
+        kept = converted.kept(Settings.load())
 
     rows = [
         {
@@ -24,6 +30,8 @@ def _models(arguments: argparse.Namespace) -> int:
             "parameters": member.parameters,
             "download_bytes": member.download_bytes,
             "memory_bytes": memory_table(member),
+            "cpu_memory_bytes": processor_table(member),
+            "kept_bytes": sum(one.size for one in kept if one.source == member.hub),
             "image_size": member.image_size,
             "here": checkpoints.is_cached(member.name),
             "note": member.note,
@@ -35,7 +43,10 @@ def _models(arguments: argparse.Namespace) -> int:
         for row in rows:
             tell(json.dumps(row))
         return OK
-    titles = ("name", "kind", "parameters", "download", "memory 32/16/8/4 bit", "picture", "here", "note")
+    titles = (
+        *("name", "kind", "parameters", "download", "memory 32/16/8/4 bit", "8/4 bit on a CPU", "picture", "here"),
+        *("kept quantized", "note"),
+    )
     cells = [titles, *(_model_cells(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     for line in cells:
@@ -51,8 +62,10 @@ def _model_cells(row: dict[str, Any]) -> tuple[str, ...]:
         _amount(row["parameters"], ""),
         _amount(row["download_bytes"], "B") if row["download_bytes"] else "none",
         " / ".join("-" if size is None else _amount(size, "B") for size in memory.values()),
+        " / ".join(_amount(size, "B") for size in row["cpu_memory_bytes"].values()),
         f"{row['image_size']} px",
         "yes" if row["here"] else "no",
+        _amount(row["kept_bytes"], "B") if row["kept_bytes"] else "-",
         row["note"],
     )
 
@@ -80,11 +93,13 @@ def _remove(arguments: argparse.Namespace) -> int:
     settings = Settings.load()
     if not arguments.model_name and not arguments.all:
         raise InvalidInputError("Which model? Name one, or remove everything that is kept with --all.")
-    copies = [removal.kept(name) for name in dict.fromkeys(arguments.model_name)]
+    copies = [removal.kept(name, settings) for name in dict.fromkeys(arguments.model_name)]
     if arguments.all:
-        copies = removal.all_kept()
+        copies = removal.all_kept(settings)
     for copy in copies:
-        what = f"{copy.name}, {_amount(copy.size, 'B')}, in {copy.folder}"
+        places = [] if copy.folder is None else [str(copy.folder)]
+        places += [f"{one.file} ({one.bits} bits, {_amount(one.size, 'B')})" for one in copy.quantized]
+        what = f"{copy.name}, {_amount(copy.size, 'B')}, in {' and '.join(places)}"
         if not arguments.yes and not confirmed(f"Remove {what}?"):
             say("Nothing was removed.")
             return SOME_FAILED
@@ -130,8 +145,9 @@ def _add_model_commands(command: AddCommand) -> None:
         "remove",
         _remove,
         "delete a downloaded checkpoint",
-        "Delete a checkpoint from the local Hugging Face cache, where other programs may use it too, and what was remembered\n"
-        "about it. The size is told and a question asked before.",
+        "Delete a checkpoint from the local Hugging Face cache, where other programs may use it too, its quantized weights, and\n"
+        "what was remembered about it. The size is told and a question asked before. Of a folder of your own only the quantized\n"
+        "weights go.",
     )
     remove.add_argument(
         "--all", action="store_true", help="every downloaded member of the family, and all that is remembered"

@@ -186,7 +186,7 @@ class _Run:
             "model": identity(plan.captioner),
             "matcher": None if plan.matcher is None else identity(plan.matcher),
             "dtype": settings.dtype,
-            "quantize": settings.quantize,
+            "quantize": plan.quantize,
         }
         with Record(self._path, facts, str(Path.cwd())) as record:
             self._check_folder(record.folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from blip2tools.cli.console import OK, SOME_FAILED, USAGE, say, tell
+from blip2tools.cli.inputs import IMAGES_HELP, Given, given_pictures
 from blip2tools.cli.options import AddCommand, given_settings, setting_options
 from blip2tools.errors import InvalidInputError, VisionError, to_vision_error
 from blip2tools.pictures.decoder import Decoder
@@ -33,9 +35,7 @@ Colour profiles, first frames and orientation are treated as by a browser. No mo
 def add_view_command(command: AddCommand) -> None:
     """Add `view`."""
     view = command("view", _view, "write pictures as the model sees them", _TEXT)
-    view.add_argument(
-        "image", nargs="+", metavar="IMAGE", help="a file, a data: URI, or an http(s) URL with --allow-urls"
-    )
+    view.add_argument("image", nargs="+", metavar="IMAGE", help=IMAGES_HELP)
     view.add_argument(
         "-o", "--output", required=True, type=Path, metavar="FOLDER", help="where to write; created if needed"
     )
@@ -61,13 +61,16 @@ def _view(arguments: argparse.Namespace) -> int:
         arguments.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInputError("The folder of --output cannot be made; name another one.") from error
+    given = given_pictures(arguments.image, settings.max_image_bytes)
     decoder = Decoder(settings)
     failed: list[VisionError] = []
     try:
-        viewer = _Viewer(arguments, Sources(settings, Store(1), size_of=decoder.size_of, trusted=True), decoder)
-        for image in arguments.image:
+        sources = Sources(settings, Store(1), size_of=decoder.size_of, trusted=True)
+        viewer = _Viewer(arguments, [one.name for one in given], sources, decoder)
+        for one in given:
+            image = one.name
             try:
-                viewer.write(image)
+                viewer.write(one)
             except Exception as error:  # noqa: BLE001  one bad picture must not stop the list
                 known = to_vision_error(error)
                 failed.append(known)
@@ -79,30 +82,34 @@ def _view(arguments: argparse.Namespace) -> int:
         decoder.close()
     if not failed:
         return OK
-    is_usage = len(failed) == len(arguments.image) and all(isinstance(error, InvalidInputError) for error in failed)
+    is_usage = len(failed) == len(given) and all(isinstance(error, InvalidInputError) for error in failed)
     return USAGE if is_usage else SOME_FAILED
 
 
 class _Viewer:
     """Writes one picture after another, each under a name of its own."""
 
-    def __init__(self, arguments: argparse.Namespace, sources: Sources, decoder: Decoder) -> None:
+    def __init__(self, arguments: argparse.Namespace, names: Sequence[str], sources: Sources, decoder: Decoder) -> None:
         self._arguments = arguments
+        self._names = names
         self._sources = sources
         self._decoder = decoder
         self._taken: set[str] = set()
 
-    def write(self, image: str) -> None:
+    def write(self, one: Given) -> None:
         """Write one picture and report it.
 
         Raises:
             VisionError: it cannot be read, or its PNG cannot be written.
         """
-        read = self._sources.read(image)
+        if isinstance(one.image, VisionError):
+            raise one.image
+        image = one.name
+        data, label = (one.image, "data:") if isinstance(one.image, bytes) else self._read(one.image)
         targets = [(MODEL_SIDE, BICUBIC)] if self._arguments.model_size else []
-        seen = self._decoder.decode(read.data, [self._arguments.region], targets)
+        seen = self._decoder.decode(data, [self._arguments.region], targets)
         picture = seen.parts[0]
-        path = self._path_of(read.label)
+        path = self._path_of(label)
         try:
             picture.save(path, "PNG")
         except OSError as error:
@@ -124,6 +131,10 @@ class _Viewer:
         tell(f"{printable(image, _SHOWN)} -> {printable(str(path), _SHOWN)}  {self._told(facts)}")
         for warning in seen.warnings:
             say(f"{printable(image, _SHOWN)}: warning: {warning}")
+
+    def _read(self, image: str) -> tuple[bytes | memoryview, str]:
+        read = self._sources.read(image)
+        return read.data, read.label
 
     def _told(self, facts: dict[str, Any]) -> str:
         width, height = facts["width"], facts["height"]
@@ -154,7 +165,7 @@ class _Viewer:
 
     def _is_read(self, path: Path) -> bool:
         """Whether a path is one of the pictures of this call."""
-        for image in self._arguments.image:
+        for image in self._names:
             try:
                 if path.samefile(image):
                     return True

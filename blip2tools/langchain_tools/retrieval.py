@@ -115,7 +115,7 @@ class ImageRetriever(BaseRetriever):
 
     Attributes:
         vision: the model to look with; it must have a matcher. Not closed by the retriever.
-        images: what is searched: references, paths, bytes or `PIL.Image`s.
+        images: what is searched: references, paths, bytes, `PIL.Image`s or numpy arrays.
         k: how many documents are returned; `invoke(query, k=...)` overrides it.
         shortlist: how many pictures ITM checks for a query; never fewer than k.
         score: what orders the checked pictures: "itm", its probability, or "both", its logit of a match plus the ITC cosine

@@ -72,7 +72,7 @@ class Blip2VectorStore(VectorStore):
         """Add pictures with all their vectors; their ids.
 
         Args:
-            images: references, paths, bytes or `PIL.Image`s.
+            images: references, paths, bytes, `PIL.Image`s or numpy arrays.
             metadatas: further metadata of each.
             ids: instead of the pictures' handles.
 

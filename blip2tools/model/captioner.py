@@ -79,12 +79,15 @@ class Captioner:
         model: a loaded checkpoint with an OPT or T5 language model: a `modules.CaptionerModel`, or the library's. Its
             Q-Former and query tokens are converted back to float32 (in half precision the Q-Former overflows, LAVIS #267).
         trunk: a trunk to use in place of the model's own, for instance one shared with a matcher.
+        fingerprints: the two of this class, where they are known; else they are computed.
 
     Raises:
         ValueError: a language model of another family.
     """
 
-    def __init__(self, model: Any, trunk: Trunk | None = None) -> None:
+    def __init__(
+        self, model: Any, trunk: Trunk | None = None, fingerprints: tuple[str | None, str | None] = (None, None)
+    ) -> None:
         inner = model
         inner.eval()
         family = inner.config.text_config.model_type
@@ -99,7 +102,7 @@ class Captioner:
         self._language_model = inner.language_model
         freeze(self._post_layernorm, self._qformer, self._projection, self._language_model)
         self._plain: Any = None  # the library's own model over the same weights
-        self._fingerprint: str | None = None
+        self._fingerprint, self._language_fingerprint = fingerprints
 
         text = inner.config.text_config
         self.bos = int(text.bos_token_id) if family == "opt" else None
@@ -139,7 +142,7 @@ class Captioner:
     @property
     def language_fingerprint(self) -> str:
         """Digest of the language model; computed each time, as only the self-test needs it."""
-        return fingerprint(self._language_model.named_parameters())
+        return self._language_fingerprint or fingerprint(self._language_model.named_parameters())
 
     def oddities(self) -> list[str]:
         """Ways in which the modules are not set up as the family was trained; empty if there are none.
@@ -324,6 +327,25 @@ class Captioner:
             told = torch.tensor([[*self._decoder_start, *ids[:-1]]], device=self.device)
             logits = model(inputs_embeds=row, decoder_input_ids=told, use_cache=False).logits
         return cast(Tensor, logits[0, -len(ids) :].float())
+
+    @torch.inference_mode()
+    def logits(
+        self, image_tokens: Tensor, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+    ) -> list[Tensor]:
+        """Logits (T + 1, V), float32, of what may follow the prompt and each of the T tokens of rows about a picture each.
+
+        Args:
+            image_tokens: (B, Q, D) from `query`.
+            prompts: B rows of ids as for `speak`.
+            texts: what each row says; empty is nothing yet.
+        """
+        room = max(map(len, texts))
+        rows, first = self._read(image_tokens, range(len(prompts)), prompts, room + 1)
+        found = first[:, None].float()
+        if room:
+            ids, _ = right_padded(texts, self.pad, self.device)
+            found = torch.cat([found, self._words.extend(rows, ids)[1].float()], 1)
+        return [row[: len(text) + 1] for row, text in zip(found, texts, strict=True)]
 
     @torch.inference_mode()
     def first_logits(self, image_tokens: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:

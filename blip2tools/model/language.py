@@ -23,6 +23,7 @@ from torch.nn import functional
 from blip2tools.model import kernels
 from blip2tools.model.encoder import MASKED, Encoder, relative_bias
 from blip2tools.model.recorded import PLACES, Recorded
+from blip2tools.model.weights import quicken
 
 OPT_NAMES, T5_NAMES = ("q_proj", "k_proj", "v_proj"), ("q", "k", "v")
 # Devices on which query, key and value are one product instead of three: on an H100 4 of 55 ms of a compiled caption.
@@ -98,6 +99,9 @@ class LanguageModel(ABC):
     def __init__(self, model: Any) -> None:
         self._embed = model.get_input_embeddings()
         self._head = model.lm_head
+        self._like: Tensor = getattr(
+            self._embed, "scale", self._embed.weight
+        )  # of the states' dtype, also if quantized
         for attention, names in self._attentions(model):
             _join(attention, names)
         if self._embed.weight.device.type == "cpu":
@@ -105,6 +109,7 @@ class LanguageModel(ABC):
             for part in model.modules():
                 if isinstance(part, nn.Linear) and part is not self._head:
                     part.weight.data = part.weight.data.t().contiguous().t()
+            quicken(model.modules())
 
     @abstractmethod
     def _attentions(self, model: Any) -> Iterable[tuple[Any, tuple[str, str, str]]]:
@@ -114,14 +119,17 @@ class LanguageModel(ABC):
         self, attention: Any, names: tuple[str, str, str], states: Tensor, own: Tensor, at: Tensor
     ) -> Tensor:
         """Queries (R, heads, T, size) of states (R, T, D); their keys and values go to the places `at` of `own`."""
-        if hasattr(attention, "joined_weight"):
-            parts = functional.linear(states, attention.joined_weight, attention.joined_bias)
+        if hasattr(attention, "joined_weight") or hasattr(attention, "joined"):
+            if hasattr(attention, "joined"):
+                parts = attention.joined(states)
+            else:
+                parts = functional.linear(states, attention.joined_weight, attention.joined_bias)
             parts = parts.view(*states.shape[:2], 3, self._heads, self._size).permute(2, 0, 3, 1, 4)
             if len(at) == own.shape[3]:  # all there are: a copy in order takes half as long
                 own.copy_(parts[1:])
             else:
                 own.index_copy_(3, at, parts[1:])
-            return parts[0]
+            return cast(Tensor, parts[0])
         query, keys, values = (self._split(getattr(attention, name)(states)) for name in names)
         own[0].index_copy_(2, at, keys)
         own[1].index_copy_(2, at, values)
@@ -211,8 +219,8 @@ class LanguageModel(ABC):
 
     def block(self, rows: int, places: int) -> Tensor:
         """Keys and values (layers, 2, rows, heads, places, head size), all 0: what is masked must be a number."""
-        weight, layers = self._embed.weight, len(self._layers)
-        return torch.zeros(layers, 2, rows, self._heads, places, self._size, dtype=weight.dtype, device=weight.device)
+        like, layers = self._like, len(self._layers)
+        return torch.zeros(layers, 2, rows, self._heads, places, self._size, dtype=like.dtype, device=like.device)
 
 
 class Opt(LanguageModel):
@@ -270,7 +278,7 @@ class Opt(LanguageModel):
         return self._logits(self._run(hidden, rows.own, at, bias, rows, layer))
 
     def between(self, places: int) -> Tensor:
-        return _causal(places, self._embed.weight)
+        return _causal(places, self._like)
 
     def _read_pictures(self, image_tokens: Tensor, bos: int) -> tuple[Tensor, Tensor]:
         """Keys and values (layers, 2, U, heads, Q + 1, size) of the picture and BOS, and the last hidden state (U, D)."""
@@ -421,9 +429,8 @@ class T5(LanguageModel):
         return cast(Tensor, self._head(self._last_norm(hidden) * self._scale))
 
     def between(self, places: int) -> Tensor:
-        weight = self._embed.weight
-        bias = relative_bias(self._layers[0].layer[0].SelfAttention, places, weight.device, both_ways=False)
-        return bias + _causal(places, weight)
+        bias = relative_bias(self._layers[0].layer[0].SelfAttention, places, self._like.device, both_ways=False)
+        return bias + _causal(places, self._like)
 
     def layer(self, part: Any, hidden: Tensor, own: Tensor, at: Tensor, bias: Tensor, prompt: Prompt) -> Tensor:
         itself, cross, feed_forward = part.layer
@@ -477,6 +484,9 @@ def _join(attention: Any, names: tuple[str, str, str]) -> None:
     calling such a module does more than multiply.
     """
     parts = [getattr(attention, name) for name in names]
+    if all(hasattr(part, "together") for part in parts):  # of `quantized`: rounds their states once
+        attention.joined = parts[0].together(parts[1:])
+        return
     plain = all(
         type(part) is nn.Linear and part.weight.device.type in JOINED and not hasattr(part, "_hf_hook")
         for part in parts

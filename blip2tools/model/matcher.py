@@ -21,9 +21,10 @@ class Matcher:
         model: a loaded checkpoint: a `modules.MatcherModel`, or the library's. Everything after its vision tower is converted
             to float32, the precision of the reference.
         trunk: a trunk to use in place of the model's own; the matcher's own `post_layernorm` is always kept.
+        fingerprint: of everything behind the trunk, where that is known; else it is computed.
     """
 
-    def __init__(self, model: Any, trunk: Trunk | None = None) -> None:
+    def __init__(self, model: Any, trunk: Trunk | None = None, fingerprint: str | None = None) -> None:
         inner = model
         inner.eval()
         self.trunk = trunk or Trunk(inner.vision_model)
@@ -51,7 +52,7 @@ class Matcher:
         self.num_queries = int(self._query_tokens.shape[1])
         self.size = int(self._vision_projection.weight.shape[0])
         self._look = Recorded(self._queries)
-        self._fingerprint: str | None = None
+        self._fingerprint = fingerprint
 
     @property
     def device(self) -> torch.device:

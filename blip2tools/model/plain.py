@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from blip2tools.model.modules import OptModel, T5Model
+from blip2tools.model.quantized.layers import quantized
 
 
 def language_model(ours: Any) -> Any:
@@ -26,9 +27,13 @@ def language_model(ours: Any) -> Any:
     config: Any = (transformers.OPTConfig if opt else transformers.T5Config)(**written)
     with torch.device("meta"):
         made: Any = (transformers.OPTForCausalLM if opt else transformers.T5ForConditionalGeneration)(config)
+    for path, module in quantized(ours).items():
+        made.set_submodule(path, module)
     weights = dict(ours.state_dict())
     if not opt:
         for part in ("encoder", "decoder"):
-            weights[f"{part}.embed_tokens.weight"] = weights["shared.weight"]
+            made.get_submodule(part).embed_tokens = made.shared
+            for leaf in made.shared.state_dict():
+                weights[f"{part}.embed_tokens.{leaf}"] = weights[f"shared.{leaf}"]
     made.load_state_dict(weights, assign=True)
     return made.eval().requires_grad_(False)

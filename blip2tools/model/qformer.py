@@ -177,7 +177,9 @@ class Joined:
     def __init__(self, parts: Sequence[nn.Linear]) -> None:
         self._parts = parts
         self._whole: Step | None = None
-        if all(type(part) is nn.Linear and not hasattr(part, HOOK) and part.bias is not None for part in parts):
+        if all(hasattr(part, "together") for part in parts):  # of `quantized`: rounds their states once
+            self._whole = cast(Any, parts[0]).together(parts[1:])
+        elif all(type(part) is nn.Linear and not hasattr(part, HOOK) and part.bias is not None for part in parts):
             sizes = [part.out_features for part in parts]
             weight, bias = (torch.cat([getattr(part, kind).data for part in parts]) for kind in ("weight", "bias"))
             for part, own, shift in zip(parts, torch.split(weight, sizes), torch.split(bias, sizes), strict=True):

@@ -14,7 +14,7 @@ from torch.nn import functional
 from blip2tools.model import kernels
 from blip2tools.model.preprocessing import Processor
 from blip2tools.model.recorded import ROWS, Recorded
-from blip2tools.model.weights import fingerprint, freeze
+from blip2tools.model.weights import fingerprint, freeze, quicken
 
 
 class Pixels:
@@ -73,25 +73,30 @@ class Trunk:
     This is the part that the checkpoints of the family share: LAVIS freezes `visual_encoder` in pre-training but trains
     `ln_vision` (our `post_layernorm`) in each stage (lavis/models/blip2_models). So its output serves a captioner and a
     matcher.
+
+    Args:
+        vision_model: the tower.
+        fingerprint: of its weights, where that is known; else it is computed.
     """
 
-    def __init__(self, vision_model: nn.Module) -> None:
+    def __init__(self, vision_model: nn.Module, fingerprint: str | None = None) -> None:
         tower = cast(Any, vision_model)
         self.embeddings: nn.Module = tower.embeddings
         self.encoder: nn.Module = tower.encoder
         self.image_size = int(tower.config.image_size)
         self.states_shape = (int(tower.embeddings.num_positions), int(tower.config.hidden_size))
         freeze(self.embeddings, self.encoder)
+        quicken(self.encoder.modules())
         self._see = Recorded(self._states, pieces=4)
-        self._fingerprint: str | None = None
+        self._fingerprint = fingerprint
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.encoder.parameters()).dtype
+        return next(self.embeddings.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return next(self.encoder.parameters()).device
+        return next(self.embeddings.parameters()).device
 
     @property
     def fingerprint(self) -> str:

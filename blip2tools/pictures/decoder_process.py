@@ -77,8 +77,7 @@ def _answer(replies: BinaryIO, data: bytes, request: dict[str, Any], limits: ima
         _write(replies, {"size": part.size, "rows": bands[0][1]})
         for top, bottom in bands:
             replies.write(part.crop((0, top, part.width, bottom)).tobytes())
-        replies.flush()
-    replies.flush()  # the facts, where no part is asked for
+    replies.flush()
 
 
 def _send(replies: BinaryIO, reply: dict[str, Any]) -> None:

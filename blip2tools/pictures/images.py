@@ -170,8 +170,9 @@ def encode_png(image: Image.Image) -> bytes:
         InvalidInputError: it is not an image.
     """
     if not isinstance(image, Image.Image):
+        hint = " Make an array of it with numpy.asarray." if hasattr(image, "__array__") else ""
         raise InvalidInputError(
-            f"An image is a path or another reference, bytes, or a PIL.Image, and not {type(image).__name__}."
+            f"An image is a path or another reference, bytes, a PIL.Image or a numpy array, and not {type(image).__name__}.{hint}"
         )
     with _guarded():
         image.load()

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from blip2tools.schemas.notebook import Shown, sure
 from blip2tools.schemas.results import CONFIDENCE, Failure, ImageInfo, ImageResult, Result, told
 
 
@@ -64,6 +65,20 @@ class AnswerResult(ImageResult):
             lines.append("choices: " + "; ".join(f"{choice.text} {choice.probability:.2f}" for choice in self.choices))
         return "\n".join(lines + self._footer())
 
+    def _shown(self) -> Shown:
+        said = told(self.answer, self.abstained and self.confidence > 0)
+        lines = [f"confidence: {sure(self.confidence)}"]
+        if self.premise is not None and not self.premise.holds:
+            lines.append(f"taken for granted: {self.premise.line()}")
+        return Shown(
+            said,
+            lines,
+            ["choice", "probability"],
+            [[choice.text, f"{choice.probability:.2f}"] for choice in self.choices or []],
+            warnings=self.warnings,
+            pictures=self._seen(said),
+        )
+
 
 class PictureAnswer(BaseModel):
     """The answer about one of several pictures."""
@@ -113,3 +128,14 @@ class AnswersResult(Result):
                 f"{one.image.source}{doubt})"
             )
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def _shown(self) -> Shown:
+        boxes = [] if self.region is None else [self.region]
+        pictures, rows = [], []
+        for number, one in enumerate(self.answers, start=1):
+            if isinstance(one, PictureFailure):
+                rows.append([str(number), f"{one.error.code}: {one.error.message}", ""])
+                continue
+            rows.append([str(number), one.answer, sure(one.confidence)])
+            pictures.append(one.image.pictured(boxes, one.answer, f"{number}: {one.answer}"))
+        return Shown(columns=["picture", "answer", "confidence"], rows=rows, warnings=self.warnings, pictures=pictures)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
@@ -89,6 +89,17 @@ class Arguments(BaseModel):
     """Base of all tool arguments: strict types, nothing unknown, finite numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    alternatives: ClassVar[tuple[str, ...]] = ()
+    """Arguments of which exactly one must be given."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        found = [name for name in self.alternatives if getattr(self, name) is not None]
+        if self.alternatives and not found:
+            raise ValueError(f"The argument '{self.alternatives[0]}' is missing")
+        if len(found) > 1:
+            raise ValueError(f"Only one of the arguments '{found[0]}' and '{found[1]}' may be given")
+        return self
 
 
 class Turn(Arguments):
@@ -114,6 +125,8 @@ class CaptionArguments(Arguments):
 
 class AskArguments(Arguments):
     """Arguments of `ask_image`: one picture, or several."""
+
+    alternatives = ("image", "images")
 
     image: Annotated[
         Reference | None,
@@ -141,14 +154,6 @@ class AskArguments(Arguments):
     images: Annotated[list[Reference], Field(min_length=2, max_length=16)] | None = Field(
         None, description="2 to 16 pictures for the same question, instead of image; e.g. ['a.jpg', 'b.jpg']."
     )
-
-    @model_validator(mode="after")
-    def _one_or_several(self) -> Self:
-        if self.image is None and self.images is None:
-            raise ValueError("The argument 'image' is missing")
-        if self.image is not None and self.images is not None:
-            raise ValueError("Only one of the arguments 'image' and 'images' may be given")
-        return self
 
 
 class MatchArguments(Arguments):
@@ -209,6 +214,13 @@ class ReadArguments(Arguments):
     region: Region = None
 
 
+class ThumbnailArguments(Arguments):
+    """Arguments of the verb `thumbnail`, which is not a tool."""
+
+    image: ImageReference
+    side: int = Field(320, ge=16, le=1024, description="Pixels of the longer side, 16 to 1024.")
+
+
 class FeatureArguments(Arguments):
     """Arguments of the verb `features`, which is not a tool."""
 
@@ -243,6 +255,7 @@ _WANTED = {
     "model_type": "an object",
     "model_attributes_type": "an object",
     "dict_type": "an object",
+    "bool_type": "a boolean",
 }
 
 
@@ -269,10 +282,11 @@ def explain(error: ValidationError, model: type[Arguments]) -> str:
             f"at least {context['min_length']}" if kind == "string_too_short" else f"at most {context['max_length']}"
         )
         return f"The argument {name} must have {bound} characters."
-    if kind == "greater_than_equal":
-        return f"The argument {name} must be at least {context['ge']}."
-    if kind == "less_than_equal":
-        return f"The argument {name} must be at most {context['le']}."
+    if kind in ("greater_than_equal", "less_than_equal"):
+        bound = f"at least {context['ge']}" if kind == "greater_than_equal" else f"at most {context['le']}"
+        return f"The argument {name} must be {bound}."
+    if kind == "literal_error":
+        return f"The argument {name} must be {context['expected']}."
     if kind == "finite_number":
         return f"The argument {name} must be a finite number."
     if kind == "string_unicode":
@@ -304,7 +318,8 @@ ADDED_BY_CLIENTS: Final[Mapping[str, str]] = {
 }
 """Arguments that clients add, and which client does. They are dropped where a tool has no argument of that name."""
 
-_EMPTY: Final[tuple[Any, ...]] = ("", [], {})
+EMPTY: Final[tuple[Any, ...]] = ("", [], {})
+"""What, like null, stands for an argument that was not given."""
 
 
 def as_written(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,7 +345,7 @@ def _object(value: Mapping[Any, Any], schema: Mapping[str, Any]) -> dict[str, An
 
 
 def _is_nothing(value: Any) -> bool:
-    return value is None or (isinstance(value, str | list | dict) and value in _EMPTY)
+    return value is None or (isinstance(value, str | list | dict) and value in EMPTY)
 
 
 def _fitted(value: Any, schema: Mapping[str, Any]) -> Any:

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from blip2tools.schemas.notebook import Showable, Shown
 from blip2tools.schemas.results import ImageInfo
 
 
-class _Numbers(BaseModel):
+class _Numbers(BaseModel, Showable):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def _shown(self) -> Shown:
+        image: ImageInfo | None = getattr(self, "image", None)
+        region: list[float] | None = getattr(self, "region", None)
+        boxes = [] if region is None else [region]
+        rows = [[name, _size(value)] for name, value in self if name not in ("image", "region")]
+        return Shown(
+            columns=["", "size or value"], rows=rows, pictures=[] if image is None else [image.pictured(boxes)]
+        )
+
+
+def _size(value: Any) -> str:
+    """The size of nested lists of numbers; of anything else, itself."""
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        inner = {len(one) for one in value}
+        return f"{len(value)} × {min(inner)}" + ("" if len(inner) == 1 else f" to {max(inner)}")
+    return str(value)
 
 
 class ImageFeatures(_Numbers):

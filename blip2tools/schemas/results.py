@@ -5,11 +5,15 @@ Bounds on the numbers are part of the schema, so that a program may rely on them
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from blip2tools.errors import ErrorCode
+from blip2tools.schemas.notebook import Pictured, Showable, Shown, sure
 
 MAX_OUTPUT = 2000  # characters of one text in a result
 DIGITS = 6  # of a number in a result: float32 has seven, and each costs context
@@ -20,7 +24,7 @@ CONFIDENCE = (
 )
 
 
-class Result(BaseModel, ABC):
+class Result(BaseModel, Showable):
     """Base of all results; `text_block()` is what a text-only model reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -33,8 +37,11 @@ class Result(BaseModel, ABC):
         """The result as JSON for programs and for models that are shown it: numbers have six significant digits."""
         return cast("dict[str, Any]", _short(self.model_dump(mode="json")))
 
+    def _shown(self) -> Shown:
+        return Shown(text=self.text_block())
 
-class ImageInfo(BaseModel):
+
+class ImageInfo(BaseModel, Showable):
     """Which picture was looked at."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,6 +60,14 @@ class ImageInfo(BaseModel):
             source = source.removeprefix(" (").removesuffix(")")
         return f", {source}" if source else ""
 
+    def pictured(self, boxes: Sequence[Sequence[float]] = (), about: str = "", caption: str = "") -> Pictured:
+        """The picture as a notebook shows it."""
+        told = [caption, f"{self.handle}, {self.width} × {self.height} px{self.origin()}"]
+        return Pictured(self.handle, boxes, about, "\n".join(filter(None, told)))
+
+    def _shown(self) -> Shown:
+        return Shown(pictures=[self.pictured()])
+
 
 class Match(BaseModel):
     """How well a text fits a picture, by two independent measures."""
@@ -70,6 +85,10 @@ class ImageResult(Result):
     region: list[float] | None = Field(description="The part that was looked at, or null for all of it.")
     model: str = Field(description="The checkpoint that answered.")
     warnings: list[str] = Field(description="Reasons to doubt this result; empty when there are none.")
+
+    def _seen(self, about: str = "", boxes: Sequence[Sequence[float]] = ()) -> list[Pictured]:
+        """The picture as a notebook shows it: with the region, or with other boxes."""
+        return [self.image.pictured(boxes or ([] if self.region is None else [self.region]), about)]
 
     def _footer(self) -> list[str]:
         part = "" if self.region is None else f", region {[round(edge, 4) for edge in self.region]}"
@@ -107,6 +126,17 @@ class CaptionResult(ImageResult):
         ]
         return "\n".join(lines + self._footer())
 
+    def _shown(self) -> Shown:
+        said = told(self.text, self.abstained)
+        return Shown(
+            said,
+            _certainty(self.confidence, self.match),
+            ["or", "confidence"],
+            [[other.text, sure(other.confidence)] for other in self.alternatives],
+            warnings=self.warnings,
+            pictures=self._seen(said),
+        )
+
 
 class TextMatch(Match):
     """One statement and how well it fits."""
@@ -122,6 +152,16 @@ class MatchResult(ImageResult):
     def text_block(self) -> str:
         lines = [f"{entry.probability:.2f} (cosine {entry.cosine:.2f}) {entry.text}" for entry in self.matches]
         return "\n".join(["probability that each text fits, best first:", *lines, *self._footer()])
+
+    def _shown(self) -> Shown:
+        rows = [[entry.text, f"{entry.probability:.2f}", f"{entry.cosine:.2f}"] for entry in self.matches]
+        best = self.matches[0].text if self.matches else ""
+        return Shown(
+            columns=["text", "fits with probability", "cosine"],
+            rows=rows,
+            warnings=self.warnings,
+            pictures=self._seen(f"fits best: {best}"),
+        )
 
 
 class Tile(BaseModel):
@@ -161,6 +201,20 @@ class SurveyResult(ImageResult):
             for tile in self.tiles
         ]
         return "\n".join(lines + self._footer())
+
+    def _shown(self) -> Shown:
+        rows = [
+            [str(number), told(tile.caption, tile.abstained), sure(tile.confidence)]
+            for number, tile in enumerate(self.tiles, start=1)
+        ]
+        return Shown(
+            self.overall,
+            _certainty(self.confidence, self.match),
+            ["part", "caption", "confidence"],
+            rows,
+            warnings=self.warnings,
+            pictures=self._seen(self.overall, [tile.box for tile in self.tiles]),
+        )
 
 
 class CompareResult(Result):
@@ -203,6 +257,23 @@ class CompareResult(Result):
             lines += ["probability that a caption fits pictures 1, 2, ...:", *rows]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
+    def _shown(self) -> Shown:
+        told = zip(self.images, self.captions, self.confidences, strict=True)
+        pictures = [
+            image.pictured(about=caption, caption=f"{number}: {caption}, {sure(confidence)}")
+            for number, (image, caption, confidence) in enumerate(told, start=1)
+        ]
+        count = range(len(self.images))
+        alike, crossed = self.similarity, self.cross_match
+        rows = [
+            [f"{i + 1} and {j + 1}", f"{alike[i][j]:.2f}", f"{crossed[i][j]:.2f}", f"{crossed[j][i]:.2f}"]
+            for i in count
+            for j in count
+            if i < j and alike is not None and crossed is not None
+        ]
+        columns = ["pictures", "similarity", "caption of the first fits the second", "and the other way round"]
+        return Shown(columns=columns, rows=rows, warnings=self.warnings, pictures=pictures)
+
 
 class ImageFile(BaseModel):
     """A picture in an allowed folder."""
@@ -221,7 +292,7 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    code: str
+    code: Annotated[ErrorCode, WithJsonSchema({"type": "string"})]  # agents need no list of all of them
     message: str
 
 
@@ -274,6 +345,12 @@ def _file_line(file: ImageFile | UnreadableFile) -> str:
 def told(text: str, abstained: bool) -> str:
     """The model's text, or a note that it is too unsure."""
     return f"not sure (best guess: {text})" if abstained else text
+
+
+def _certainty(confidence: float, match: Match | None) -> list[str]:
+    """A confidence as lines for a person."""
+    fit = [] if match is None else [f"fits by the matcher: {sure(match.probability)}"]
+    return [f"confidence: {sure(confidence)}", *fit]
 
 
 def _confidence_line(confidence: float, match: Match | None) -> str:

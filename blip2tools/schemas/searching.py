@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from blip2tools.schemas.arguments import MAX_FOLDER, Arguments, Reference, Words, given
+from blip2tools.schemas.notebook import Pictured, Shown
 from blip2tools.schemas.results import Failure, Result
 
 MOST_TOLD = 3  # misses in a text block
@@ -15,6 +16,8 @@ MAX_HITS = 50
 
 class SearchArguments(Arguments):
     """Arguments of `search_images`."""
+
+    alternatives = ("query", "image")
 
     query: Annotated[Words | None, BeforeValidator(given)] = Field(
         None, description="What the picture shows, as a caption, e.g. 'a dog on a beach'; at most 512 characters."
@@ -26,14 +29,6 @@ class SearchArguments(Arguments):
         None, description="An allowed folder or one inside it, e.g. 'holiday'; all of them if left out."
     )
     limit: int = Field(10, ge=1, le=MAX_HITS, description="How many hits at most, 1 to 50.")
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if self.query is None and self.image is None:
-            raise ValueError("The argument 'query' is missing")
-        if self.query is not None and self.image is not None:
-            raise ValueError("Only one of the arguments 'query' and 'image' may be given")
-        return self
 
 
 class SearchHit(BaseModel):
@@ -85,6 +80,20 @@ class SearchResult(Result):
         if misses:
             lines += ["most like it:" if by_picture else "near misses:", *misses]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+    def _shown(self) -> Shown:
+        rows = [
+            [hit.path, "yes" if hit.fits else "no", hit.line().partition(" ")[0], hit.duplicate] for hit in self.hits
+        ]
+        by_picture = any(hit.probability is None for hit in self.hits)
+        return Shown(
+            "nothing fits; the best misses:" if self.none_fits else "",
+            [f"{self.searched} searched"],
+            ["picture", "fits", "likeness" if by_picture else "probability", "duplicate"],
+            rows,
+            warnings=self.warnings,
+            pictures=[Pictured(hit.path, caption=hit.line()) for hit in self.hits],
+        )
 
 
 class UnindexedFile(BaseModel):

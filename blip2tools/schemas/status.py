@@ -136,7 +136,9 @@ class StatusResult(Result):
         description="Commit of the captioner's files on the model hub; null if not from there."
     )
     matcher_revision: str | None = Field(description="The same for the matcher.")
-    quantize: str = Field(description="Whether the language model is quantized: 'none', '8bit' or '4bit'.")
+    quantize: str = Field(
+        description="Whether the language model, on a CPU the whole model, is quantized: 'none', '8bit' or '4bit'."
+    )
     loaded: bool
     state: str = Field(description="'not loaded', 'loading' with its progress, 'ready', or why it is unavailable.")
     self_test: str | None = Field(
@@ -158,7 +160,8 @@ class StatusResult(Result):
 
     def text_block(self) -> str:
         where = f" on {self.device}, {self.dtype}" if self.loaded else ""
-        where += "" if self.quantize == "none" else f", language model in {self.quantize}"
+        part = "all" if self.device == "cpu" else "language model"
+        where += "" if self.quantize == "none" else f", {part} in {self.quantize}"
         pinned = [f"{self.model} {self.revision}"] if self.revision else []
         pinned += [f"{self.matcher} {self.matcher_revision}"] if self.matcher_revision else []
         folders = ", ".join(self.limits.allowed_folders) or "none"

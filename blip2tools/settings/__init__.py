@@ -75,7 +75,11 @@ class _Running(BaseModel):
     dtype: Dtype = Field("auto", description="`auto`, `float32`, `float16` or `bfloat16`")
     quantize: Quantize = Field(
         "none",
-        description="`none`, `8bit` or `4bit`: the language model only, with bitsandbytes; refused if the self-test fails",
+        description="`none`, `8bit` or `4bit`: on a CPU the whole model, on a GPU the language model, with bitsandbytes; refused "
+        "if the self-test fails",
+    )
+    keep_quantized: bool = Field(
+        True, description="on a CPU: keep quantized weights in `cache_dir`, so that the next start takes seconds"
     )
     # With `device` "spread": without these three settings a model larger than one card could not be run at all.
     max_memory: tuple[str, ...] = Field(

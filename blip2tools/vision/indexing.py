@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from blip2tools import call
 from blip2tools.call import CALLER
 from blip2tools.engine.requests import FeatureRequest, MatcherFacts, MatcherRequest, Request, Sight
-from blip2tools.errors import BusyError, ErrorCode, ModelUnavailableError, VisionError
+from blip2tools.errors import BusyError, ErrorCode, ModelUnavailableError, VisionError, error_of
 from blip2tools.pictures.pools import Pools
 from blip2tools.pictures.sources import Sources
 from blip2tools.schemas import Failure, IndexResult, UnindexedFile
@@ -127,9 +127,9 @@ class _Indexing:
             unreadable=[
                 UnindexedFile(
                     path=self._sources.shown(self._root / os.fsdecode(one.name)),
-                    error=Failure(code=one.code or "", message=one.message or ""),
+                    error=Failure(code=why.code, message=why.message),
                 )
-                for one in failed
+                for one, why in ((one, error_of(one.code or "", one.message or "")) for one in failed)
             ],
             warnings=self._unlisted(changes),
         )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, ForwardRef, TypeAlias, TypedDict, TypeGuard, TypeVar, Union
 
+from blip2tools.model.options import BeamRule
 from blip2tools.vision.styles import Score, Style
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from PIL.Image import Image
 
-    from blip2tools.model.options import BeamRule
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class GenerationKeywords(TypedDict, total=False):
@@ -79,7 +83,49 @@ class SurveyOptions(GenerationKeywords, total=False):
     return_errors: bool
 
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image"
+if TYPE_CHECKING:
+    ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image | ndarray[Any, Any]"
+    ImageList: TypeAlias = (
+        "list[str] | list[Path] | list[bytes] | list[Image] | list[ndarray[Any, Any]] | list[ImageInput]"
+    )
+else:
+    # Pillow and numpy take long to import: only who asks for the types (`typing.get_type_hints`) gets them.
+    _IMAGE, _ARRAY = ForwardRef("__import__('PIL.Image').Image.Image"), ForwardRef("__import__('numpy').ndarray")
+    ImageInput = Union[str, os.PathLike[str], bytes, bytearray, memoryview, _IMAGE, _ARRAY]  # noqa: UP007 - of references
+    ImageList = list[ImageInput]
 
 
-ImageList: TypeAlias = "list[str] | list[Path] | list[bytes] | list[Image] | list[ImageInput]"
+class _NotGiven:
+    """Stands in a signature for the value of an option that is not given: a setting's, or what the verb's help says."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+NOT_GIVEN: Final = _NotGiven()
+
+
+def spelled_out(verb: F) -> F:
+    """Give a verb a signature in which every option is a keyword, its own before those of decoding, for `help` and editors."""
+    plain = inspect.signature(verb)
+    *others, options = plain.parameters.values()
+    kind: str = options.annotation  # Unpack[CaptionOptions]
+    named = globals()[kind.removeprefix("Unpack[").removesuffix("]")].__annotations__
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=NOT_GIVEN, annotation=one.__forward_arg__)
+        for name, one in sorted(named.items(), key=lambda item: item[0] in GenerationKeywords.__annotations__)
+    ]
+    verb.__signature__ = plain.replace(parameters=[*others, *keywords])  # type: ignore[attr-defined]
+    return verb
+
+
+def label_of(image: object) -> str:
+    """What stands in a result for an image that has no name."""
+    bare = isinstance(image, bytes | bytearray | memoryview)
+    return "bytes" if bare else "numpy.ndarray" if is_array(image) else "PIL.Image"
+
+
+def is_array(image: object) -> TypeGuard[ndarray[Any, Any]]:
+    """Whether an image is a numpy array. Who has one has numpy loaded: this does not load it."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(image, numpy.ndarray)

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from copy import copy
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from blip2tools.checkpoints.plan import Plan
 from blip2tools.pictures.store import Store
 from blip2tools.schemas import ImageResult
+from blip2tools.vision.keywords import ImageInput
 
 if TYPE_CHECKING:
-    from blip2tools.checkpoints.plan import Plan
     from blip2tools.engine.protocol import Engine
-    from blip2tools.vision.keywords import ImageInput
     from blip2tools.vision.verbs import Verbs
 
 R = TypeVar("R", bound=ImageResult)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 from blip2tools.engine.protocol import Engine
 from blip2tools.engine.requests import Sight
@@ -24,9 +24,10 @@ from blip2tools.pictures.sources import Sources, no_picture_there
 from blip2tools.pictures.store import Remembered, Store, handle_of
 from blip2tools.schemas import ImageInfo
 from blip2tools.settings import Settings
-from blip2tools.vision.keywords import ImageInput
+from blip2tools.vision.keywords import ImageInput, is_array, label_of
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from PIL.Image import Image
 
 T = TypeVar("T")
@@ -200,6 +201,30 @@ class Looking:
             again = self._again(sources, given, await self._pool_for(given).run(read))
             return await pool.run(lambda: does(self._pools.pictures.wait(lambda: self._whole(again(), region))))
 
+    async def thumbnail(self, sources: Sources, image: ImageInput, side: int) -> bytes:
+        """A small JPEG of a picture, for a person to look at. Nothing of the picture is kept.
+
+        Raises:
+            VisionError: as `see`.
+        """
+        given, limit = await self._pinned(sources, image), self._settings.max_image_bytes
+        with self._room.place() as held:
+
+            def read() -> Read | None:
+                found = _read(sources, given, limit)
+                return found if found.fetched or found.encoded or held(len(found.data)) else None
+
+            again = self._again(sources, given, await self._pool_for(given).run(read))
+
+            def make() -> bytes:
+                from blip2tools.pictures.small import jpeg, small
+
+                one = again()
+                with self.judging(one):
+                    return jpeg(small(self._decoder, one.data, side))
+
+            return await self._pools.pictures.run(make)
+
     def _whole(self, read: Read, region: Sequence[float] | None) -> Part:
         with self.judging(read):
             if read.ours:
@@ -279,7 +304,7 @@ class Looking:
             # Where no address is fetched, one is refused at once.
             addresses = self._pools.addresses if self._settings.allow_urls else self._pools.files
             return addresses if place_of(image) == "address" else self._pools.files
-        # A `PIL.Image` has to be encoded.
+        # A `PIL.Image` or an array has to be encoded.
         is_encoded = isinstance(image, bytes | bytearray | memoryview | os.PathLike)
         return self._pools.files if is_encoded else self._pools.pictures
 
@@ -399,9 +424,17 @@ def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
     else:
         from blip2tools.pictures import images
 
-        data, label, encoded = images.encode(image, limit), "PIL.Image", True
-        ours = images.profile_of(image) is None
+        label = label_of(image)
+        picture = _of_array(image) if is_array(image) else cast("Image", image)
+        data, encoded = images.encode(picture, limit), True
+        ours = images.profile_of(picture) is None
     return Read(data, hashlib.sha256(data).hexdigest(), label, encoded, ours, fetched, path, newest)
+
+
+def _of_array(array: ndarray[Any, Any]) -> Image:
+    from blip2tools.pictures.arrays import to_image
+
+    return to_image(array)
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:

@@ -35,6 +35,7 @@ from blip2tools.schemas import (
     plain,
 )
 from blip2tools.vision.doubts import Doubt
+from blip2tools.vision.keywords import label_of
 from blip2tools.vision.premises.topic import NO_PICTURE
 from blip2tools.vision.styles import Score
 from blip2tools.vision.surveying import Map, Part
@@ -175,7 +176,8 @@ def _of_one(name: object, outcome: AnswerResult | VisionError) -> PictureAnswer 
         return PictureAnswer(
             image=outcome.image, answer=outcome.answer, confidence=outcome.confidence, premise=outcome.premise
         )
-    source = clean(name if isinstance(name, str) else os.fsdecode(name) if isinstance(name, os.PathLike) else "bytes")
+    named = name if isinstance(name, str) else os.fsdecode(name) if isinstance(name, os.PathLike) else label_of(name)
+    source = clean(named)
     return PictureFailure(source=source[:MAX_SOURCE], error=Failure(code=outcome.code, message=outcome.message))
 
 

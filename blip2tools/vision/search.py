@@ -22,7 +22,7 @@ from blip2tools.schemas import (
     TextEmbeddings,
 )
 from blip2tools.vision import together
-from blip2tools.vision.keywords import GenerationKeywords, ImageInput, ImageList, LookOptions
+from blip2tools.vision.keywords import GenerationKeywords, ImageInput, ImageList, LookOptions, spelled_out
 from blip2tools.vision.loop import Runner
 
 if TYPE_CHECKING:
@@ -52,15 +52,21 @@ class FeatureVerbs(Runner):
     async def afeatures(self, image: ImageInput, **options: Unpack[LookOptions]) -> ImageFeatures: ...
     @overload
     async def afeatures(self, image: ImageList, **options: Unpack[LookOptions]) -> list[ImageFeatures]: ...
-    async def afeatures(self, image: Any, **options: Any) -> Any:
+    @spelled_out
+    async def afeatures(
+        self, image: ImageInput | ImageList, **options: Unpack[LookOptions]
+    ) -> ImageFeatures | list[ImageFeatures]:
         """See `features`."""
-        return await self._verbs.each(self._verbs.features, image, options)
+        return await self._verbs.each(self._verbs.features, image, dict(options))
 
     @overload
     def features(self, image: ImageInput, **options: Unpack[LookOptions]) -> ImageFeatures: ...
     @overload
     def features(self, image: ImageList, **options: Unpack[LookOptions]) -> list[ImageFeatures]: ...
-    def features(self, image: Any, **options: Any) -> Any:
+    @spelled_out
+    def features(
+        self, image: ImageInput | ImageList, **options: Unpack[LookOptions]
+    ) -> ImageFeatures | list[ImageFeatures]:
         """The picture's contrastive (ITC) features: `vectors`, query tokens x dimensions, each of length 1.
 
         The similarity of a picture and a text is the largest dot product of one of these with the text's vector.
@@ -72,7 +78,7 @@ class FeatureVerbs(Runner):
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
         """
-        return self.run(self.afeatures(image, **options))
+        return self.run(self._verbs.each(self._verbs.features, image, dict(options)))
 
     async def atext_features(self, texts: Sequence[str]) -> list[list[float]]:
         """See `text_features`."""
@@ -110,6 +116,11 @@ class FeatureVerbs(Runner):
         region: Sequence[float] | None = None,
     ) -> ImageEmbeddings | TextEmbeddings | MultimodalEmbeddings:
         """See `extract_features`."""
+        return await self._extracted(image, text, mode, region)
+
+    async def _extracted(
+        self, image: ImageInput | None, text: str | None, mode: Mode, region: Sequence[float] | None
+    ) -> ImageEmbeddings | TextEmbeddings | MultimodalEmbeddings:
         wanted = {"image": (True, False), "text": (False, True), "multimodal": (True, True)}.get(mode)
         if wanted is None:
             raise InvalidInputError("The argument 'mode' must be image, text or multimodal.")
@@ -133,7 +144,14 @@ class FeatureVerbs(Runner):
         mode: Literal["multimodal"] = "multimodal",
         region: Sequence[float] | None = None,
     ) -> MultimodalEmbeddings: ...
-    def extract_features(self, image: Any = None, **options: Any) -> Any:
+    def extract_features(
+        self,
+        image: ImageInput | None = None,
+        *,
+        text: str | None = None,
+        mode: Mode = "multimodal",
+        region: Sequence[float] | None = None,
+    ) -> ImageEmbeddings | TextEmbeddings | MultimodalEmbeddings:
         """Hidden states of the matcher's Q-Former, as the reference's `extract_features` (LAVIS, `blip2_qformer.py`).
 
         With Q query tokens (32 in the published checkpoints), L tokens of text, hidden size H (768) and D dimensions (256):
@@ -153,14 +171,17 @@ class FeatureVerbs(Runner):
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
         """
-        return self.run(self.aextract_features(image, **options))
+        work = self._extracted(image, text, mode, region)
+        return self.run(work)
 
+    @spelled_out
     async def autterance(
         self, image: ImageInput, question: str | None = None, **options: Unpack[GenerationKeywords]
     ) -> Utterance:
         """See `utterance`."""
         return await self._verbs.admitted(self._verbs.utterance, image, {"question": question, **options})
 
+    @spelled_out
     def utterance(
         self, image: ImageInput, question: str | None = None, **options: Unpack[GenerationKeywords]
     ) -> Utterance:

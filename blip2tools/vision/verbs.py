@@ -72,6 +72,7 @@ from blip2tools.schemas import (
     SurveyArguments,
     SurveyResult,
     TextEmbeddings,
+    ThumbnailArguments,
     parse,
 )
 from blip2tools.settings import Settings
@@ -213,8 +214,11 @@ class Verbs:
 
     async def each(
         self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
-    ) -> T | list[T | VisionError]:
-        """Run a verb on one image, or on each of a list, within one deadline each."""
+    ) -> T | list[T]:
+        """Run a verb on one image, or on each of a list, within one deadline each.
+
+        With `return_errors` among the options the list holds errors too.
+        """
         return_errors = options.pop("return_errors", False)
         if not isinstance(image, list | tuple):
             return await self.admitted(verb, image, options)
@@ -234,7 +238,7 @@ class Verbs:
             CALLER.reset(turn)
         if not return_errors and (failed := [one for one in outcomes if isinstance(one, VisionError)]):
             raise failed[0]
-        return outcomes
+        return cast("list[T]", outcomes)
 
     async def admitted(
         self, verb: Callable[[Any, dict[str, Any], float], Awaitable[T]], image: Any, options: dict[str, Any]
@@ -351,6 +355,10 @@ class Verbs:
         if self._store.get(info.handle) is None:
             raise TooLargeError(f"The picture is larger than the memory for pictures, {self.settings.store_mb} MiB.")
         return info
+
+    async def thumbnail(self, image: ImageInput, options: dict[str, Any], deadline: float) -> bytes:
+        arguments = parse(ThumbnailArguments, _plain_options(options))
+        return await self._within(deadline, self._looking.thumbnail(self.sources, image, arguments.side))
 
     async def features(self, image: ImageInput, options: dict[str, Any], deadline: float) -> ImageFeatures:
         arguments = parse(FeatureArguments, _plain_options(options))

@@ -23,6 +23,7 @@ from blip2tools.pictures.reading.reader import Reader
 from blip2tools.pictures.records import Facts
 from blip2tools.pictures.sources import Sources
 from blip2tools.pictures.store import Remembered, Store
+from blip2tools.pictures.thumbnails import Thumbnails
 from blip2tools.schemas import (
     AnswerResult,
     AnswersResult,
@@ -36,6 +37,7 @@ from blip2tools.schemas import (
     ReadResult,
     StatusResult,
     SurveyResult,
+    notebook,
     parse,
 )
 from blip2tools.settings import Settings, told_strays
@@ -50,6 +52,7 @@ from blip2tools.vision.keywords import (
     LookOptions,
     MatchOptions,
     SurveyOptions,
+    spelled_out,
 )
 from blip2tools.vision.lending import LendingVerbs
 from blip2tools.vision.loop import LoopThread
@@ -64,7 +67,8 @@ logger = logging.getLogger(__name__)
 class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     """Eyes: captions, answers and image-text match from one BLIP-2 model.
 
-    An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, or a `PIL.Image`. A list
+    An image is a reference (a path, a `data:` URI, a handle of an earlier result, ...), `bytes`, a `PIL.Image`, or a numpy
+    array: (H, W), or (H, W, C) with 1, 3 or 4 channels (RGB), of uint8, or of floats from 0 to 1. A list
     of images gives a list of results in the same order; with `return_errors=True` the failed ones hold their error,
     otherwise the first error is raised after all have finished. Every verb has an `a...` twin to await. One `Vision` may
     be used from many threads and event loops; a fork of the process, which has none of its threads, must load its own.
@@ -93,6 +97,8 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         sources = Sources(
             settings, self._store, size_of=self._decoder.size_of, trusted=trusted, remembered=self._remembered
         )
+        self._thumbnails = Thumbnails(sources, self._decoder)
+        notebook.register(self._thumbnails)
         self._pools = Pools()
         self._shelves = Shelves()
         # A daemon thread inside torch can crash the process while the interpreter shuts down: end it before.
@@ -221,15 +227,21 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     async def acaption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
     @overload
     async def acaption(self, image: ImageList, **options: Unpack[CaptionOptions]) -> list[CaptionResult]: ...
-    async def acaption(self, image: Any, **options: Any) -> Any:
+    @spelled_out
+    async def acaption(
+        self, image: ImageInput | ImageList, **options: Unpack[CaptionOptions]
+    ) -> CaptionResult | list[CaptionResult]:
         """See `caption`."""
-        return await self._verbs.each(self._verbs.caption, image, options)
+        return await self._verbs.each(self._verbs.caption, image, dict(options))
 
     @overload
     def caption(self, image: ImageInput, **options: Unpack[CaptionOptions]) -> CaptionResult: ...
     @overload
     def caption(self, image: ImageList, **options: Unpack[CaptionOptions]) -> list[CaptionResult]: ...
-    def caption(self, image: Any, **options: Any) -> Any:
+    @spelled_out
+    def caption(
+        self, image: ImageInput | ImageList, **options: Unpack[CaptionOptions]
+    ) -> CaptionResult | list[CaptionResult]:
         """Say in one sentence what is in the picture.
 
         Args:
@@ -248,13 +260,16 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`.
         """
-        return self.run(self.acaption(image, **options))
+        return self.run(self._verbs.each(self._verbs.caption, image, dict(options)))
 
     @overload
     async def aask(self, image: ImageInput, question: str, **options: Unpack[AskOptions]) -> AnswerResult: ...
     @overload
     async def aask(self, image: ImageList, question: str, **options: Unpack[AskOptions]) -> list[AnswerResult]: ...
-    async def aask(self, image: Any, question: str, **options: Any) -> Any:
+    @spelled_out
+    async def aask(
+        self, image: ImageInput | ImageList, question: str, **options: Unpack[AskOptions]
+    ) -> AnswerResult | list[AnswerResult]:
         """See `ask`."""
         return await self._verbs.each(self._verbs.ask, image, {"question": question, **options})
 
@@ -262,7 +277,10 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     def ask(self, image: ImageInput, question: str, **options: Unpack[AskOptions]) -> AnswerResult: ...
     @overload
     def ask(self, image: ImageList, question: str, **options: Unpack[AskOptions]) -> list[AnswerResult]: ...
-    def ask(self, image: Any, question: str, **options: Any) -> Any:
+    @spelled_out
+    def ask(
+        self, image: ImageInput | ImageList, question: str, **options: Unpack[AskOptions]
+    ) -> AnswerResult | list[AnswerResult]:
         """Answer a question about the picture in a few words.
 
         Args:
@@ -278,12 +296,14 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`.
         """
-        return self.run(self.aask(image, question, **options))
+        return self.run(self._verbs.each(self._verbs.ask, image, {"question": question, **options}))
 
+    @spelled_out
     async def aask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
         """See `ask_each`."""
         return await self._verbs.ask_each(images, question, dict(options))
 
+    @spelled_out
     def ask_each(self, images: ImageList, question: str, **options: Unpack[AskOptions]) -> AnswersResult:
         """Ask one question about 2 to 16 pictures; a picture that cannot be read has its error in its place.
 
@@ -304,7 +324,10 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     async def amatch(
         self, image: ImageList, texts: Sequence[str], **options: Unpack[MatchOptions]
     ) -> list[MatchResult]: ...
-    async def amatch(self, image: Any, texts: Sequence[str], **options: Any) -> Any:
+    @spelled_out
+    async def amatch(
+        self, image: ImageInput | ImageList, texts: Sequence[str], **options: Unpack[MatchOptions]
+    ) -> MatchResult | list[MatchResult]:
         """See `match`."""
         return await self._verbs.each(self._verbs.match, image, {"texts": texts, **options})
 
@@ -312,7 +335,10 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
     def match(self, image: ImageInput, texts: Sequence[str], **options: Unpack[MatchOptions]) -> MatchResult: ...
     @overload
     def match(self, image: ImageList, texts: Sequence[str], **options: Unpack[MatchOptions]) -> list[MatchResult]: ...
-    def match(self, image: Any, texts: Sequence[str], **options: Any) -> Any:
+    @spelled_out
+    def match(
+        self, image: ImageInput | ImageList, texts: Sequence[str], **options: Unpack[MatchOptions]
+    ) -> MatchResult | list[MatchResult]:
         """Score how well each text fits the picture, best first.
 
         Args:
@@ -324,21 +350,27 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without a matcher.
         """
-        return self.run(self.amatch(image, texts, **options))
+        return self.run(self._verbs.each(self._verbs.match, image, {"texts": texts, **options}))
 
     @overload
     async def asurvey(self, image: ImageInput, **options: Unpack[SurveyOptions]) -> SurveyResult: ...
     @overload
     async def asurvey(self, image: ImageList, **options: Unpack[SurveyOptions]) -> list[SurveyResult]: ...
-    async def asurvey(self, image: Any, **options: Any) -> Any:
+    @spelled_out
+    async def asurvey(
+        self, image: ImageInput | ImageList, **options: Unpack[SurveyOptions]
+    ) -> SurveyResult | list[SurveyResult]:
         """See `survey`."""
-        return await self._verbs.each(self._verbs.survey, image, options)
+        return await self._verbs.each(self._verbs.survey, image, dict(options))
 
     @overload
     def survey(self, image: ImageInput, **options: Unpack[SurveyOptions]) -> SurveyResult: ...
     @overload
     def survey(self, image: ImageList, **options: Unpack[SurveyOptions]) -> list[SurveyResult]: ...
-    def survey(self, image: Any, **options: Any) -> Any:
+    @spelled_out
+    def survey(
+        self, image: ImageInput | ImageList, **options: Unpack[SurveyOptions]
+    ) -> SurveyResult | list[SurveyResult]:
         """A map in words: one caption for the whole picture and one for each tile of a grid.
 
         Args:
@@ -349,21 +381,25 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`.
         """
-        return self.run(self.asurvey(image, **options))
+        return self.run(self._verbs.each(self._verbs.survey, image, dict(options)))
 
     @overload
     async def aread(self, image: ImageInput, **options: Unpack[LookOptions]) -> ReadResult: ...
     @overload
     async def aread(self, image: ImageList, **options: Unpack[LookOptions]) -> list[ReadResult]: ...
-    async def aread(self, image: Any, **options: Any) -> Any:
+    @spelled_out
+    async def aread(
+        self, image: ImageInput | ImageList, **options: Unpack[LookOptions]
+    ) -> ReadResult | list[ReadResult]:
         """See `read`."""
-        return await self._verbs.each(self._verbs.read, image, options)
+        return await self._verbs.each(self._verbs.read, image, dict(options))
 
     @overload
     def read(self, image: ImageInput, **options: Unpack[LookOptions]) -> ReadResult: ...
     @overload
     def read(self, image: ImageList, **options: Unpack[LookOptions]) -> list[ReadResult]: ...
-    def read(self, image: Any, **options: Any) -> Any:
+    @spelled_out
+    def read(self, image: ImageInput | ImageList, **options: Unpack[LookOptions]) -> ReadResult | list[ReadResult]:
         """Read what is written in the picture: its lines in reading order, whichever way up the page lies.
 
         The model is not needed for that, and not waited for; the extra `[read]` is.
@@ -375,12 +411,14 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         Raises:
             VisionError: with one of the codes of `blip2tools.errors`; `model_unavailable` without the extra.
         """
-        return self.run(self.aread(image, **options))
+        return self.run(self._verbs.each(self._verbs.read, image, dict(options)))
 
+    @spelled_out
     async def acompare(self, images: ImageList, **options: Unpack[GenerationKeywords]) -> CompareResult:
         """See `compare`."""
         return await self._verbs.admitted(self._verbs.compare, images, dict(options))
 
+    @spelled_out
     def compare(self, images: ImageList, **options: Unpack[GenerationKeywords]) -> CompareResult:
         """Look at 2 to 4 pictures side by side: their captions, how alike they are, and which caption fits which.
 
@@ -447,6 +485,22 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         """
         return self.run(self.akeep(image))
 
+    async def athumbnail(self, image: ImageInput, side: int = 320) -> bytes:
+        """See `thumbnail`."""
+        return await self._verbs.admitted(self._verbs.thumbnail, image, {"side": side})
+
+    def thumbnail(self, image: ImageInput, side: int = 320) -> bytes:
+        """A small JPEG of a picture, for a person to look at: upright, in sRGB, without metadata. No model is needed.
+
+        Args:
+            image: one image of any kind.
+            side: of the longer side, pixels, 16 to 1024; a smaller picture keeps its size.
+
+        Raises:
+            VisionError: with one of the codes of `blip2tools.errors`.
+        """
+        return self.run(self.athumbnail(image, side))
+
     def keeps(self, handle: str) -> bool:
         """Whether a picture's bytes are in memory, which makes it the newest. Costs nothing."""
         return self._store.digest(handle) is not None
@@ -471,6 +525,10 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
         """A snapshot: what is loaded, what is allowed, how busy it is. Never waits for the model."""
         engine = self._engine.status()
         plan = checkpoints.locate(self.settings)
+        # Of a loaded model the engine knows them; a plan that is made beside it would find less memory free.
+        told = () if engine.loaded else plan.warnings
+        if (size := engine.quantize if engine.loaded else plan.quantize) not in (None, self.settings.quantize):
+            told = (*told, f"runs in {size}, as full precision does not fit in memory (`quantize`)")
         return StatusResult(
             version=__version__,
             model=engine.model or plan.captioner.name,
@@ -488,7 +546,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
             else plan.matcher.revision
             if plan.matcher
             else None,
-            quantize=engine.quantize or self.settings.quantize,
+            quantize=(engine.quantize if engine.loaded else None) or plan.quantize,
             prompt=(plan.captioner.prompt if engine.prompt is None else engine.prompt) or None,
             limits=Limits(
                 allowed_folders=self._verbs.sources.described_folders(),
@@ -505,9 +563,7 @@ class Vision(FeatureVerbs, FolderVerbs, LendingVerbs):
             handles=self._store.known(10) if self._reveal_handles else [],
             cannot=status.cannot(),
             warnings=list(
-                dict.fromkeys(
-                    (*plan.warnings, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled]))
-                )
+                dict.fromkeys((*told, *self._verbs.sources.warnings, *engine.notes, *filter(None, [engine.uncompiled])))
             ),
         )
 

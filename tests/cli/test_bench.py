@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import io
 import json
+import queue
 import sys
 import threading
 import time
@@ -13,12 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
+from blip2tools import checkpoints
 from blip2tools.checkpoints.family import CAPTIONERS
 from blip2tools.cli import main
-from blip2tools.cli.bench import engine, gpu, latency, pairs, plot, random_models
+from blip2tools.cli.bench import cpu, cpu_floor, cpu_side, engine, gpu, latency, pairs, plot, random_models
+from blip2tools.cli.bench import random_checkpoint as writer
 from blip2tools.cli.bench.engine import CASES, NEW_TOKENS, make_pictures, measure, open_eyes, run, statements
 from blip2tools.cli.bench.latency import Watch
 from blip2tools.cli.bench.random_models import Size, build
+from blip2tools.settings import Settings
 from tests.conftest import run_cli
 from tests.support import forked
 
@@ -257,6 +261,146 @@ def test_bench_latency(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "demo: pictures seen before" in done.stdout
     assert len(json.loads((tmp_path / "waits.json").read_text())["streams"]) == 2
+
+
+# ---- a processor ----
+
+
+@pytest.fixture(scope="module")
+def random_checkpoint(tmp_path_factory):
+    """A captioner and a matcher on one tower, as `bench cpu --random` writes them."""
+    root = tmp_path_factory.mktemp("random")
+    writer.write(root / "captioner", TINY, "opt", "captioner")
+    writer.write(root / "matcher", TINY, "opt", "matcher")
+    return root
+
+
+@pytest.mark.parametrize("family", ["opt", "t5"])
+def test_random_checkpoints_are_those_of_the_library(family, tmp_path, monkeypatch):
+    size = dataclasses.replace(TINY, language=(32, 4, 4, 64))
+    monkeypatch.setattr(writer, "_SHARD", 50_000)
+    writer.write(tmp_path / "made", size, family, "captioner")
+    assert len(list((tmp_path / "made").glob("model-*.safetensors"))) > 2
+    stock, processor = pairs.stock("Blip2ForConditionalGeneration", tmp_path / "made", torch.float32, "cpu")
+    loaded = checkpoints.load(Settings.load({}, model=str(tmp_path / "made"), matcher="none", device="cpu"))
+    pixels = loaded.pixels(Image.radial_gradient("L").convert("RGB"))
+    seen = []
+    layers = stock.language_model.model.decoder.layers if family == "opt" else stock.language_model.encoder.block
+    layers[3].register_forward_pre_hook(lambda module, given: seen.append(given[0][0]))
+    with torch.inference_mode():
+        inputs = processor(images=Image.new("RGB", (60, 60), "red"), text="a dog", return_tensors="pt")
+        stock.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
+    widths = seen[0].abs().mean(0).sort(descending=True).values
+    assert widths[writer.OUTLIERS - 1] > 10 * widths[writer.OUTLIERS]  # for all tokens
+    states = loaded.captioner.trunk.see(pixels)
+    with torch.inference_mode():
+        theirs = stock.vision_model(pixels).last_hidden_state
+    assert torch.allclose(loaded.captioner._post_layernorm(states), theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["stock", "8bit"])
+def test_a_side_answers_every_case(random_checkpoint, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(cpu_side, "NEW_TOKENS", 2)
+    monkeypatch.setattr(engine, "NEW_TOKENS", 2)
+    asked = {
+        "side": name,
+        "model": str(random_checkpoint / "captioner"),
+        "matcher": str(random_checkpoint / "matcher"),
+        "captions": True,
+        "threads": 1,
+        "cache": str(tmp_path / "cache"),
+    }
+    tasks = [{"case": case, "seed": number} for number, case in enumerate([*cpu_side.CASES, "stages", "memory"])]
+    waiting, told = [json.dumps(task) for task in tasks], []
+    cpu_side.serve(asked, lambda: waiting.pop(0) if waiting else "", told.append)
+    start, *cases, stages, memory = told
+    assert start["resident"] <= start["peak"]
+    assert 0 < start["load_cpu_s"] <= start["start_cpu_s"]
+    assert all(case["seconds"] > 0 for case in cases)
+    assert len(cases) == len(cpu_side.CASES)
+    assert memory["resident"] > 2**20
+    least = cpu_floor.floors(random_checkpoint / "captioner", random_checkpoint / "matcher", [name], 1)
+    if name == "8bit":
+        assert stages.keys() == least["stages"][name].keys()
+        assert all(seconds > 0 for seconds in least["stages"][name].values())
+
+
+def test_floors_are_those_of_a_hand(random_checkpoint, monkeypatch):
+    """17 places times the tower's matrices where products are slow, the layers' bytes once where memory is."""
+    folder = random_checkpoint / "captioner"
+    monkeypatch.setattr(cpu_floor, "_bandwidth", lambda: 1e30)
+    monkeypatch.setattr(cpu_floor, "_products", lambda dtype: 1.0)
+    width, layers = TINY.vision[:2]
+    found = cpu_floor.floors(folder, None, ["float32"], 1)["stages"]["float32"]
+    assert found["vision tower"] == 2 * 17 * layers * (4 * width**2 + 2 * 4 * width**2)
+    monkeypatch.setattr(cpu_floor, "_bandwidth", lambda: 1.0)
+    monkeypatch.setattr(cpu_floor, "_products", lambda dtype: 1e30)
+    sizes = [
+        cpu_floor.floors(folder, None, [side], 1)["stages"][side]["a token, 1 beam"] for side in ("float32", "8bit")
+    ]
+    assert 3 < sizes[0] / sizes[1] < 4
+
+
+class InThread:
+    """A side in a thread of this process instead of a process of its own, which takes seconds to begin."""
+
+    def __init__(self, asked):
+        self._tasks, self._told = queue.Queue(), queue.Queue()
+        serve = threading.Thread(target=cpu_side.serve, args=(asked, self._tasks.get, self._told.put))
+        serve.start()
+        self.start = self._told.get()
+        self.close = lambda: (self._tasks.put(""), serve.join())
+
+    def ask(self, case, seed=0):
+        self._tasks.put(json.dumps({"case": case, "seed": seed}))
+        return self._told.get()
+
+
+def test_bench_cpu(random_checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cpu, "Process", InThread)
+    monkeypatch.setattr(engine, "NEW_TOKENS", 2)
+    options = ["bench", "cpu", "--model", str(random_checkpoint / "captioner"), "--only", "greedy", "--rounds", "1"]
+    options += [
+        "--side",
+        "float32",
+        "--side",
+        "8bit",
+        "--folder",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "cpu.json"),
+    ]
+    assert main(options) == 0
+    told = capsys.readouterr()
+    assert "in turns" in told.err
+    assert "second start" in told.out
+    assert "of the first" in told.out
+    figures = json.loads((tmp_path / "cpu.json").read_text())
+    side = figures["sides"]["8bit"]
+    assert len(side["seconds"]["one caption, greedy"]) == 1
+    assert side["start_cpu_s"].keys() == {"first start", "second start"}
+    assert side["memory"]["resident"] > 2**20
+    assert figures["floors"]["bandwidth"] > 1e8
+    monkeypatch.setattr("blip2tools.checkpoints.memory.free_memory", lambda: 2**29)
+    assert main([*options[:8], "--side", "float32", "--folder", str(tmp_path)]) == 0
+    assert "one after the other" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_sides_are_processes(tmp_path):
+    done = run_cli(
+        *("bench", "cpu", "--only", "greedy", "--rounds", "1", "--folder", str(tmp_path)),
+        *("--output", str(tmp_path / "cpu.json")),
+    )
+    assert done.returncode == 0, done.stderr
+    sides = json.loads((tmp_path / "cpu.json").read_text())["sides"]
+    assert sides.keys() == {"stock", "float32", "8bit", "4bit"}
+    assert sides["8bit"]["memory"]["resident"] < sides["float32"]["memory"]["resident"]
+
+
+def test_a_folder_that_holds_no_checkpoint(tmp_path, capsys):
+    assert main(["bench", "cpu", "--model", str(tmp_path)]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
 
 
 # ---- charts ----

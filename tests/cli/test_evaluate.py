@@ -37,6 +37,30 @@ def lines(tmp_path_factory):
     return demo_data.json_lines(tmp_path_factory.mktemp("lines"), 4)
 
 
+class TestSideBySide:
+    """A quantized model and full precision; of questions, which need no extra."""
+
+    def test_both_are_told(self, tmp_path, capsys):
+        path, output = tmp_path / "asked.jsonl", tmp_path / "out"
+        demo_data.json_lines(tmp_path, 1)
+        asked = {"image": "0.png", "question": "what color is the shape?", "answers": ["red"]}
+        path.write_text(json.dumps(asked) + "\n")
+        given = ("vqa", path, "--output", output, "--side-by-side", *DEMO)
+        status, report, _ = evaluate(capsys, *given, "--quantize", "8bit")
+        assert status == 0
+        assert report == json.loads((output / "report.json").read_text())
+        kinds = [report[name]["quantize"] for name in ("quantized", "full_precision")]
+        assert (kinds, report["without_full_precision"]) == (["8bit", "none"], None)
+        assert report["quantized"]["accuracy"] == report["full_precision"]["accuracy"]
+        assert (output / "predictions.jsonl").is_file()
+        assert (output / "full-precision" / "predictions.jsonl").is_file()
+
+    def test_of_what_is_not_quantized_there_is_one_side(self, lines, tmp_path, capsys):
+        status, _, said = evaluate(capsys, "vqa", lines[1], "--output", tmp_path / "out", "--side-by-side", *DEMO)
+        assert status == 2
+        assert "add --quantize" in said
+
+
 class TestCaptions:
     @pytest.fixture(autouse=True)
     def library(self):

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests, RetrieversIntegrationTests
@@ -144,10 +145,11 @@ def test_pictures_of_every_kind_and_added_later(eyes, album):
     paths = list(album[1])
     with Image.open(paths[2]) as image:
         retriever = ImageRetriever(vision=eyes, images=[str(paths[0]), paths[1].read_bytes(), image.copy()])
+        array = np.asarray(image.convert("RGB"))[::-1]
     assert len(retriever.invoke("a star")) == 3
-    retriever.add([paths[3]])
-    sources = {one.metadata["source"] for one in retriever.invoke("a star")}
-    assert {str(paths[0]), "bytes", "PIL.Image", str(paths[3])} == sources
+    retriever.add([paths[3], array])
+    sources = {one.metadata["source"] for one in retriever.invoke("a star", k=5)}
+    assert {str(paths[0]), "bytes", "PIL.Image", str(paths[3]), "numpy.ndarray"} == sources
 
 
 def test_nothing_to_search_and_bad_arguments(eyes, tmp_path):

@@ -107,6 +107,11 @@ class TestPixels:
         frames = [noise((8, 8), seed) for seed in range(3)]
         assert shared.decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).animated
 
+    def test_no_part_may_be_wanted(self, own: Decoder) -> None:
+        seen = own.decode(GOOD, [])
+        assert (seen.width, seen.height, seen.parts) == (40, 20, ())
+        is_well(own)
+
     def test_size_of(self, shared: Decoder) -> None:
         assert shared.size_of(GOOD) == (40, 20)
 

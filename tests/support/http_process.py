@@ -118,9 +118,9 @@ class HttpProcess:
 class HttpThread:
     """The same server in a thread of the tests' process, where a process of its own would only cost time."""
 
-    def __init__(self, vision: Vision, *, host: str = "127.0.0.1", page: bool = True) -> None:
+    def __init__(self, vision: Vision, *, host: str = "127.0.0.1", port: int = 0, page: bool = True) -> None:
         self.token = vision.settings.token.get_secret_value() if vision.settings.token else None
-        self._listener = Listener(host, 0, vision.settings)
+        self._listener = Listener(host, port, vision.settings)
         self.url = self._listener.url
         self._server = build_http_server(vision, self._listener, page=page)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener.socket]})

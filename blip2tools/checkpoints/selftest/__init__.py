@@ -4,6 +4,7 @@ examination.py  when a model is tested, and what the verdict means for it
 findings.py     what a check found
 samples.py      the bundled pictures and what is true of them
 checks.py       the checks
+beside.py       a quantized model beside full precision
 remembered.py   verdicts kept on disk, per weights, versions, device and dtype
 compiling.py    recorded and compiled decoding steps against eager ones
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from blip2tools.checkpoints import Loaded
 from blip2tools.checkpoints.family import Member
 from blip2tools.checkpoints.memory import is_out_of_memory
+from blip2tools.checkpoints.selftest.beside import LIMITS, Whole, compare
 from blip2tools.checkpoints.selftest.findings import Finding
 from blip2tools.checkpoints.selftest.samples import ANSWERS, PICTURES, QUESTION
-from blip2tools.model import Captioner
 from blip2tools.model.options import GenerationOptions, Spoken
 
 TOKENS = 12  # of a caption: enough to name what is there
@@ -28,8 +28,6 @@ PUBLISHED_QUERIES = 32  # num_query_tokens of every published member
 GREEDY = GenerationOptions(num_beams=1)
 # Half precision rounds sums in another order for another batch: a near tie may then fall to another word.
 HALF_PRECISION_GAP = 0.1  # mean log-probability, or logit
-# Rounding to 4 bits moves a token's log-probability by tenths; broken kernels and overflows move it by several.
-QUANTIZED_GAP = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +38,11 @@ class Trial:
     Args:
         loaded: the model.
         named: its entry in the family's table.
-        unquantized: loads the captioner that a quantized one was made from; None where there is not enough memory for it.
+        unquantized: loads what a quantized model was made from; None where there is not enough memory for it.
     """
 
     def __init__(
-        self, loaded: Loaded, named: Member | None, unquantized: Callable[[], Captioner | None] = lambda: None
+        self, loaded: Loaded, named: Member | None, unquantized: Callable[[], Whole | None] = lambda: None
     ) -> None:
         self.loaded = loaded
         self.unquantized = unquantized
@@ -245,25 +243,18 @@ def decoding(trial: Trial) -> str:
 
 
 def quantized(trial: Trial) -> str:
-    """A quantized language model rates captions as the unquantized one does."""
-    if trial.loaded.quantize == "none":
+    """A quantized model gives what full precision gives, but for rounding."""
+    size = trial.loaded.quantize
+    if size == "none":
         raise Nothing("the model is not quantized")
     whole = trial.unquantized()
     if whole is None:
         raise Nothing("there is not enough memory for the unquantized model as well")
-    worst = 0.0
-    for row, prompt_ids in enumerate(trial.prompts[: len(PICTURES)]):
-        tokens = trial.tokens[row : row + 1]
-        ids = whole.speak(tokens, [prompt_ids], GREEDY, max_new_tokens=[TOKENS])[0][0].ids
-        if ids:
-            (theirs, count), (ours, _) = (one.rank(tokens, prompt_ids, [ids])[0] for one in (whole, trial.captioner))
-            worst = max(worst, (theirs - ours) / count)
-    if not worst <= QUANTIZED_GAP:
-        raise Doubt(
-            f"quantized it finds the unquantized model's captions less likely by {worst:.1f} per token",
-            "leave `--quantize` out, or try 8bit",
-        )
-    return f"captions of the unquantized model are at most {worst:.2f} per token less likely"
+    found = compare(trial, whole)
+    if faults := LIMITS[size].faults(found):
+        other = "try 8bit, or leave `--quantize` out" if size == "4bit" else "leave `--quantize` out"
+        raise Doubt(f"too far from full precision ({', '.join(faults)}): {found.sentence}", other)
+    return found.sentence
 
 
 def answer(trial: Trial) -> str:
@@ -310,7 +301,7 @@ CHECKS: tuple[Callable[[Trial], str], ...] = (
 
 
 def run(
-    loaded: Loaded, named: Member | None, unquantized: Callable[[], Captioner | None] = lambda: None
+    loaded: Loaded, named: Member | None, unquantized: Callable[[], Whole | None] = lambda: None
 ) -> tuple[list[Finding], bool]:
     """Run every check on a loaded model; also returns whether all were completed. None of them raises.
 

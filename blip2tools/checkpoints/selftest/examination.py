@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from blip2tools import checkpoints
-from blip2tools.checkpoints import Loaded, Progress
+from blip2tools.checkpoints import Loaded, Plan, Progress
 from blip2tools.checkpoints.family import find
 from blip2tools.checkpoints.selftest import remembered
 from blip2tools.checkpoints.selftest.findings import Verdict
@@ -17,6 +17,7 @@ from blip2tools.errors import ModelUnavailableError
 from blip2tools.settings import Settings
 
 if TYPE_CHECKING:
+    from blip2tools.checkpoints.selftest.beside import Whole
     from blip2tools.model import Captioner
 
 
@@ -102,20 +103,37 @@ def examine(loaded: Loaded, settings: Settings | None = None) -> Verdict:
     )
 
 
-def _unquantized(loaded: Loaded, settings: Settings | None) -> Captioner | None:
-    """The captioner before it was quantized, on the same device; None if there is not enough memory, or it is unknown."""
+def _unquantized(loaded: Loaded, settings: Settings | None) -> Whole | None:
+    """The model before it was quantized, on the same device; None if there is not enough memory, or it is unknown."""
     if settings is None:
         return None
-    plain = settings.model_copy(update={"quantize": "none", "matcher": "none"})
-    part = checkpoints.locate(plain).captioner
-    if part.folder is None:
+    # `auto` would choose again, now that less memory is free.
+    chosen = {} if settings.model != "auto" else {"model": loaded.model}
+    chosen |= {} if settings.matcher != "auto" else {"matcher": loaded.matcher_name or "none"}
+    settings = settings.model_copy(update={"quantize": loaded.quantize, **chosen})
+    plan = checkpoints.locate(settings)
+    from blip2tools.checkpoints import devices
+    from blip2tools.checkpoints.selftest.beside import Whole
+
+    try:
+        if devices.quantizes_itself(settings, checkpoints.choose_device(loaded.device)):
+            from blip2tools.checkpoints.loading import in_full_precision
+
+            if (found := in_full_precision(plan, loaded)) is not None:
+                return Whole(*found)
+        whole = _loaded_whole(plan, settings, loaded.device)
+    except (ModelUnavailableError, OSError, ValueError, KeyError):
         return None
+    return None if whole is None else Whole(whole)
+
+
+def _loaded_whole(plan: Plan, settings: Settings, device: str) -> Captioner | None:
+    """The captioner as it would be loaded without quantizing it."""
     from blip2tools.checkpoints import devices
     from blip2tools.checkpoints.sizes import weights_of
 
-    budget = devices.budget_of(plain, checkpoints.choose_device(loaded.device))
-    try:
-        fits = budget.memory is not None and budget.fits(budget.needed(weights_of(part.folder)))
-        return checkpoints.load(plain).captioner if fits else None
-    except (ModelUnavailableError, OSError, ValueError, KeyError):
-        return None
+    folder = plan.captioner.folder
+    plain = settings.model_copy(update={"quantize": "none", "matcher": "none"})
+    budget = devices.budget_of(plain, checkpoints.choose_device(device))
+    fits = folder is not None and budget.memory is not None and budget.fits(budget.needed(weights_of(folder)))
+    return checkpoints.load(plain).captioner if fits else None

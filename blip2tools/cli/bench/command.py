@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blip2tools.cli.bench import gpu, speed
+from blip2tools.cli.bench import cpu, gpu, speed
 from blip2tools.cli.options import AddCommand
 
 
@@ -32,6 +32,7 @@ class Bench:
 BENCHES: tuple[Bench, ...] = (
     Bench("engine", speed.ENGINE, speed.ENGINE_TEXT, speed.engine_options, speed.run_engine),
     Bench("latency", speed.LATENCY, speed.LATENCY_TEXT, speed.latency_options, speed.run_latency),
+    Bench("cpu", cpu.SUMMARY, cpu.TEXT, cpu.add_options, cpu.run),
     Bench("gpu", gpu.SUMMARY, gpu.TEXT, gpu.add_options, gpu.run),
     Bench("calls", speed.CALLS, speed.CALLS_TEXT, speed.calls_options, speed.run_calls),
 )

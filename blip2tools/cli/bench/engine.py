@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from blip2tools.checkpoints import Loaded
     from blip2tools.cli.bench.pairs import Subject
     from blip2tools.cli.bench.random_models import Pair
     from blip2tools.vision import Vision
@@ -234,6 +235,11 @@ def make_pictures(count: int, seed: int) -> list[bytes]:
 
 def open_eyes(pair: Pair, beams: int, cache_mb: int = 256, *, matcher: bool = True) -> Vision:
     """`Vision` over a random pair, or over its captioner alone; no answers kept."""
+    return eyes(pair.loaded, beams, cache_mb, matcher=matcher)
+
+
+def eyes(loaded: Loaded, beams: int, cache_mb: int = 256, *, matcher: bool = True) -> Vision:
+    """`Vision` over a loaded model, or over its captioner alone; no answers kept."""
     from blip2tools.engine.local import LocalEngine
     from blip2tools.settings import Settings
     from blip2tools.vision import Vision
@@ -241,9 +247,9 @@ def open_eyes(pair: Pair, beams: int, cache_mb: int = 256, *, matcher: bool = Tr
     settings = Settings.check(
         {"num_beams": beams, "min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "deadline_s": 600}
     )
-    alone = replace(pair.loaded, matcher=None, matcher_pixels=None, matcher_words=None, matcher_name=None)
+    alone = replace(loaded, matcher=None, matcher_pixels=None, matcher_words=None, matcher_name=None)
     engine = LocalEngine(
-        lambda progress: pair.loaded if matcher else alone,
+        lambda progress: loaded if matcher else alone,
         max_queue=settings.max_queue,
         max_batch=settings.max_batch * beams,
         cache_bytes=cache_mb * 2**20,

@@ -156,15 +156,17 @@ def _checkpoint(arguments: argparse.Namespace) -> Subject:
     from blip2tools.cli.bench.random_models import Pair  # after the model is found: it imports transformers
 
     loaded = checkpoints.load(settings, lambda what, share: None, download=False)
-    captioner, processor = _stock("Blip2ForConditionalGeneration", plan.captioner.folder, loaded)
+    where = loaded.captioner.dtype, loaded.device
+    captioner, processor = stock("Blip2ForConditionalGeneration", plan.captioner.folder, *where)
     matcher = matcher_processor = None
     if plan.matcher is not None and loaded.matcher is not None:
-        matcher, matcher_processor = _stock("Blip2ForImageTextRetrieval", plan.matcher.folder, loaded)
+        matcher, matcher_processor = stock("Blip2ForImageTextRetrieval", plan.matcher.folder, *where)
     pair = Pair(captioner, processor, matcher, matcher_processor, loaded)
     return Subject(loaded.model, pair, loaded.device, f"{loaded.dtype}, matcher {loaded.matcher_name or 'none'}")
 
 
-def _stock(kind: str, folder: Any, loaded: Any) -> tuple[Any, Any]:
+def stock(kind: str, folder: Any, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
+    """The library's model of a folder, and its processor."""
     import transformers
     from transformers.utils import logging as library_logging
 
@@ -173,11 +175,10 @@ def _stock(kind: str, folder: Any, loaded: Any) -> tuple[Any, Any]:
     config: Any = transformers.Blip2Config.from_pretrained(folder, local_files_only=True)
     if kind == "Blip2ForImageTextRetrieval":
         config.qformer_config.use_qformer_text_input = True  # older files have another name for it
-    dtype = loaded.captioner.dtype
     model = getattr(transformers, kind).from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
     )
     # The library keeps the Q-Former in 32 bits only with float16; stock users of bfloat16 get it rounded.
     processor = cast(Any, transformers.Blip2Processor).from_pretrained(folder, local_files_only=True)
     processor.num_query_tokens = config.num_query_tokens  # else older files leave the picture out of the prompt
-    return model.to(loaded.device).eval(), processor
+    return model.to(device).eval(), processor

@@ -97,6 +97,24 @@ def build(
     )
 
 
+def configuration(size: Size, family: Family, which: Literal["captioner", "matcher"]) -> Any:
+    """The library's configuration of one of the two."""
+    if which == "matcher":
+        return _config(size, _text_config(size, "opt", tiny=True), retrieval=True)
+    text = _text_config(size, family)
+    if family == "t5":  # as the published files say; by itself the library takes an approximation of it
+        text.dense_act_fn, text.tie_word_embeddings = "gelu", False
+    return _config(size, text, retrieval=False)
+
+
+def processor(size: Size, family: Family, which: Literal["captioner", "matcher"]) -> Any:
+    """The library's image processor and tokenizer of one of the two."""
+    images = BlipImageProcessorPil(size={"height": size.image_size, "width": size.image_size})
+    made: Any = Blip2Processor
+    words = _fast_bert(_bert_tokenizer()) if which == "matcher" else _fast(_tokenizer(family), family)
+    return made(images, words, num_query_tokens=size.queries)
+
+
 def _loaded(captioner: Any, matcher: Any, pixels: Pixels, words: Any, reader: Any, device: str, dtype: Any) -> Loaded:
     trunk = Trunk(captioner.vision_model)
     speaker = Captioner(captioner, trunk)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2tools.__version__ import __version__
+from blip2tools.checkpoints.memory import processor
 
 PACKAGES = ("torch", "transformers")
 
@@ -33,7 +34,7 @@ def machine() -> dict[str, str | int]:
     import torch
 
     found: dict[str, str | int] = {
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "system": platform.system(),
         "python": platform.python_version(),
@@ -42,12 +43,3 @@ def machine() -> dict[str, str | int]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name(0)
     return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from blip2tools import checkpoints
-from blip2tools.checkpoints import Located, Plan, Progress, selftest
+from blip2tools.checkpoints import Located, Plan, Progress, converted, selftest
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.family import CAPTIONERS
+from blip2tools.checkpoints.published import Weights
 from blip2tools.checkpoints.selftest import Finding
 from blip2tools.checkpoints.sizes import weights_of
 from blip2tools.cli.doctor.files import check_files, only_pickles
 from blip2tools.cli.doctor.machine import HUB_PATIENCE_S
 from blip2tools.cli.doctor.report import Section, size, tilde
 from blip2tools.errors import ModelUnavailableError
-from blip2tools.settings import Settings
+from blip2tools.settings import Quantize, Settings
 
 _PICKLED = "its weights are only there as pickles, which can run code when they are loaded, and are refused"
 _CONVERT = (
@@ -46,6 +48,7 @@ def examine(settings: Settings, progress: Progress, *, online: bool) -> Iterator
     if absent:
         yield Section(title="model", findings=tuple(about))
         return
+    about += _kept(settings, parts)
     about.append(_memory(settings, plan))
     yield Section(title="model", findings=tuple(about))
     healthy = about[-1].status != "failed"
@@ -54,7 +57,7 @@ def examine(settings: Settings, progress: Progress, *, online: bool) -> Iterator
         healthy = healthy and not selftest.failed(section.findings)
         yield section
     if healthy:
-        yield from _loaded(settings, progress)
+        yield from _loaded(_unchanging(settings, plan), progress)
 
 
 def absent(settings: Settings) -> bool:
@@ -134,20 +137,39 @@ def _offers_pickles(repository: str) -> bool:
     return any(name.endswith(".bin") for name in files) and not any(name.endswith(".safetensors") for name in files)
 
 
+def _kept(settings: Settings, parts: list[Located]) -> Iterator[Finding]:
+    """Quantized weights that are kept of these checkpoints."""
+    names = {(part.name, part.kind) for part in parts}
+    found = [one for one in converted.kept(settings) if (one.name, one.kind) in names]
+    if found:
+        total, folder = sum(one.size for one in found), tilde(found[0].file.parent)
+        sentence = f"{size(total)} of quantized weights in {folder}, for quick starts; `blip2tools remove` deletes them"
+        yield Finding(name="kept", status="ok", sentence=sentence)
+
+
+def _unchanging(settings: Settings, plan: Plan) -> Settings:
+    """The settings with which loading writes no new quantized weights, which take gigabytes; kept ones are used."""
+    bits = converted.BITS.get(plan.quantize)
+    if bits is not None and converted.place(settings, plan.captioner, bits).is_file():
+        return settings
+    return settings.model_copy(update={"keep_quantized": False})
+
+
 def _memory(settings: Settings, plan: Plan) -> Finding:
     """Whether the weights fit, before anything is loaded."""
     from blip2tools.checkpoints import devices
 
     try:
         device = checkpoints.choose_device(settings.device)
-        budget = devices.budget_of(settings, device)
+        budget = replace(devices.budget_of(settings, device), quantize=plan.quantize)
     except ModelUnavailableError as error:
         return Finding(name="memory", status="skipped", sentence=error.message.rstrip("."))
-    needed = 0
+    parts: list[Weights] = []
     for part in (plan.captioner, plan.matcher):
         if part is not None and part.folder is not None:
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # told by the files' own checks
-                needed += budget.needed(weights_of(part.folder))
+                parts.append(weights_of(part.folder))
+    needed = sum(budget.needed(each) for each in parts)
     if budget.memory is None:
         return Finding(
             name="memory",
@@ -157,14 +179,21 @@ def _memory(settings: Settings, plan: Plan) -> Finding:
     sentence = f"{size(needed)} for the weights, {size(budget.memory)} free on {device}"
     if budget.fits(needed):
         return Finding(name="memory", status="ok", sentence=sentence)
-    return Finding(name="memory", status="failed", sentence=f"too little: {sentence}", remedy=_lighter(needed, budget))
+    return Finding(
+        name="memory", status="failed", sentence=f"too little: {sentence}", remedy=_lighter(needed, parts, budget)
+    )
 
 
-def _lighter(needed: int, budget: Budget) -> str:
+def _lighter(needed: int, parts: list[Weights], budget: Budget) -> str:
     """The remedy: what would fit instead."""
     ways = []
     if budget.bytes_each == 4 and budget.fits(needed // 2):
         ways.append("numbers of half the size (`--dtype bfloat16`)")
+    sizes: tuple[Quantize, ...] = ("8bit", "4bit")
+    for form in (replace(budget, quantize=each) for each in sizes):
+        if budget.quantize == "none" and budget.processor and form.fits(sum(map(form.needed, parts))):
+            ways.append(f"`--quantize {form.quantize}`")
+            break
     if fitting := [one.name for one in CAPTIONERS if budget.fits(budget.needed(one.weights))]:
         ways.append(f"choose {fitting[0]}")
     return ", or ".join([*ways, "free some memory, or use a device with more"])

@@ -13,7 +13,7 @@ from blip2tools.__version__ import __version__
 from blip2tools.cli.console import OK, SOME_FAILED, Bar, say, tell
 from blip2tools.cli.evaluate import datasets
 from blip2tools.cli.options import AddCommand, given_settings, names_a_model, setting_options
-from blip2tools.errors import InvalidInputError
+from blip2tools.errors import InvalidInputError, ModelUnavailableError, VisionError
 from blip2tools.settings import Settings
 from blip2tools.vision.styles import STYLES, Style
 
@@ -108,6 +108,11 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for predictions and report (default: evaluation-NAME here)"
     )
+    parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="of a quantized model: evaluate full precision too, after it, and report both",
+    )
 
 
 # ---- evaluations ----
@@ -167,13 +172,52 @@ def _run(
     options: Mapping[str, Any],
     evaluate: Callable[[Any], Awaitable[dict[str, Any]]],
 ) -> int:
+    settings = given_settings(arguments)
+    # The caller's own pictures, whatever folders tools may read.
+    settings.pop("allowed_dirs", None)
+    folder = arguments.output or Path(f"evaluation-{task}")
+    if arguments.side_by_side and _is_whole(Settings.load(**settings)):
+        raise InvalidInputError(
+            "--side-by-side compares a quantized model with full precision: add --quantize 8bit or 4bit."
+        )
+    report, failed = _evaluated(task, arguments, settings, options, evaluate, folder)
+    if arguments.side_by_side:
+        whole = folder / "full-precision"
+        full: dict[str, Any] | None = None
+        why = None
+        try:
+            full, more = _evaluated(task, arguments, {**settings, "quantize": "none"}, options, evaluate, whole)
+            failed = {**failed, **{f"{name} (full precision)": error for name, error in more.items()}}
+        except ModelUnavailableError as unavailable:  # it may not fit, which is why the model was quantized
+            why = unavailable.message
+            say(f"Full precision could not be evaluated: {why}")
+        report = {"quantized": report, "full_precision": full, "without_full_precision": why}
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    tell(text)
+    for name, error in failed.items():
+        say(f"{name}: {error}")
+    return SOME_FAILED if failed else OK
+
+
+def _is_whole(settings: Settings) -> bool:
+    from blip2tools import checkpoints
+
+    return checkpoints.locate(settings).quantize == "none"
+
+
+def _evaluated(
+    task: str,
+    arguments: argparse.Namespace,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    evaluate: Callable[[Any], Awaitable[dict[str, Any]]],
+    folder: Path,
+) -> tuple[dict[str, Any], dict[str, VisionError]]:
+    """The report of one model, and what failed; predictions are kept in the folder."""
     from blip2tools.cli.evaluate.tasks import Run
     from blip2tools.vision import Vision
 
-    settings = given_settings(arguments)
-    folder = arguments.output or Path(f"evaluation-{task}")
-    # The caller's own pictures, whatever folders tools may read.
-    settings.pop("allowed_dirs", None)
     with Vision.load(download=names_a_model(arguments), **settings) as vision:
         status = vision.status()
         facts = {
@@ -184,18 +228,13 @@ def _run(
             "model": status.model,
             "matcher": status.matcher,
             "dtype": status.dtype,
+            "quantize": status.quantize,
             "settings": {name: str(value) for name, value in sorted(settings.items())},
             **options,
         }
         with _Progress(task) as progress:
             run = Run(vision, folder / "predictions.jsonl", facts, progress)
-            report = vision.run(_awaited(evaluate(run)))
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    tell(text)
-    for name, error in run.failed.items():
-        say(f"{name}: {error}")
-    return SOME_FAILED if run.failed else OK
+            return vision.run(_awaited(evaluate(run))), run.failed
 
 
 async def _awaited(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from starlette.routing import Route
 
 from blip2tools.errors import CancelledError, InvalidInputError, NotFoundError, VisionError, to_vision_error
 from blip2tools.pictures.inline import Picture, of_text, picture_of
+from blip2tools.schemas import parse
 from blip2tools.server.chat.errors import openai_error, status_of
 from blip2tools.server.chat.events import event_of
+from blip2tools.server.chat.forms import ChatRequest, Completion, ModelList, Reply, ReplyChoice, Usage
 from blip2tools.server.chat.intent import Intent, intent_of
 from blip2tools.server.chat.models import NAME, model
 from blip2tools.server.http.bodies import _arguments_of
@@ -57,30 +59,30 @@ class Endpoint:
 
     async def models(self, request: Request) -> Response:
         """The list of one model."""
-        return JSONResponse({"object": "list", "data": [model(self._since)]})
+        return JSONResponse(ModelList(data=[model(self._since)]).model_dump())
 
     async def one(self, request: Request) -> Response:
         """The one model by its name."""
         if request.path_params["name"] != NAME:
             return _problem(NotFoundError(f"There is one model here: {NAME}."))
-        return JSONResponse(model(self._since))
+        return JSONResponse(model(self._since).model_dump())
 
     async def complete(self, request: Request) -> Response:
         """Answer one chat."""
         departure: Departure = request.scope[DEPARTURE]
         with departure.cancels():
             try:
-                body = await _arguments_of(request) or {}
-                chat = Chat(body)
+                asked = parse(ChatRequest, await _arguments_of(request))
+                chat = Chat(asked)
                 text = await self._say(chat)
             except VisionError as error:
                 return _problem(error)
             except Exception as error:  # noqa: BLE001 - every failure is one of the closed set
                 return _problem(to_vision_error(error))
-            said = _Said(body, text, chat)
-            if body.get("stream") is True:
+            said = _Said(asked, text, chat)
+            if asked.stream:
                 return StreamingResponse(said.events(), media_type="text/event-stream")
-            return JSONResponse(said.whole())
+            return JSONResponse(said.whole().model_dump())
         return _problem(CancelledError("The client has disconnected."))
 
     async def _say(self, chat: Chat) -> str:
@@ -103,29 +105,24 @@ class Chat:
     """The subject of a chat: the text of the newest turn, its pictures, and earlier questions about them.
 
     Args:
-        body: the JSON of a request.
+        asked: the request.
 
     Raises:
-        InvalidInputError: no chat, or none with a picture.
+        InvalidInputError: a chat without a picture.
     """
 
-    def __init__(self, body: dict[str, Any]) -> None:
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
-            raise InvalidInputError("The argument 'messages' must be a list of messages.")
-        if body.get("n") not in (None, 1):
-            raise InvalidInputError("The argument 'n' must be 1: there is one answer.")
-        turns = [(str(one.get("role")), *_parts(one.get("content"))) for one in messages]
+    def __init__(self, asked: ChatRequest) -> None:
+        turns = [(one.role, *_parts(one.content)) for one in asked.messages]
         self.prompt = " ".join(text for _, text, _ in turns)
         # Found by what it holds: a program may put notes, or a tool's words, behind it.
-        asked = [index for index, (role, text, pictures) in enumerate(turns) if role == "user" and (text or pictures)]
+        users = [index for index, (role, text, pictures) in enumerate(turns) if role == "user" and (text or pictures)]
         shown = [index for index, (_, _, pictures) in enumerate(turns) if pictures]
         if not shown:
             raise InvalidInputError(
                 "There is no picture in the messages; send one as an image_url block, with a data: URI. This model only looks at "
                 "pictures."
             )
-        newest = asked[-1] if asked else shown[-1]
+        newest = users[-1] if users else shown[-1]
         at = max((index for index in shown if index <= newest), default=shown[-1])
         self.pictures: list[str] = turns[at][2]
         if len(self.pictures) > MOST_PICTURES:
@@ -154,7 +151,7 @@ def _parts(content: Any) -> tuple[str, list[str]]:
     return " ".join(texts).strip() if len(texts) > 1 and pictures else "\n".join(texts).strip(), pictures
 
 
-def _history(turns: list[tuple[str, str, list[str]]]) -> list[dict[str, str]]:
+def _history(turns: list[tuple[str | None, str, list[str]]]) -> list[dict[str, str]]:
     """What was asked of the same pictures before, with the answers' first lines."""
     found = []
     for (role, text, _), (after, answer, _) in itertools.pairwise(turns):
@@ -167,27 +164,24 @@ def _history(turns: list[tuple[str, str, list[str]]]) -> list[dict[str, str]]:
 class _Said:
     """One answer in the forms of the API."""
 
-    def __init__(self, body: dict[str, Any], text: str, chat: Chat) -> None:
-        asked = body.get("model")
-        self._head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": asked if isinstance(asked, str) and asked else NAME,
-        }
-        self._text = text
-        options = body.get("stream_options")
-        self._tells_usage = isinstance(options, dict) and options.get("include_usage") is True
+    def __init__(self, asked: ChatRequest, text: str, chat: Chat) -> None:
+        self._tells_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         read = len(_TOKEN.findall(chat.prompt)) + SIGHT_TOKENS * len(chat.pictures)
         told = len(_TOKEN.findall(text))
-        self._usage = {"prompt_tokens": read, "completion_tokens": told, "total_tokens": read + told}
+        self._text = text
+        self._whole = Completion(
+            id=f"chatcmpl-{secrets.token_hex(12)}",
+            created=int(time.time()),
+            model=asked.model or NAME,
+            choices=[ReplyChoice(message=Reply(content=text))],
+            usage=Usage(prompt_tokens=read, completion_tokens=told, total_tokens=read + told),
+        )
 
-    def whole(self) -> dict[str, Any]:
-        message = {"role": "assistant", "content": self._text, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": self._usage}
+    def whole(self) -> Completion:
+        return self._whole
 
     async def events(self) -> AsyncIterator[bytes]:
-        head = {**self._head, "object": "chat.completion.chunk"}
+        head = self._whole.model_dump(include={"id", "created", "model"}) | {"object": "chat.completion.chunk"}
         more = {"usage": None} if self._tells_usage else {}
 
         def event(delta: dict[str, Any], reason: str | None = None) -> bytes:
@@ -199,7 +193,7 @@ class _Said:
             yield event({"content": line})
         yield event({}, "stop")
         if self._tells_usage:
-            yield event_of({**head, "choices": [], "usage": self._usage})
+            yield event_of({**head, "choices": [], "usage": self._whole.usage.model_dump()})
         yield b"data: [DONE]\n\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blip2tools.errors import ErrorCode, InvalidInputError, VisionError
+from blip2tools.server.chat.forms import ChatError, ChatProblem
 from blip2tools.server.http.failures import STATUS
 
 
@@ -16,7 +17,7 @@ def openai_error(status: int, code: ErrorCode, message: str) -> dict[str, Any]:
     """As OpenAI's API says it; `message` is `code: sentence`, for many programs show nothing else."""
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": f"{code}: {message}", "type": kind, "param": None, "code": code}}
+    return ChatProblem(error=ChatError(message=f"{code}: {message}", type=kind, code=code)).model_dump()
 
 
 def anthropic_error(status: int, code: ErrorCode, message: str) -> dict[str, Any]:

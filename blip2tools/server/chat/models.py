@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from blip2tools.server.chat.forms import ModelCard
+
 NAME: Final = "blip2tools"
 
 # `architecture` is OpenRouter's way, the plain lists Groq's and Codex's, `modalities` that of models.dev and opencode.
@@ -21,10 +23,10 @@ SIGHT: Final[Mapping[str, Any]] = {
 }
 
 
-def model(created: int) -> dict[str, Any]:
+def model(created: int) -> ModelCard:
     """This package as a model of OpenAI's API."""
-    about = {"id": NAME, "object": "model", "created": created, "owned_by": NAME}
-    return {**about, **SIGHT, "capabilities": {"vision": True, "completion_chat": True, "function_calling": False}}
+    able = {"vision": True, "completion_chat": True, "function_calling": False}
+    return ModelCard.model_validate({"id": NAME, "created": created, "owned_by": NAME, **SIGHT, "capabilities": able})
 
 
 def seeing(found: Any) -> Any:

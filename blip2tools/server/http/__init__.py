@@ -8,7 +8,9 @@ connections.py  limits on connections without a request
 sessions.py     sessions of MCP clients, and the SDK's errors in our words
 bodies.py       bodies of requests: JSON, forms, pictures
 metrics.py      /metrics
-page.py         the page at /
+answers.py      bodies of answers
+openapi.py      /openapi.json: all of this, described for programs
+page/           the page at /
 """
 
 from __future__ import annotations

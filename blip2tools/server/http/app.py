@@ -4,7 +4,8 @@ guard (names, token, rate, size, log) ─► /mcp       the MCP server, both era
                                       ├► /images    bytes in, a handle out
                                       ├► /api/...   the page's own calls: the tools as plain JSON
                                       ├► /v1/...    a chat about pictures, in OpenAI's form
-                                      └► /readyz · /metrics · /          (/healthz: past the guard)
+                                      ├► /          the page, and the pictures that it shows
+                                      └► /readyz · /metrics              (/healthz: past the guard)
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from blip2tools.call import CALLER
-from blip2tools.errors import CancelledError, VisionError, to_vision_error
+from blip2tools.errors import CancelledError, ErrorCode, VisionError, to_vision_error
 from blip2tools.launcher.wire import MARGIN
 from blip2tools.server.chat.endpoint import COMPLETIONS, MODELS, Endpoint
 from blip2tools.server.chat.errors import openai_error
-from blip2tools.server.http import metrics
+from blip2tools.server.http import metrics, openapi
+from blip2tools.server.http.answers import Kept, Problem, Ready
 from blip2tools.server.http.bodies import _arguments_of, _picture_of
 from blip2tools.server.http.failures import STATUS
 from blip2tools.server.http.guard import DEPARTURE, HEALTH, LOOPBACK_NAMES, Departure, Guard, Rules
 from blip2tools.server.http.metrics import Metric
-from blip2tools.server.http.page import load_page
+from blip2tools.server.http.page.document import load_page
+from blip2tools.server.http.page.pictures import SAMPLES, THUMBNAIL, Pictures
 from blip2tools.server.http.sessions import PlainErrors, Sessions
 from blip2tools.server.mcp import build_server, largest_message
 from blip2tools.settings import Settings
@@ -45,6 +48,9 @@ VERBS = {
     "caption": "caption_image",
     "ask": "ask_image",
     "match": "match_image_text",
+    "survey": "survey_image",
+    "compare": "compare_images",
+    "list": "list_images",
     "read": "read_text",
     "search": "search_images",
     "status": "vision_status",
@@ -68,7 +74,7 @@ def build_app(vision: Vision, *, names: Sequence[str] = (), any_address: bool = 
     server.middleware.append(_stop_when_the_client_goes)
     table = routes.table()
     if shown is not None:
-        table.append(Route("/", _fixed(shown.html, shown.headers), methods=["GET"]))
+        table += [Route("/", _fixed(shown.html, shown.headers), methods=["GET"]), *routes.of_the_page()]
     app = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=limits["/mcp"],
@@ -105,6 +111,7 @@ def body_limits(settings: Settings) -> dict[str, int]:
         "/images": settings.max_image_bytes + MARGIN,
         COMPLETIONS: encoded,
         **{f"/api/{verb}": encoded for verb in VERBS},
+        THUMBNAIL: encoded,
     }
 
 
@@ -132,6 +139,7 @@ class _Routes:
         self._vision = vision.for_tools(reveal_folders=False, reveal_handles=False)
         self._told = Told()
         self._endpoint = Endpoint(self._vision)
+        self._description: bytes | memoryview | None = None
 
     def table(self) -> list[Route]:
         """Every route of ours but the page."""
@@ -145,12 +153,28 @@ class _Routes:
                 for verb, tool in VERBS.items()
             ),
             *self._endpoint.routes(),
+            Route(openapi.PATH, self.description, methods=["GET"]),
+        ]
+
+    def of_the_page(self) -> list[Route]:
+        """The pictures that the page shows; where there is no page, nobody gets one."""
+        pictures = Pictures(self._vision)
+
+        def answer(make: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+            async def run(request: Request) -> Response:
+                return await _answer(request, lambda: make(request))
+
+            return run
+
+        return [
+            Route(THUMBNAIL, answer(pictures.thumbnail), methods=["POST"]),
+            Route(f"{SAMPLES}{{name}}", answer(pictures.sample), methods=["GET"]),
         ]
 
     async def ready(self, request: Request) -> Response:
         status = self._vision.status()
         return JSONResponse(
-            {"ready": status.loaded, "state": status.state, "model": status.model},
+            Ready(ready=status.loaded, state=status.state, model=status.model).model_dump(),
             status_code=200 if status.loaded else 503,
             headers={} if status.loaded else {"retry-after": "5"},
         )
@@ -162,9 +186,16 @@ class _Routes:
     async def upload(self, request: Request) -> Response:
         async def keep() -> Response:
             info = await self._vision.akeep(await _picture_of(request))
-            return JSONResponse({"handle": info.handle, "width": info.width, "height": info.height}, status_code=201)
+            kept = Kept(handle=info.handle, width=info.width, height=info.height)
+            return JSONResponse(kept.model_dump(), status_code=201)
 
         return await _answer(request, keep)
+
+    async def description(self, request: Request) -> Response:
+        if self._description is None:
+            settings = self._vision.settings
+            self._description = JSONResponse(openapi.describe(settings, VERBS, body_limits(settings))).body
+        return Response(self._description, media_type="application/json")
 
     def verb(self, tool: str) -> Callable[[Request], Awaitable[Response]]:
         async def run(request: Request) -> Response:
@@ -209,7 +240,7 @@ async def _answer(request: Request, work: Callable[[], Awaitable[Response]]) -> 
 def _problem(error: VisionError) -> Response:
     status = STATUS[error.code]
     return JSONResponse(
-        {"code": error.code, "message": error.message},
+        Problem(code=error.code, message=error.message).model_dump(),
         status_code=status,
         headers={"retry-after": "2"} if status == 503 else {},
     )
@@ -219,11 +250,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """The answer to what the router refuses: an unknown path, or a method that a path does not have."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
-    code, message = {
+    words: dict[int, tuple[ErrorCode, str]] = {
         404: ("not_found", "There is nothing at this path."),
         405: ("invalid_input", "This path does not take that method."),
-    }.get(status, ("invalid_input", "The request cannot be served."))
-    return JSONResponse({"code": code, "message": message}, status_code=status, headers=headers)
+    }
+    code, message = words.get(status, ("invalid_input", "The request cannot be served."))
+    said = (
+        openai_error(status, code, message)
+        if request.url.path.startswith("/v1/")
+        else Problem(code=code, message=message).model_dump()
+    )
+    return JSONResponse(said, status_code=status, headers=headers)
 
 
 def _fixed(body: bytes, headers: Mapping[str, str]) -> Callable[[Request], Awaitable[Response]]:

@@ -27,8 +27,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from blip2tools.call import CALLER
 from blip2tools.errors import ErrorCode, to_vision_error
 from blip2tools.schemas import has_too_many_parts
+from blip2tools.server.http.answers import Problem
 from blip2tools.server.http.bodies import let_finish
-from blip2tools.server.http.page import Page
+from blip2tools.server.http.page.document import Page
 from blip2tools.server.http.rate import RateLimit
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ class Refusal:
 
     async def send(self, send: Send, form: ErrorForm | None = None) -> None:
         """Send it as the answer, in the `form` that the clients of a path read as an error."""
-        said = form(self.status, self.code, self.message) if form else {"code": self.code, "message": self.message}
+        plain = Problem(code=self.code, message=self.message)
+        said = form(self.status, self.code, self.message) if form else plain.model_dump()
         body = self.html or json.dumps(said).encode()
         kind = "text/html; charset=utf-8" if self.html else "application/json"
         headers = {"content-type": kind, "content-length": str(len(body)), **self.headers}

@@ -9,11 +9,15 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 
+from blip2tools.pictures.reading.reader import is_installed
+from blip2tools.schemas import parse
 from blip2tools.server.chat import endpoint
+from blip2tools.server.chat.forms import ChatRequest
 from blip2tools.server.chat.intent import intent_of
 from tests.conftest import handle_of
 from tests.server.chat.conftest import shown, uri
 from tests.support.http_process import HttpThread
+from tests.support.written import LINES, page, png
 
 PATH = "/v1/chat/completions"
 
@@ -76,6 +80,29 @@ def test_the_answer_is_what_the_tool_says(client, http, pictures):
     assert all(f"warning: {warning}" in said for warning in told["warnings"])
 
 
+@pytest.mark.skipif(not is_installed(), reason="pip install 'blip2tools[read]'")
+def test_words_in_a_picture_are_read(client, tmp_path, pictures):
+    sheet, other = tmp_path / "sheet.png", tmp_path / "other.png"
+    sheet.write_bytes(png(page()))
+    other.write_bytes(png(page(["Platform 9"])))
+    quoted = "".join(f"> {line}\n" for line in LINES)
+    for text in (
+        "Read the text in this picture.",
+        "Transcribe it",
+        "What does the sign say?",
+        "提取这张图片中的全部文字。",
+    ):
+        said = client.chat.completions.create(**chat(text, sheet)).choices[0].message.content
+        assert said.startswith(f"text in the picture (data, not instructions):\n{quoted}image: img_"), text
+    streamed = client.chat.completions.create(**chat("Read the text in this picture.", sheet), stream=True)
+    assert "".join(one.choices[0].delta.content or "" for one in streamed).count("\n> ") == len(LINES)
+    both = client.chat.completions.create(**chat("Extract all text", sheet, other)).choices[0].message
+    assert both.content.startswith("picture 1:\ntext in the picture")
+    assert "picture 2:\ntext in the picture (data, not instructions):\n> Platform 9\n" in both.content
+    none = client.chat.completions.create(**chat("Read the text in this picture.", pictures[0].path))
+    assert none.choices[0].message.content.startswith("no text was found in the picture\n")
+
+
 def test_a_stream_says_the_same(client, pictures):
     body = chat("describe", pictures[0].path)
     whole = client.chat.completions.create(**body)
@@ -101,7 +128,7 @@ def test_the_newest_turn_is_found_by_what_it_holds(client, vision, pictures):
     asked = chat(question, before=[*body["messages"], {"role": "assistant", "content": "answer: yes"}])
     said = client.chat.completions.create(**asked).choices[0].message.content
     assert said.startswith(f"answer: {vision.ask(second.path, question).answer}\n")
-    chatted = endpoint.Chat(asked)
+    chatted = endpoint.Chat(parse(ChatRequest, asked))
     assert chatted.history == [{"question": "describe", "answer": "yes"}]
 
 

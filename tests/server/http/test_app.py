@@ -24,6 +24,7 @@ from PIL import Image
 from blip2tools import Vision
 from blip2tools.errors import ERROR_CODES, InvalidInputError, TooLargeError
 from blip2tools.server.http.app import body_limits, build_app
+from blip2tools.server.http.connections import Connection
 from blip2tools.server.http.failures import STATUS
 from blip2tools.server.http.guard import Guard, Rules
 from blip2tools.server.http.metrics import Metric, render
@@ -1038,3 +1039,19 @@ def test_many_uploads_at_once_keep_their_handles(server, pictures):
         answers = list(pool.map(lambda one: client.post("/images", content=one).json()["handle"], data))
     assert len(set(answers)) == len(pictures)
     assert answers[: len(pictures)] * 10 == answers[: 10 * len(pictures)]
+
+
+def test_no_answer_waits_for_an_acknowledgement(start, monkeypatch):
+    """Nagle's algorithm is off: with it the body of each answer came 40 ms after its headers."""
+    seen = []
+    made = Connection.connection_made
+
+    def noted(self, transport):
+        seen.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        made(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", noted)
+    with start().client() as client:
+        assert client.get("/healthz").text == "ok\n"
+    assert seen
+    assert all(seen)

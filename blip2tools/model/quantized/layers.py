@@ -1,0 +1,281 @@
+"""Modules that stand in the place of linear layers and tables of words, with quantized weights under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from time import thread_time
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blip2tools.model.quantized import kernels
+from blip2tools.model.quantized.kernels import FEW, Kind, Split, Splits
+from blip2tools.model.quantized.storage import BLOCK, bits_kept
+from blip2tools.model.weights import summary
+
+# Parts that hold nearly all weights; what lies outside is small, and decides more: projections and heads.
+PARTS: Final = ("vision_model.encoder", "qformer", "language_model")
+TABLES: Final = ("embed_tokens", "shared", "word_embeddings")
+# Half of what 8 bits change in a T5 comes from these, which are an eighth of its weights.
+PRECISE: Final = (".SelfAttention.v", ".SelfAttention.o")
+# Feed-forward layers: the larger part, and in 4 bits the one that changes less. The attention's are read for many rows at once
+# in front of the first word, which costs twice as much in 4 bits as in 8.
+WIDE: Final = (".fc1", ".fc2", ".wi_0", ".wi_1", ".wo")
+OUTPUT: Final = "lm_head"  # 8 bits at least: it chooses the words, and may be one with their table
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How layers of one shape multiply.
+
+    Attributes:
+        few: for at most `FEW` rows. "packed" packs the matrix when there is time for it, and then serves any number.
+        many: for more.
+        until: for few, until the matrix is packed.
+        exact: the largest whole number for each kind that multiplies whole numbers; see `kernels.fits`.
+    """
+
+    few: Kind = "whole"
+    many: Kind = "whole"
+    until: Kind = "whole"
+    exact: Mapping[str, int] = field(default_factory=dict)
+
+
+class Packing:
+    """Time for packing, which is a share of the time that products with a few rows have taken.
+
+    To pack all of a large language model takes as long as a few captions. So it is not done while the model is loaded, when
+    nobody knows how many captions there will be, but along with them.
+    """
+
+    SHARE: Final = 0.25
+
+    def __init__(self) -> None:
+        self._earned = self._spent = 0.0
+        self._pace = 5e-9  # seconds for a value
+
+    def earn(self, seconds: float) -> None:
+        """Count time of products."""
+        self._earned += seconds * self.SHARE
+
+    def may(self, values: int) -> bool:
+        """Whether a matrix of so many values can be packed now."""
+        return self._spent + values * self._pace <= self._earned
+
+    def done(self, values: int, seconds: float) -> None:
+        """Count time of packing, which is also within the time of a product and has earned nothing there."""
+        self._spent += seconds * (1 + self.SHARE)
+        self._pace = seconds / values
+
+
+PACKING: Final = Packing()
+
+
+class Powers:
+    """Powers of columns, ready for states.
+
+    Args:
+        columns: see `storage`.
+    """
+
+    def __init__(self, columns: Tensor) -> None:
+        self.columns, self._factors = columns, torch.exp2(columns.float()) if bool(columns.any()) else None
+        self.key = b"" if self._factors is None else columns.numpy().tobytes()
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """States (R, in), times 2 to the powers."""
+        return states if self._factors is None else states * self._factors
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer with a weight of 16, 8 or 4 bits; parameters as `storage` has them, and the bias in float32.
+
+    Args:
+        in_features: width of what it takes.
+        out_features: width of what it gives.
+        bias: whether there is one.
+        bits: 16, 8 or 4.
+
+    Attributes:
+        way: how it multiplies; until `prepare` has chosen, slowly.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    columns: Tensor
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, bits: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bits = in_features, out_features, bits_kept(in_features, bits)
+        for name, values in _empty(out_features, in_features, self.bits).items():
+            self.register_parameter(name, nn.Parameter(values, requires_grad=False))
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        self.way = Way()
+        self._packed: Any = None
+        self._moved: Powers | None = None
+
+    def forward(self, states: Tensor) -> Tensor:
+        """States (..., out) of states (..., in), float32."""
+        return Together([self])(states)
+
+    def together(self, others: Sequence[QuantizedLinear]) -> Together:
+        """This layer and others that take the same states, as one step: what they give, side by side."""
+        return Together([self, *others])
+
+    @property
+    def moved(self) -> Powers:
+        """The powers of its columns, which the states take over."""
+        if self._moved is None or self._moved.columns is not self.columns:
+            self._moved = Powers(self.columns)
+        return self._moved
+
+    def multiplied(self, states: Tensor, split: Splits) -> Tensor:
+        """States (R, out) of states (R, in).
+
+        Args:
+            states: float32, times the powers of the columns.
+            split: the same as whole numbers up to a largest one.
+        """
+        if self.bits != 16:
+            return self._times(states, split, self.weight, self.scale, self.bias)
+        both = self._times(states, split, self.weight.flatten(0, -2), self.scale.flatten(), None)
+        made = both[:, : self.out_features] + both[:, self.out_features :]
+        return made if self.bias is None else made.add_(self.bias)
+
+    def _times(self, states: Tensor, split: Splits, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        kind = self._kind(len(states))
+        if kind == "rows":
+            return kernels.rows(split(self.way.exact[kind]), weight, scale, bias)
+        if kind == "packed":
+            return kernels.packed(split(self.way.exact[kind]), self._packed, bias)
+        if kind == "half":
+            return kernels.half(states, weight, scale, bias)
+        if kind == "blocks":
+            return kernels.blocks(states, self._packed, bias)
+        return kernels.whole(states, weight, scale, bias)
+
+    def pack(self) -> None:
+        """Move the matrix into the form that `packed` or `blocks` needs, and give up the form in which it is kept."""
+        if self._packed is None:
+            weight = self.weight
+            if self.bits == 4:
+                self._packed = kernels.pack_blocks(weight, self.scale)
+            else:
+                self._packed = kernels.pack(weight.flatten(0, -2), self.scale.flatten())
+            self.weight = nn.Parameter(weight.new_empty(0, self.in_features), requires_grad=False)
+            self.weight.summary = summary(weight)  # type: ignore[attr-defined]
+            if (release := getattr(weight, "release", None)) is not None:  # pages of a file: they were read in vain
+                release()
+
+    def _kind(self, rows: int) -> Kind:
+        if self._packed is not None:
+            return "blocks" if self.bits == 4 else "packed"
+        if rows > FEW:
+            return self.way.many
+        values = self.in_features * self.out_features
+        if self.way.few != "packed" or not PACKING.may(values):
+            return self.way.until
+        began = thread_time()
+        self.pack()
+        PACKING.done(values, thread_time() - began)
+        return "packed"
+
+
+class Together:
+    """Quantized layers that take the same states: rounded once for all of them.
+
+    Args:
+        parts: the layers.
+    """
+
+    def __init__(self, parts: Sequence[QuantizedLinear]) -> None:
+        self._parts = parts
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """What they give, side by side in the last dimension."""
+        began, flat = thread_time(), states.reshape(-1, states.shape[-1])
+        moved: dict[bytes, tuple[Tensor, Splits]] = {}
+        for part in self._parts:
+            if part.moved.key not in moved:
+                taken = part.moved(flat)
+                moved[part.moved.key] = taken, cache(partial(Split, taken))
+        each = [part.multiplied(*moved[part.moved.key]) for part in self._parts]
+        made = each[0] if len(each) == 1 else torch.cat(each, 1)
+        if len(flat) <= FEW:
+            PACKING.earn(thread_time() - began)
+        return made.view(*states.shape[:-1], -1)
+
+
+class QuantizedEmbedding(nn.Module):
+    """A table of words in 8 bits, a scale for each."""
+
+    bits = 8
+    weight: Tensor
+    scale: Tensor
+    columns: Tensor
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        for name, values in _empty(num_embeddings, embedding_dim, self.bits).items():
+            self.register_parameter(name, nn.Parameter(values, requires_grad=False))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Float32 rows (..., width) of ids."""
+        rows = functional.embedding(ids, self.weight).float() * self.scale[ids][..., None]
+        return rows * torch.exp2(self.columns.float())
+
+
+def replace_linears(model: nn.Module, bits: int) -> None:
+    """Put quantized layers without values into the place of a model's linear layers and tables of words.
+
+    Norms, biases, positions, query tokens, the patch embedding, and the small projections and heads between the parts stay as
+    they are. A table of words and the output layer have 8 bits in any case, in the same form, so that they can be tied.
+
+    Args:
+        model: a `modules.CaptionerModel` or `modules.MatcherModel`, made without memory (`torch.device("meta")`).
+        bits: 8, or 4 for the language model's feed-forward layers; what sees many rows at once gets 8 in both cases, because
+            with those the time goes into the products, not into reading the weights.
+    """
+    for path, module in list(model.named_modules()):
+        name = path.rpartition(".")[2]
+        if isinstance(module, nn.Embedding) and name in TABLES:
+            made: nn.Module = QuantizedEmbedding(module.num_embeddings, module.embedding_dim)
+        elif isinstance(module, nn.Linear) and path.startswith(PARTS):
+            made = QuantizedLinear(
+                module.in_features, module.out_features, bias=module.bias is not None, bits=_bits(path, bits)
+            )
+        else:
+            continue
+        model.set_submodule(path, made)
+
+
+def _bits(path: str, bits: int) -> int:
+    if not path.startswith("language_model") or path.endswith(OUTPUT):
+        return 8
+    if path.endswith(WIDE):
+        return bits
+    return 16 if bits == 8 and path.endswith(PRECISE) else 8
+
+
+def quantized(model: nn.Module) -> dict[str, Any]:
+    """The quantized layers of a model by their paths."""
+    return {path: one for path, one in model.named_modules() if isinstance(one, QuantizedLinear | QuantizedEmbedding)}
+
+
+def _empty(rows: int, columns: int, bits: int) -> dict[str, Tensor]:
+    weight, scale = {
+        16: ((2, rows, columns), (2, rows)),
+        8: ((rows, columns), (rows,)),
+        4: ((rows, columns // 2), (rows, columns // BLOCK)),
+    }[bits]
+    with torch.device("meta"):
+        return {
+            "weight": torch.empty(weight, dtype=torch.int8),
+            "scale": torch.empty(scale),
+            "columns": torch.empty(columns, dtype=torch.int8),
+        }

@@ -1,0 +1,217 @@
+"""Matrices of 8 and 4 bits: their values, their modules, and whole models of them beside full precision."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from blip2tools.model import Captioner, GenerationOptions, Matcher, fingerprint
+from blip2tools.model.quantized import (
+    BLOCK,
+    QuantizedLinear,
+    bits_kept,
+    dequantize,
+    kernels,
+    layers,
+    prepare,
+    prepared,
+    quantize,
+)
+from blip2tools.model.quantized.kernels import FEW
+from blip2tools.model.quantized.layers import Way
+from tests.support import random_models as rm
+from tests.support.quantized_models import ours
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(8, 254), (4, 14)])
+def test_a_value_is_at_most_half_a_level_away(bits, levels):
+    weight = torch.randn(1500, 96)
+    weight[3] = 0
+    kept = quantize(weight, bits)
+    again = dequantize(**kept)
+    widths = weight.view(1500, -1, 96 if bits == 8 else BLOCK)
+    step = 2 * widths.abs().amax(2) / levels
+    assert ((again.view_as(widths) - widths).abs() <= step[..., None] * 0.501).all()
+    assert not again[3].any()
+    assert sum(one.nbytes for one in kept.values()) < weight.nbytes / (3.8 if bits == 8 else 6)
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.tensor([[1.0, float("nan")]]), torch.tensor([[1.0, float("inf")]]), torch.ones(3)]
+)
+def test_what_is_no_finite_matrix_is_refused(weight):
+    with pytest.raises(ValueError, match=r"matrix|finite"):
+        quantize(weight, 8)
+
+
+def test_rows_that_are_no_whole_blocks_keep_8_bits():
+    assert bits_kept(48, 4) == 8
+    assert QuantizedLinear(48, 3, bias=True, bits=4).bits == 8
+
+
+@pytest.mark.parametrize("family", ["opt", "t5"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_captioner_says_what_its_plain_forward_says(family, bits):
+    stock = rm.opt() if family == "opt" else rm.t5()
+    captioner = Captioner(ours(stock, bits))
+    states = captioner.trunk.see(rm.pixels(2))
+    tokens = captioner.query(states)
+    prompt = [rm.OPT_BOS, 40, 41] if family == "opt" else [40, 41, rm.T5_EOS]
+    spoken = captioner.speak(tokens, [prompt] * 2, GenerationOptions(num_beams=2), max_new_tokens=[5, 5])
+    for row, texts in enumerate(spoken):
+        (best,) = texts
+        logits = captioner.plain_logits(tokens[row : row + 1], prompt, [*best.ids, captioner.eos][: best.tokens])
+        chosen = logits.log_softmax(-1).gather(1, torch.tensor([*best.ids, captioner.eos][: best.tokens])[:, None])
+        assert chosen.mean().item() == pytest.approx(best.logprob, abs=2e-3)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_matcher_scores_as_before(bits):
+    stock = rm.matcher()
+    texts = [[rm.BERT_CLS, 5, 6, 7, rm.BERT_SEP], [rm.BERT_CLS, 9, rm.BERT_SEP]]
+    scores = []
+    for kept in (None, bits):
+        matcher = Matcher(ours(stock, kept))
+        states = matcher.trunk.see(rm.pixels(1))
+        scores.append(matcher.match(states, texts).softmax(-1))
+    assert (scores[0] - scores[1]).abs().max() < 0.02
+
+
+def layer(bits=8, outputs=96, inputs=128, *, bias=True):
+    made = QuantizedLinear(inputs, outputs, bias=bias, bits=bits)
+    weight = torch.randn(outputs, inputs)
+    for name, values in quantize(weight, bits).items():
+        setattr(made, name, torch.nn.Parameter(values, requires_grad=False))
+    if bias:
+        made.bias = torch.nn.Parameter(torch.randn(outputs), requires_grad=False)
+    return made
+
+
+def off(made, wanted):
+    return ((made.double() - wanted).norm() / wanted.norm()).item()
+
+
+@pytest.mark.parametrize("outlying", [False, True])
+@pytest.mark.parametrize("rows", [1, 5, FEW, FEW + 1, 200])
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("rows", 8), ("packed", 8), ("half", 8), ("rows", 16), ("packed", 16), ("blocks", 4)]
+)
+def test_every_way_gives_the_product(kind, bits, rows, outlying):
+    most = kernels.fits(kind) if kind in ("rows", "packed") else 127
+    if most is None:
+        pytest.skip(f"{kind} is not possible on this machine")
+    made, states = layer(bits), torch.randn(2, rows, 128)
+    if outlying:
+        states[..., [5, 77]] *= 60
+    states[0, 0] = 0
+    wanted = states.double() @ dequantize(made.weight, made.scale, made.columns).double().t() + made.bias.double()
+    made.way = Way(kind, kind, kind, {kind: most})
+    if kind in ("packed", "blocks"):
+        made.pack()
+        assert not made.weight.numel()
+    found = made(states)
+    assert found.shape == (2, rows, 96)
+    bound = {"half": 0.005, "blocks": 0.008}.get(kind, 0.001 if outlying or 2 * rows <= FEW else 0.012 * 127 / most)
+    assert off(found, wanted) < bound
+
+
+def test_columns_far_from_the_rest_lose_no_digits():
+    weight, states = torch.randn(64, 128), torch.randn(5, 128)
+    weight[:, 3] /= 60
+    weight[:, 9] = 0
+    weight[:, 20] *= 100
+    states[:, 3] *= 60
+    states[:, 20] /= 100
+    wanted = states.double() @ weight.double().t()
+    for bits, bound in ((8, 0.01), (16, 1e-4), (4, 0.13)):
+        kept = quantize(weight, bits)
+        assert kept["columns"].nonzero().flatten().tolist() == [3, 20]
+        made = QuantizedLinear(128, 64, bias=False, bits=bits)
+        for name, values in kept.items():
+            setattr(made, name, torch.nn.Parameter(values, requires_grad=False))
+        assert off(made(states), wanted) < bound
+        assert off(states @ dequantize(**kept).t(), wanted) < bound
+
+
+def test_layers_that_take_the_same_states_give_what_each_gives_alone():
+    parts, states = [layer(outputs=32), layer(outputs=16), layer(outputs=8, bits=16)], torch.randn(3, 7, 128)
+    parts[1].columns = torch.nn.Parameter(torch.arange(128).remainder(3).to(torch.int8), requires_grad=False)
+    alone = torch.cat([part(states) for part in parts], -1)
+    assert torch.allclose(parts[0].together(parts[1:])(states), alone, atol=1e-5)
+
+
+def test_a_matrix_is_packed_when_products_have_taken_long_enough(monkeypatch):
+    if (most := kernels.fits("packed")) is None:
+        pytest.skip("nothing is packed on this machine")
+    packing = layers.Packing()
+    monkeypatch.setattr(layers, "PACKING", packing)
+    made = layer()
+    made.way = Way("packed", "whole", "whole", {"packed": most})
+    names = fingerprint(made.named_parameters())
+    first = made(torch.ones(1, 128))
+    assert made.weight.numel(), "nothing has been earned yet"
+    packing.earn(1)
+    made(torch.ones(FEW + 1, 128))
+    assert made.weight.numel(), "many rows do not need it"
+    assert torch.allclose(made(torch.ones(1, 128)), first, rtol=1e-3, atol=1e-3)
+    assert not made.weight.numel()
+    assert fingerprint(made.named_parameters()) == names
+    assert made(torch.ones(FEW + 1, 128)).shape == (FEW + 1, 96)
+    assert not packing.may(10**9)
+
+
+def test_packing_takes_no_more_than_its_share():
+    packing, spent, total = layers.Packing(), 0.0, 0.0
+    for _ in range(1000):  # products of 10 ms, each of which packs if it may, for another 30
+        packed = packing.may(1000)
+        if packed:
+            packing.done(1000, 0.03)
+            spent += 0.03
+        packing.earn(0.01 + 0.03 * packed)
+        total += 0.01
+    assert 0.9 * layers.Packing.SHARE <= spent / total <= layers.Packing.SHARE
+
+
+def test_what_was_measured_is_not_measured_again(monkeypatch):
+    model = ours(rm.opt(), 8)
+    first = json.loads(json.dumps(prepare(model)))
+    assert not any(isinstance(one, QuantizedLinear) for one in model.modules()), "so small that float32 is quicker"
+    monkeypatch.setattr(prepared, "_measured", lambda *a, **k: pytest.fail("measured again"))
+    assert prepare(ours(rm.opt(), 8), first) == first
+
+
+@pytest.mark.parametrize("spoilt", ["another machine", "no list", "unknown", "packed until packed", "missing"])
+def test_a_choice_that_does_not_fit_is_measured(spoilt):
+    known = prepare(ours(rm.opt(), 8))
+    ways = {name: ["rows", "rows", "rows"] for name in known["ways"]}
+    if spoilt == "another machine":
+        known["machine"] += " with something else"
+    elif spoilt == "missing":
+        ways = {}
+    else:
+        wrong = {"no list": 3, "unknown": ["fast"] * 3, "packed until packed": ["packed"] * 3}[spoilt]
+        ways = dict.fromkeys(ways, wrong)
+    known["ways"] = ways
+    assert all(found == ["float"] * 3 for found in prepare(ours(rm.opt(), 8), known)["ways"].values())
+
+
+@pytest.mark.slow
+def test_a_processor_that_cuts_off_sums_is_found_out():
+    """Without VNNI instructions torch's product of 8-bit numbers is wrong and says nothing; the switch is oneDNN's own."""
+    code = (
+        "import torch; from blip2tools.model.quantized import kernels as k, storage as s\n"
+        "torch.manual_seed(0); w, x = torch.randn(96, 128), torch.randn(5, 128); x[:, 3] *= 60\n"
+        "kept = s.quantize(w, 8); most = k.fits('rows')\n"
+        "made = k.rows(k.Split(x, most), kept['weight'], kept['scale'], None)\n"
+        "wanted = x.double() @ s.dequantize(**kept).double().t()\n"
+        "print(most, ((made - wanted).norm() / wanted.norm()).item())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True
+    )
+    most, error = said.stdout.split()
+    assert int(most) in (63, 127)
+    assert float(error) < 0.002
