@@ -85,7 +85,9 @@ def test_every_block_is_of_a_kind_that_is_tested():
 @pytest.mark.parametrize(("name", "command", "output"), list(sessions()))
 def test_the_session_prints_what_it_shows(name, command, output, at_home, capsys, request):
     if name == "README.md" or not command.startswith("blip2tools"):
-        # As a person would, in a shell; the other pages run the same commands in this process, which costs less.
+        # As a person would, in a shell; the other pages run the same commands in this process, which costs less. The model has
+        # been tested before: the first time takes seconds, and the library that it is compared with.
+        request.getfixturevalue("examples")
         if "curl" in command:
             command = command.replace(LOCAL, request.getfixturevalue("server").url)
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

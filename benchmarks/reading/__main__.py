@@ -5,6 +5,7 @@ photos  the same as a phone takes them
 turned  every page turned by 90°, 180° and 270° in turns
 long    one page of 420 × 6,000 pixels
 shapes  300 pictures of the demo's world, in which nothing is written
+order   no reading: the order of the boxes that Chromium tells, made uneven and higher or lower, as a detector's are
 
 Needs the extra `[read]`, playwright, and a Chromium on this machine. Progress goes to standard error.
 """
@@ -16,7 +17,7 @@ import io
 import json
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +31,11 @@ from blip2tools import Vision
 from blip2tools.cli.console import say, tell
 from blip2tools.demo.draw import draw
 from blip2tools.demo.world import sample_scene
+from blip2tools.pictures.reading.order import Box, arranged
 
 SHAPES: Final = 300
+MARGINS: Final = (0.14, 0.08, 0.02, -0.05)  # shares of a font's height that a box leaves out above letters, and below
+LONG: Final = 8  # characters: shorter lines are not looked at
 _TURNS: Final = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
@@ -136,12 +140,37 @@ def _shapes(vision: Vision, pages: list[Rendered], long: Rendered) -> Any:
     return {"pictures": SHAPES, "told": told}
 
 
+def _order(_: Vision, pages: list[Rendered], long: Rendered) -> Any:
+    figures = {}
+    for margin in MARGINS:
+        right, every = Counter[str](), Counter[str]()
+        for number, page in enumerate(pages):
+            chance = random.Random(f"{number}:{page.sheet.kind}")
+            boxes = [_as_detected(box, margin, chance) for box in page.boxes]
+            told = [one for row in arranged(boxes) for one in row if len(page.lines[one]) >= LONG]
+            every[page.sheet.kind] += 1
+            right[page.sheet.kind] += told == sorted(told)
+        figures[margin] = {kind: [right[kind], every[kind]] for kind in every}
+        told_so = ", ".join(f"{kind} {right[kind]} of {every[kind]}" for kind in every)
+        tell(f"order right, boxes {100 * (1 - 2 * margin):.0f} % as high as the font: {told_so}")
+    return figures
+
+
+def _as_detected(box: tuple[float, float, float, float], margin: float, chance: random.Random) -> Box:
+    """A line's box with uneven edges, and with less or more room above and below its letters."""
+    left, top, right, bottom = box
+    height = bottom - top
+    across, down = [chance.gauss(0, 0.6) for _ in range(2)], [chance.gauss(0, 0.03 * height) for _ in range(2)]
+    return Box(left + across[0], top + margin * height + down[0], right + across[1], bottom - margin * height + down[1])
+
+
 CASES: Final[dict[str, Callable[[Vision, list[Rendered], Rendered], Any]]] = {
     "plain": _plain,
     "photos": _photos,
     "turned": _turned,
     "long": _long,
     "shapes": _shapes,
+    "order": _order,
 }
 
 if __name__ == "__main__":

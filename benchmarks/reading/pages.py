@@ -55,13 +55,14 @@ _LINES: Final = """() => {
       if (last && last.owner === owner && Math.abs(last.top - rect.top) < rect.height / 2 && rect.left >= last.right - 1) {
         last.text += ' ' + found[0];
         last.right = rect.right;
+        last.bottom = Math.max(last.bottom, rect.bottom);
       } else {
-        last = { owner, text: found[0], left: rect.left, top: rect.top, right: rect.right };
+        last = { owner, text: found[0], left: rect.left, top: rect.top, right: rect.right, bottom: rect.bottom };
         lines.push(last);
       }
     }
   }
-  return JSON.stringify(lines.map((line) => line.text));
+  return JSON.stringify(lines.map((line) => [line.text, line.left, line.top, line.right, line.bottom]));
 }"""
 
 
@@ -87,11 +88,19 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A page as Chromium shows it."""
+    """A page as Chromium shows it.
+
+    Attributes:
+        sheet: the page.
+        png: its picture.
+        lines: its lines, in the order of the document.
+        boxes: left, top, right and bottom of each line in CSS pixels, with the room that its font keeps above and below letters.
+    """
 
     sheet: Sheet
     png: bytes
     lines: tuple[str, ...]
+    boxes: tuple[tuple[float, float, float, float], ...]
 
 
 def sheets(seed: int, count: int = PAGES) -> list[Sheet]:
@@ -155,7 +164,8 @@ def render(browser: Browser, sheet: Sheet) -> Rendered:
         page = context.new_page()
         page.set_content(sheet.html)
         lines: list[Any] = json.loads(page.evaluate(_LINES))
-        return Rendered(sheet, page.screenshot(full_page=True), tuple(map(str, lines)))
+        boxes = tuple((float(left), float(top), float(right), float(bottom)) for _, left, top, right, bottom in lines)
+        return Rendered(sheet, page.screenshot(full_page=True), tuple(str(line[0]) for line in lines), boxes)
     finally:
         context.close()
 

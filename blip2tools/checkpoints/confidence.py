@@ -59,6 +59,9 @@ class Premises(BaseModel):
         scaling: turns the log-odds of a premise that fails into the factor that lowers a confidence.
         said: the captioner's probability of all offered choices together below which none of them fits; None: not judged.
         none: the factor that lowers the confidence where none of the choices fits.
+        unfamiliar: of a picture that is not of the model's world, by how much the log-odds of an answer fall for each unit by
+            which the mean log-probability of the model's own caption is below 0; not where the picture shows what the question
+            takes for granted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -81,6 +84,7 @@ class Premises(BaseModel):
     scaling: Scaling = Scaling(temperature=1.0)
     said: float | None = Field(default=0.001, gt=0, lt=1)
     none: float = Field(default=1.0, gt=0, le=1)
+    unfamiliar: float = Field(default=0.0, ge=0)
 
     def factor(self, odds: float) -> float:
         """The factor, 0 to 1, by which a failed premise of these log-odds lowers a confidence."""
@@ -118,6 +122,13 @@ def confidence(mean_logprob: float, tokens: int, scaling: Scaling | None) -> flo
     if scaling is None:
         return min(1.0, math.exp(mean_logprob))
     return sigmoid(log_odds(mean_logprob * tokens) / scaling.temperature + scaling.shift)
+
+
+def lowered(probability: float, drop: float) -> float:
+    """A probability whose log-odds have fallen by `drop`; unchanged, to the last bit, by 0."""
+    if not drop or probability <= 0:
+        return probability
+    return sigmoid(log_odds(math.log(min(1.0, probability))) - drop)
 
 
 def find(setting: str, folder: Path) -> Calibration:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from tokenizers import Tokenizer
@@ -20,6 +21,7 @@ NEWEST_TURN = "Question: {question} Answer:"
 
 CANDIDATE_TOKENS = 32  # of an answer to rank
 MATCH_TOKENS = 32  # max_txt_len of LAVIS's matcher, [CLS] and [SEP] included
+STATEMENTS = 1024  # rows of short texts that are kept, a few hundred bytes each
 RETRIEVAL_TOKENS = 35  # of LAVIS's `compute_sim_matrix`, by which the published recall was measured
 _PUNCTUATION = re.compile(r"[.!\"()*#:;~]")  # lavis/processors/blip_processors.py, pre_caption
 # What the tokenizers of the reference join when they decode (transformers 4, `clean_up_tokenization_spaces`), in this order.
@@ -193,6 +195,8 @@ class MatcherText:
     def __init__(self, tokenizer: Tokenizer, *, cls: int, sep: int, limit: int = MATCH_TOKENS) -> None:
         self._encode = PlainEncoder(tokenizer, {cls, sep})
         self._cls, self._sep, self._limit = cls, sep, limit
+        self.statement = lru_cache(maxsize=STATEMENTS)(self._statement)
+        """The row for a short text, and whether `spells` is true of it; questions take the same few things for granted."""
 
     @property
     def fingerprint(self) -> str:
@@ -203,6 +207,9 @@ class MatcherText:
     def vocabulary(self) -> int:
         """One more than the largest id that a text can give."""
         return self._encode.vocabulary
+
+    def _statement(self, text: str) -> tuple[Prompt, bool]:
+        return self(text), self.spells(text)
 
     def __call__(self, text: str, limit: int | None = None) -> Prompt:
         """The row for one text. A text of punctuation alone keeps it.

@@ -115,14 +115,15 @@ class Fits:
             raise ValueError("there is no matcher")
         keys = list(dict.fromkeys(key for key, _ in pairs))
         states = dict(zip(keys, self._states(matcher.trunk, pixels, [sights[key] for key in keys]), strict=True))
+        read = [words.statement(text) for _, text in pairs]
         with self._metrics.timed("match"):
             logits = self._matching.logits(
-                [key for key, _ in pairs], [states[key] for key, _ in pairs], [words(text).ids for _, text in pairs]
+                [key for key, _ in pairs], [states[key] for key, _ in pairs], [prompt.ids for prompt, _ in read]
             )
             odds = (logits[:, 1] - logits[:, 0]).tolist()
         if not all(math.isfinite(one) for one in odds):
             raise overflow(self._loaded.matcher_name, self._loaded.dtype)
-        fresh = {pair: Fit(one, words.spells(pair[1])) for pair, one in zip(pairs, odds, strict=True)}
+        fresh = {pair: Fit(one, unread) for pair, one, (_, unread) in zip(pairs, odds, read, strict=True)}
         self._kept.update(fresh)
         while len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from blip2tools.model.qformer import Look, Reader
+from blip2tools.model.qformer import Look, Reader, tables
 from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.trunk import Trunk, right_padded
 from blip2tools.model.weights import fingerprint, freeze, named
@@ -32,6 +32,7 @@ class Matcher:
         self._embeddings: nn.Module = inner.embeddings.float()
         self._qformer: nn.Module = inner.qformer.float()
         self._reader = Reader(self._qformer)
+        self._word, self._place = tables(self._embeddings)
         self._query_tokens = inner.query_tokens.data.float()
         self._vision_projection: nn.Linear = inner.vision_projection.float()
         self._text_projection: nn.Linear = inner.text_projection.float()
@@ -87,7 +88,7 @@ class Matcher:
 
     @torch.inference_mode()
     def keys(self, states: Tensor) -> Tensor:
-        """What of pictures the texts attend to, (U, C, 2, heads, 1 + P, size), from trunk states (U, 1 + P, Dv).
+        """What of pictures the texts attend to, (U, C, 1 + P, 2 H), from trunk states (U, 1 + P, Dv).
 
         Worth keeping for a picture that is asked about again, but several times as large as its states.
         """
@@ -95,7 +96,7 @@ class Matcher:
 
     @torch.inference_mode()
     def match_kept(self, keys: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        """As `match`, for one picture whose `keys` (1, C, 2, heads, 1 + P, size) are at hand.
+        """As `match`, for one picture whose `keys` (1, C, 1 + P, 2 H) are at hand.
 
         Raises:
             ValueError: as of `match`.
@@ -150,8 +151,7 @@ class Matcher:
 
     def _read(self, texts: Sequence[Sequence[int]], *, first_only: bool = False) -> Tensor:
         """Hidden states (N, L, H) of texts without a picture, or (N, 1, H) of [CLS]."""
-        words, filled = self._words(texts)
-        return self._reader.read(words, filled, first_only=first_only)
+        return self._reader.read(self._words(texts), [*map(len, texts)], first_only=first_only)
 
     def _itm(self, texts: Sequence[Sequence[int]], look: Look, pictures: Sequence[int] | None) -> Tensor:
         return cast(Tensor, self._itm_head(self._read_together(texts, look, pictures)).mean(1))
@@ -167,18 +167,16 @@ class Matcher:
         self, texts: Sequence[Sequence[int]], look: Look, pictures: Sequence[int] | None = None
     ) -> Tensor:
         """Hidden states (N, Q, H) of the queries, each row with a text and a picture."""
-        words, filled = self._words(texts)
-        return self._reader.read_together(self._query_tokens, words, filled, look, pictures)
+        lengths = [*map(len, texts)]
+        return self._reader.read_together(self._query_tokens, self._words(texts), lengths, look, pictures)
 
     def _normed(self, states: Tensor) -> Tensor:
         return cast(Tensor, self._post_layernorm(states.to(self.device, self.trunk.dtype)))
 
-    def _words(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, L, H) of words in their places, and where there are any, (N, L)."""
-        ids, filled = self._text(texts)
-        tables = cast(Any, self._embeddings)
-        places = torch.arange(ids.shape[1], device=ids.device)
-        return tables.word_embeddings(ids) + tables.position_embeddings(places), filled
+    def _words(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Embeddings (N, L, H) of words in their places."""
+        ids, _ = self._text(texts)
+        return self._word(ids) + self._place(ids.shape[1])
 
     def _text(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         # Padding stays on the right: [CLS] must be the first token and have the first position.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _LANCZOS: Final = 1  # by Pillow's number
-_QUALITY: Final = 86
+QUALITY: Final = 86
 
 
 def small(decoder: Decoder, data: bytes | memoryview, side: int) -> Image:
@@ -26,9 +26,9 @@ def small(decoder: Decoder, data: bytes | memoryview, side: int) -> Image:
     return seen.parts[0].resize((max(1, round(share * seen.width)), max(1, round(share * seen.height))), _LANCZOS)
 
 
-def jpeg(image: Image) -> bytes:
+def jpeg(image: Image, quality: int = QUALITY) -> bytes:
     """A JPEG without any metadata."""
     buffer = io.BytesIO()
     # Full chroma: a drawing's edges would fray.
-    image.save(buffer, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
     return buffer.getvalue()

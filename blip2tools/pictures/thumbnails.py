@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from blip2tools.errors import VisionError
 from blip2tools.pictures.decoder import Decoder
 from blip2tools.pictures.references import handle_in, place_of
+from blip2tools.pictures.small import QUALITY, jpeg, small
 from blip2tools.pictures.sources import Sources
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 60_000  # of one thumbnail: a notebook keeps each in its file
 MOST_BOXES: Final = 100
-_QUALITIES: Final = (85, 60, 30, 10)
-_LANCZOS: Final = 1
+_QUALITIES: Final = (QUALITY, 60, 30, 10)
 _LINE, _EDGE = "#d6336c", "#ffffff"
 
 
@@ -45,12 +44,8 @@ class Thumbnails:
         if handle_in(reference) is None and place_of(reference) != "file":
             return None
         with suppress(VisionError):
-            # Squeezed to a square and stretched again: only few pixels leave the process that decodes.
-            seen = self._decoder.decode(self._sources.read(reference).data, [None], [(side, _LANCZOS)])
-            longest = max(seen.width, seen.height)
-            share = min(1.0, side / longest)
-            size = (max(1, round(share * seen.width)), max(1, round(share * seen.height)))
-            return _encoded(_outlined(seen.parts[0].resize(size), boxes[:MOST_BOXES]))
+            image = small(self._decoder, self._sources.read(reference).data, side)
+            return _encoded(_outlined(image, boxes[:MOST_BOXES]))
         return None
 
 
@@ -69,11 +64,5 @@ def _outlined(image: Image, boxes: Sequence[Sequence[float]]) -> Image:
 
 
 def _encoded(image: Image) -> bytes:
-    data = b""
-    for quality in _QUALITIES:
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
-        data = buffer.getvalue()
-        if len(data) <= MAX_BYTES:
-            break
-    return data
+    found = (jpeg(image, quality) for quality in _QUALITIES)
+    return next((data for data in found if len(data) <= MAX_BYTES), b"")

@@ -38,8 +38,8 @@ class Asked:
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """Their texts for the matcher."""
-        return tuple(statement.plain for statement in self.judged)
+        """Texts for the matcher: of those statements that no other implies. Where a red star is, a star is."""
+        return tuple(one.plain for one in self.judged if not any(other.implies(one) for other in self.judged))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,11 @@ class Doubt:
     def fails(self) -> bool:
         """Whether the premise is false."""
         return self.premise is not None and self.premise.holds is False
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is a premise, and it is true."""
+        return self.premise is not None and self.premise.holds is True
 
 
 class Doubts:
@@ -94,12 +99,25 @@ class Doubts:
         if fits is None:
             return Doubt(Premise(text=asked.judged[0].text, probability=None, holds=None))
         first: Doubt | None = None
-        for statement, fit in zip(asked.judged, fits, strict=True):
+        every = await self._every(sight, asked, dict(zip(asked.statements, fits, strict=True)), deadline)
+        for statement, fit in zip(asked.judged, every, strict=True):
             doubt = await self._judge(sight, statement, fit, deadline)
             if doubt.fails:
                 return doubt
             first = first or doubt
         return first
+
+    async def _every(self, sight: Sight, asked: Asked, known: dict[str, Fit], deadline: float) -> list[Fit]:
+        """The fit of each judged statement. One that is implied by one that holds is at least as probable, and has its fit."""
+        for one in asked.judged:
+            implying = [known[other.plain] for other in asked.judged if other.implies(one)]
+            if best := [fit for fit in implying if judging.holds(fit, self.rule)]:
+                known.setdefault(one.plain, best[0])
+        missing = tuple(dict.fromkeys(one.plain for one in asked.judged if one.plain not in known))
+        if missing:
+            found = await self._ask(FitRequest(sight, missing), deadline)
+            known |= dict(zip(missing, found, strict=True))
+        return [known[one.plain] for one in asked.judged]
 
     async def _judge(self, sight: Sight, statement: Statement, fit: Fit, deadline: float) -> Doubt:
         rule, odds = self.rule, fit.odds

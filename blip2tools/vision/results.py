@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from blip2tools.checkpoints.confidence import lowered
 from blip2tools.engine.requests import Extract, Ranking, TextScore, Utterance
 from blip2tools.errors import VisionError
 from blip2tools.pictures.records import Listing
@@ -55,12 +56,22 @@ UNREAD = "the text was too long for the model: the oldest turns, or its beginnin
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts of every result about one picture besides its answer."""
+    """The parts of every result about one picture besides its answer.
+
+    Attributes:
+        image: the picture.
+        region: the part of it that was looked at.
+        model: which answered.
+        warnings: about the picture.
+        drop: by how much the log-odds of an answer fall, as the model does not know such pictures; not where the picture shows
+            what its question takes for granted.
+    """
 
     image: ImageInfo
     region: list[float] | None
     model: str
     warnings: tuple[str, ...]
+    drop: float = 0.0
 
 
 def clean(text: str) -> str:
@@ -92,7 +103,7 @@ def caption(context: Context, captions: Sequence[Described], *, abstain_below: f
 def answer(context: Context, spoken: Utterance, doubt: Doubt, *, abstain_below: float) -> AnswerResult:
     """An answer in the model's own words, and what its question takes for granted."""
     text = clean(spoken.text)
-    confidence = spoken.confidence * doubt.factor
+    confidence = lowered(spoken.confidence, 0.0 if doubt.holds else context.drop) * doubt.factor
     abstained = confidence < abstain_below
     own = _doubts("answer", text, spoken, quiet=doubt.fails)
     return AnswerResult(
@@ -129,7 +140,8 @@ def choice(
     """
     ranked = [Choice(text=text, probability=share) for text, share in _best_first(texts, ranking.shares)]
     best = ranked[0]
-    confidence = best.probability * doubt.factor * (1.0 if misfit is None else misfit)
+    confidence = lowered(best.probability, 0.0 if doubt.holds else context.drop) * doubt.factor
+    confidence *= 1.0 if misfit is None else misfit
     abstained = confidence < abstain_below
     doubts = _unsure(abstained, abstain_below)
     doubts += [] if misfit is None else [NONE_OF_THESE]

@@ -459,7 +459,10 @@ class Verbs:
         if self._engine.status().familiar is None:
             return context
         own = own or await self._describe(seen.sight, Generation(num_beams=1), deadline)
-        return replace(context, warnings=(*context.warnings, UNFAMILIAR)) if self._is_strange(own) else context
+        if not self._is_strange(own):
+            return context
+        drop = self._engine.status().premises.unfamiliar * -own.spoken.logprob
+        return replace(context, warnings=(*context.warnings, UNFAMILIAR), drop=drop)
 
     def _is_strange(self, own: results.Described) -> bool:
         """Whether a picture with this plain caption does not look like the world of a small model; never of a large one."""

@@ -5,13 +5,15 @@ import random
 
 import pytest
 
-from blip2tools.checkpoints.confidence import Premises
+from blip2tools.checkpoints.confidence import UNFAMILIAR, Premises, lowered
 from blip2tools.demo.draw import draw
 from blip2tools.demo.world import STUDY, sample_scene
 from blip2tools.engine.requests import Fit
 from blip2tools.errors import InvalidInputError, NotFoundError
 from blip2tools.toolset import call
+from blip2tools.vision.doubts import Asked
 from blip2tools.vision.premises import judging, read
+from training.examination.strange import STRANGE
 from training.premises import measure
 
 
@@ -181,6 +183,52 @@ def test_two_must_agree_on_how_things_lie():
     assert judging.agreed(left, True, 0.1, Premises()) is None
     taught = Premises(relations=("above",))
     assert judging.agreed(left, True, 5.0, taught) is None
+
+
+def test_where_a_red_star_is_a_star_is():
+    """Only the more specific statement goes to the matcher; the other one is judged where that does not hold."""
+    asked = Asked.of("Which is bigger, the red star or the ring?")
+    assert [one.text for one in asked.judged] == ["a star", "a ring", "a red star"]
+    assert asked.statements == ("a ring", "a red star")
+    assert Asked.of("Where is the red star left of the ring?").statements == (
+        "a ring",
+        "a red star",
+        "a red star to the left of a ring",
+    )
+    (thing, red) = read("Where is the red star?").statements
+    assert red.implies(thing)
+    assert not thing.implies(red)
+    assert not red.implies(read("Where is the ring?").statements[0])
+
+
+def test_of_a_thing_with_an_attribute_what_is_false_is_told(vision, scene, image, absent):
+    thing = scene.things[0]
+    other = "red" if thing.color != "red" else "blue"
+    right = vision.ask(image, f"where is the {thing.color} {thing.shape}?")
+    assert (right.premise.text, right.premise.holds) == (f"a {thing.shape}", True)
+    wrong = vision.ask(image, f"where is the {other} {thing.shape}?")
+    assert (wrong.premise.text, wrong.premise.holds) == (f"a {other} {thing.shape}", False)
+    none = vision.ask(image, f"where is the {thing.color} {absent}?")
+    assert (none.premise.text, none.premise.holds) == (f"a {absent}", False)
+
+
+def test_answers_about_a_picture_of_something_else_lose_confidence(vision, image):
+    """What the demo says of a page or of noise means nothing."""
+    for draw_it in STRANGE.values():
+        result = vision.ask(draw_it(random.Random(5)), "how many objects are there?", choices=["one", "two", "three"])
+        assert UNFAMILIAR in result.warnings
+        assert result.confidence < result.choices[0].probability
+    known = vision.ask(image, "how many objects are there?", choices=["one", "two", "three"])
+    assert UNFAMILIAR not in known.warnings
+    assert known.confidence == known.choices[0].probability
+
+
+def test_log_odds_fall():
+    assert lowered(0.7, 0.0) == 0.7
+    assert lowered(0.0, 3.0) == 0.0
+    assert lowered(0.5, math.log(3)) == pytest.approx(0.25)
+    assert 0 < lowered(1.0, 5.0) < 1.0
+    assert Premises().unfamiliar == 0  # published checkpoints, which know no bounded world
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 Fitted are the log-odds from which a statement holds; the factor by which a premise that fails lowers a confidence, as logistic
 regression of the truth of statements on their log-odds, noisy and turned pictures among them; and the probability, of all offered
 choices together, below which none of them is the answer. What there can be in the demo's world is known and not fitted.
+
+`--unfamiliar` fits one number and leaves the others: how far the log-odds of an answer fall where a picture does not look like
+the demo's world.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from PIL import Image
@@ -22,14 +26,19 @@ from blip2tools.checkpoints import confidence
 from blip2tools.checkpoints.confidence import Premises, Scaling
 from blip2tools.checkpoints.family import demo_folder
 from blip2tools.cli.evaluate.mixture import FOR_ANSWERS, mixture
-from blip2tools.cli.evaluate.reliability import Judged, fit
+from blip2tools.cli.evaluate.reliability import Judged, calibration_error, fit
 from blip2tools.demo.words import DIRECTION_WORDS, phrase
 from blip2tools.demo.world import COLORS, WIDE, Scene
-from blip2tools.engine.requests import ChoiceRequest, Question, Ranking
+from blip2tools.engine.requests import AnswerRequest, ChoiceRequest, Question, Ranking, Utterance
+from blip2tools.model.options import Generation
 from blip2tools.vision import Vision
+from blip2tools.vision.doubts import Asked
+from training.premises import reliability
 
 SEED = 4242
 PICTURES = 600
+STEEPEST = 100
+SPENT = 0.01
 MARGIN = 3.0  # log-odds: what is there is 7 above 0 in the median, what is not is 9 below
 
 
@@ -38,11 +47,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--pictures", type=int, default=PICTURES)
+    parser.add_argument("--unfamiliar", action="store_true", help="fit this alone")
     chosen = parser.parse_args()
-    with Vision.load(model="demo", matcher="demo", num_beams=1) as vision:
-        rule, facts = fitted(vision, chosen.seed, chosen.pictures)
     path = demo_folder("captioner") / confidence.FILE
-    confidence.write_premises(path, rule, {"premises": facts})
+    before = confidence.premises_rule(path.parent)
+    with Vision.load(model="demo", matcher="demo", num_beams=1) as vision:
+        if chosen.unfamiliar:
+            slope = unfamiliar(vision, chosen.seed, chosen.pictures)
+            rule, name = before.model_copy(update={"unfamiliar": slope}), "unfamiliar"
+            facts: dict[str, object] = {"seed": chosen.seed, "pictures": chosen.pictures, "date": _today()}
+        else:
+            rule, facts = fitted(vision, chosen.seed, chosen.pictures)
+            rule, name = rule.model_copy(update={"unfamiliar": before.unfamiliar}), "premises"
+    confidence.write_premises(path, rule, {name: facts})
     print(path.read_text())  # noqa: T201
 
 
@@ -67,8 +84,58 @@ def fitted(vision: Vision, seed: int, pictures: int) -> tuple[Premises, dict[str
         said=round(least, 4),
         none=round((1 + sum(below)) / (2 + len(below)), 4),
     )
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return rule, {"seed": seed, "pictures": pictures, "statements": len(known), "choices": len(said), "date": today}
+    return rule, {"seed": seed, "pictures": pictures, "statements": len(known), "choices": len(said), "date": _today()}
+
+
+def unfamiliar(vision: Vision, seed: int, pictures: int) -> float:
+    """How far an answer's log-odds fall for each unit by which the own caption of an unfamiliar picture is unlikely.
+
+    About pictures of something else any confidence is too high, and turned and noisy ones have unlikely captions as well: so it
+    is as steep as keeps the calibration error of these within `SPENT` of what it is without.
+    """
+    rows = [vision.run(_doubted(vision, put)) for put in reliability.questions("harder pictures", seed, pictures // 2)]
+    right = [float(one.right) for one in rows]
+
+    def error(slope: int) -> float:
+        return calibration_error(
+            [one.factor * confidence.lowered(one.sure, slope * one.strange) for one in rows], right
+        )
+
+    return float(next(slope for slope in itertools.count() if error(slope + 1) > error(0) + SPENT or slope == STEEPEST))
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """An answer.
+
+    Attributes:
+        sure: its confidence, from its words alone.
+        factor: of a premise that fails, or 1.
+        strange: how far below 0 the mean log-probability of the picture's own caption is; 0 for a familiar picture, and for one
+            that shows what the question takes for granted.
+        right: whether it is the truth, word for word.
+    """
+
+    sure: float
+    factor: float
+    strange: float
+    right: bool
+
+
+async def _doubted(vision: Vision, put: reliability.Put) -> Doubted:
+    verbs, deadline = vision._verbs, time.monotonic() + 60
+    (seen,) = await verbs._look_at_parts(put.image, [put.region], deadline)
+    asked = Asked.of(put.question)
+    request = AnswerRequest(seen.sight, Question(put.question, (), None), Generation(num_beams=1), asked.statements)
+    told: Utterance = await verbs._ask_engine(request, deadline)
+    doubt = await verbs._asking._doubts.about(seen.sight, asked, told.fits, deadline)
+    own = await verbs._describe(seen.sight, Generation(num_beams=1), deadline)
+    strange = -own.spoken.logprob if verbs._is_strange(own) and not doubt.holds else 0.0
+    return Doubted(told.confidence, doubt.factor, strange, told.text.strip() == put.truth)
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _pictures(seed: int, pictures: int) -> Iterator[tuple[Image.Image, Scene, random.Random]]:

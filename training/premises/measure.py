@@ -204,8 +204,7 @@ def cost(vision: Vision, seed: int, number: int) -> Iterator[Bar]:
             for kind, found in times.items():
                 text = f"what size is the {thing.color} {thing.shape} of turn {turn} {kind}?"
                 # The matcher has not seen a text with a new number in it; what is judged is as long as in earnest.
-                new = (f"a {thing.shape} {turn}", f"a {thing.color} {thing.shape} {turn}")
-                old = (f"a {thing.shape}", f"a {thing.color} {thing.shape}")
+                new, old = (f"a {thing.color} {thing.shape} {turn}",), (f"a {thing.color} {thing.shape}",)
                 found.append(_timed(vision, image, text, {"bare": (), "new": new, "old": old}[kind]))
         for kind, found in ratios.items():
             found.append(statistics.median(times[kind]) / statistics.median(times["bare"]))

@@ -15,9 +15,13 @@ from typing import Final
 
 SECTION: Final = 2.0  # heights of a line that nothing is written in, from edge to edge: what is above is read first
 WIDEST: Final = 3.5  # the same where both sides of it have columns in the same places
+SPACED: Final = 2.75  # the same where a column goes on at a pace of its own
+HEADING: Final = 1.3  # heights of a line
+PACE: Final = 0.3  # heights of a line by which the steps between a column's paragraphs, or entries, may differ
 GUTTER: Final = 0.6  # heights of a line between two columns, at least
 LEAST_LINES: Final = 3  # of each column
 LEAST_WIDTH: Final = 8.0  # heights of a line: numbers of lines, bullets and amounts are narrower
+NAMES: Final = 4.0  # the same: entries of a list are words, and wider than numbers of lines
 FILLED: Final = 0.75  # share of its column that a line of prose takes, but for the last of a paragraph
 MOSTLY: Final = 0.5  # share of lines
 BESIDE: Final = (
@@ -101,14 +105,44 @@ class _Order:
         """Bands that no wide empty strip separates."""
         found: list[list[list[int]]] = []
         end = float("-inf")
+        usual = self.usual([number for band in bands for number in band])
         for band in bands:
             gap = min(self.boxes[one].top for one in band) - end
-            if found and (gap < SECTION * self.unit or (gap < WIDEST * self.unit and self.share(found[-1][-1], band))):
+            wide = gap / self.unit
+            if found and (
+                wide < SECTION
+                or (wide < SPACED and not usual.isdisjoint(band))
+                or (wide < WIDEST and self.share(found[-1][-1], band))
+            ):
                 found[-1].append(band)
             else:
                 found.append([band])
             end = max(end, *(self.boxes[one].bottom for one in band))
         return found
+
+    def usual(self, numbers: list[int]) -> set[int]:
+        """Lines as far below the one above, in their column, as another is there: the next paragraph, or entry of a list."""
+        found: set[int] = set()
+        for column in self.aligned(numbers):
+            middles = [self.boxes[one].middle for one in column]
+            steps = sorted(
+                (below - above, one) for (above, below), one in zip(pairwise(middles), column[1:], strict=True)
+            )
+            for (step, one), (other, two) in pairwise(steps):
+                if other - step <= PACE * self.unit:
+                    found |= {one, two}
+        return found
+
+    def aligned(self, numbers: list[int]) -> list[list[int]]:
+        """Lines of common height that begin at the same distance from the left, each such column from the top."""
+        found: list[list[int]] = []
+        common = [one for one in numbers if self.boxes[one].height < HEADING * self.unit]
+        for number in sorted(common, key=lambda one: self.boxes[one].left):
+            if found and self.boxes[number].left - self.boxes[found[-1][-1]].left < GUTTER * self.unit:
+                found[-1].append(number)
+            else:
+                found.append([number])
+        return [sorted(column, key=lambda one: self.boxes[one].middle) for column in found]
 
     def share(self, above: list[int], below: list[int]) -> bool:
         """Whether two bands have a gutter in common: headings stand apart from the columns that they belong to."""
@@ -178,6 +212,9 @@ class _Order:
             return True
         if not whole:
             return False
+        widest = min(max(box.width for box in side) for side in sides)
+        if widest >= NAMES * self.unit and any(map(self.is_mixed, sides)):
+            return True
         # What stands beside nothing, above or below the other side, tells nothing.
         top = max(min(box.top for box in side) for side in sides)
         bottom = min(max(box.bottom for box in side) for side in sides)
@@ -185,6 +222,17 @@ class _Order:
         nearest = [self.next_to(numbers, edge, left=left, top=top, bottom=bottom) for left in (True, False)]
         few, many = nearest if len(sides[0]) <= len(sides[1]) else nearest[::-1]
         return len(few) >= LEAST_LINES and self.share_beside(few, many) < BESIDE
+
+    def is_mixed(self, side: Sequence[Box]) -> bool:
+        """Whether lines of text run across the columns of a table above or below them: no other side has rows with both."""
+        ordered = sorted(side, key=lambda box: box.middle)
+        gaps = [
+            (box.right, other.left)
+            for box, other in pairwise(ordered)
+            if abs(box.middle - other.middle) < CORE * self.unit and other.left - box.right >= GUTTER * self.unit
+        ]
+        across = [any(box.left < start and end < box.right for start, end in gaps) for box in ordered]
+        return len(gaps) > 1 and any(one and other for one, other in pairwise(across))
 
     def next_to(self, numbers: list[int], edge: float, *, left: bool, top: float, bottom: float) -> list[Box]:
         """Lines on one side of a gutter between two heights: of each band the one nearest to the gutter."""

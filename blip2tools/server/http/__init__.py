@@ -3,6 +3,7 @@
 serve.py        the socket, uvicorn, and the shutdown
 app.py          the routes
 guard.py        who may ask for what: one layer around every route
+exchange.py     one request and the progress of its answer
 rate.py         the rate limit
 connections.py  limits on connections without a request
 sessions.py     sessions of MCP clients, and the SDK's errors in our words

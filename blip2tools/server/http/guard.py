@@ -11,24 +11,21 @@ import hashlib
 import hmac
 import io
 import ipaddress
-import json
 import logging
 import re
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blip2tools.call import CALLER
-from blip2tools.errors import ErrorCode, to_vision_error
+from blip2tools.errors import to_vision_error
 from blip2tools.schemas import has_too_many_parts
-from blip2tools.server.http.answers import Problem
 from blip2tools.server.http.bodies import let_finish
+from blip2tools.server.http.exchange import ErrorForm, Exchange, Refusal
 from blip2tools.server.http.page.document import Page
 from blip2tools.server.http.rate import RateLimit
 
@@ -45,54 +42,6 @@ DEPARTURE = "blip2tools.departure"  # key in an ASGI scope
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>.+)")
 _PORTS = {"http": "80", "https": "443"}
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# Answers must not be sniffed, embedded or stored, nor their addresses be sent to another site.
-_EVERYWHERE = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-)
-
-
-# For pages of other sites that the operator lets in (Fetch standard, 3.2: CORS protocol).
-_CROSS = (
-    (b"vary", b"Origin"),
-    (b"access-control-expose-headers", b"Mcp-Session-Id, MCP-Protocol-Version, Retry-After, WWW-Authenticate"),
-)
-_PREFLIGHT = (
-    (b"access-control-allow-methods", b"GET, POST, DELETE"),
-    (
-        b"access-control-allow-headers",
-        b"Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name",
-    ),
-    (b"access-control-max-age", b"600"),
-)
-ErrorForm: TypeAlias = Callable[[int, ErrorCode, str], dict[str, Any]]
-"""From a status, a code and a sentence to the JSON of an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as an answer, as `{"code": ..., "message": ...}`, or as a page where a person must act."""
-
-    status: int
-    code: ErrorCode
-    message: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    html: bytes | None = None
-
-    async def send(self, send: Send, form: ErrorForm | None = None) -> None:
-        """Send it as the answer, in the `form` that the clients of a path read as an error."""
-        plain = Problem(code=self.code, message=self.message)
-        said = form(self.status, self.code, self.message) if form else plain.model_dump()
-        body = self.html or json.dumps(said).encode()
-        kind = "text/html; charset=utf-8" if self.html else "application/json"
-        headers = {"content-type": kind, "content-length": str(len(body)), **self.headers}
-        encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": self.status, "headers": encoded})
-        await send({"type": "http.response.body", "body": body})
 
 
 class Departure:
@@ -178,7 +127,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            exchange = _Exchange(self._without_slash(scope), send, self._routes, self._rules.forms)
+            exchange = Exchange(self._without_slash(scope), send, self._routes, self._rules.forms)
             CALLER.set(_caller(exchange))  # the engine lets clients take turns
             self.open += 1
             try:
@@ -198,7 +147,7 @@ class Guard:
             return scope
         return {**scope, "path": path, "raw_path": path.encode()}
 
-    async def _serve(self, exchange: _Exchange, receive: Receive) -> None:
+    async def _serve(self, exchange: Exchange, receive: Receive) -> None:
         try:
             refusal = None if exchange.path == HEALTH else self._judge(exchange)
             if refusal is None and exchange.is_preflight:
@@ -235,7 +184,7 @@ class Guard:
 
     # ---- who ----
 
-    def _judge(self, exchange: _Exchange) -> Refusal | None:
+    def _judge(self, exchange: Exchange) -> Refusal | None:
         """The reason not to serve this request, from its headers alone."""
         hosts = exchange.headers(b"host")
         host = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
@@ -275,7 +224,7 @@ class Guard:
         default = _PORTS[parts["scheme"]]
         return (theirs["port"] or default) == (host["port"] or default)
 
-    def _has_token(self, exchange: _Exchange) -> bool:
+    def _has_token(self, exchange: Exchange) -> bool:
         if self._token is None:
             return True
         given = exchange.headers(b"authorization")
@@ -287,7 +236,7 @@ class Guard:
         good = hmac.compare_digest(_digest(secret.strip().encode("latin-1")), _digest(self._token))
         return good and scheme.lower() == "bearer"
 
-    def _ask_for_token(self, exchange: _Exchange) -> Refusal:
+    def _ask_for_token(self, exchange: Exchange) -> Refusal:
         challenge = 'Bearer realm="blip2tools"'  # RFC 6750, section 3
         if exchange.headers(b"authorization"):
             challenge += ', error="invalid_token"'
@@ -318,7 +267,7 @@ class Guard:
         finally:
             self._held -= mine
 
-    async def _body(self, exchange: _Exchange, receive: Receive, grow: Callable[[int], bool]) -> bytes | Refusal | None:
+    async def _body(self, exchange: Exchange, receive: Receive, grow: Callable[[int], bool]) -> bytes | Refusal | None:
         """The whole body within its limit, counted while it arrives; None if the client has disconnected."""
         limit = self._rules.body_limits.get(exchange.route, 0)
         much = f"The request's body is above the limit of {limit:,} bytes." if limit else "This path takes no body."
@@ -359,7 +308,7 @@ class Guard:
 
     # ---- on ----
 
-    async def _pass_on(self, exchange: _Exchange, body: bytes, receive: Receive) -> None:
+    async def _pass_on(self, exchange: Exchange, body: bytes, receive: Receive) -> None:
         """Let the application answer, and tell it when the client disconnects."""
         departure = Departure()
         exchange.scope[DEPARTURE] = departure
@@ -388,94 +337,6 @@ class Guard:
             watcher.cancel()
 
 
-class _Exchange:
-    """One request and the progress of its answer."""
-
-    def __init__(
-        self, scope: Scope, send: Send, routes: Collection[str], forms: Mapping[str, ErrorForm] | None = None
-    ) -> None:
-        self.scope = scope
-        self.path: str = scope["path"]
-        self.method: str = scope["method"]
-        # Only known paths are ever logged or counted: others may hold anything.
-        below = (route for route in routes if route.endswith("/") and route != "/" and self.path.startswith(route))
-        self.route = self.path if self.path in routes else next(below, "elsewhere")
-        self._form = (forms or {}).get(self.route)
-        self.status = 0
-        self.complete = self.gone = False
-        self.origin: str | None = None  # of a page of another site that may read the answer
-        self._send = send
-        self._bytes = 0
-        self._started = time.monotonic()
-
-    def headers(self, name: bytes) -> list[str]:
-        """The values of every header of a name."""
-        return [value.decode("latin-1").strip() for key, value in self.scope["headers"] if key == name]
-
-    @property
-    def is_preflight(self) -> bool:
-        """Whether a browser asks for a page of another site what it may send."""
-        asked = self.headers(b"access-control-request-method")
-        return self.origin is not None and self.method == "OPTIONS" and bool(asked)
-
-    async def allow(self) -> None:
-        """Answer a preflight: all that a client of the protocol sends. Cookies are never asked for."""
-        headers = list(_PREFLIGHT)
-        if self.headers(b"access-control-request-private-network"):
-            headers.append((b"access-control-allow-private-network", b"true"))
-        await self.send({"type": "http.response.start", "status": 204, "headers": headers})
-        await self.send({"type": "http.response.body", "body": b""})
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the answer lasts as long as the client listens: in MCP, a GET until 2025-11-25, a method since."""
-        return self.path == "/mcp" and (self.method == "GET" or self.headers(b"mcp-method") == ["subscriptions/listen"])
-
-    async def send(self, message: Message) -> None:
-        """Pass a piece of the answer on, with the headers that every answer has."""
-        if self.complete:
-            return  # the SDK answers once more when a session ends during its answer
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            present = {name.lower() for name, _ in message.get("headers", [])}
-            message = {
-                **message,
-                "headers": [
-                    *message.get("headers", []),
-                    *(header for header in _EVERYWHERE if header[0] not in present),
-                    *([] if self.origin is None else [(b"access-control-allow-origin", self.origin.encode()), *_CROSS]),
-                ],
-            }
-        elif message["type"] == "http.response.body":
-            self._bytes += len(message.get("body", b""))
-            self.complete = not message.get("more_body", False)
-        await self._send(message)
-
-    async def refuse(self, refusal: Refusal) -> None:
-        """Answer with a refusal, as the clients of this path read it."""
-        await refusal.send(self.send, self._form)
-
-    async def fail(self, refusal: Refusal) -> None:
-        """Answer with an error if the client is still there."""
-        if not self.status and not self.gone:
-            with suppress(OSError):
-                await self.refuse(refusal)
-
-    async def finish(self) -> None:
-        """Close an answer that was cut short, so that the connection ends in order."""
-        if self.status and not self.complete and not self.gone:
-            with suppress(OSError):
-                await self.send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def __str__(self) -> str:
-        """The line of the log: no query, no header, no content."""
-        client = self.scope.get("client") or ("-", 0)
-        milliseconds = (time.monotonic() - self._started) * 1000
-        outcome = "gone" if self.gone or not self.status else str(self.status)
-        method = self.method if self.method in _METHODS else "-"
-        return f"{client[0]} {method} {self.route} {outcome} {self._bytes} B {milliseconds:.0f} ms"
-
-
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -484,7 +345,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _caller(exchange: _Exchange) -> str:
+def _caller(exchange: Exchange) -> str:
     """The caller of a request: the peer's address, and for IPv6 its network, since one customer has 2**64 addresses."""
     client = exchange.scope.get("client")
     if not client:

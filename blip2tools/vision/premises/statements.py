@@ -45,6 +45,10 @@ class Statement:
     relation: str = ""
     other: str = ""
 
+    def implies(self, other: Statement) -> bool:
+        """Whether another statement is true wherever this one is: a thing with an attribute is such a thing."""
+        return self.kind == "attribute" and other.kind == "thing" and self.thing == other.thing
+
 
 def thing(phrase: Phrase) -> Statement:
     """That there is such a thing."""

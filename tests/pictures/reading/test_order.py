@@ -84,3 +84,27 @@ def test_many_boxes_take_no_time_to_speak_of():
     chance = random.Random(3)
     boxes = [box(chance.uniform(0, 4000), chance.uniform(0, 4000), chance.uniform(10, 200)) for _ in range(800)]
     assert sorted(order(boxes)) == list(range(800))
+
+
+@pytest.mark.parametrize("pitch", [30.0, 31.0, 34.0])
+def test_a_sidebar_is_read_apart_from_what_stands_beside_it(pitch):
+    """Also where its entries stand exactly beside lines of text and rows of a table."""
+    sidebar = [box(0, 30.0 * number, width) for number, width in enumerate((50, 90, 70, 60, 80, 40, 60))]
+    text = [box(200, 0, 240), *(box(200, pitch * number, 700) for number in (1, 2))]
+    rows = [box(left, pitch * row, width) for row in range(3, 7) for left, width in ((210, 80), (480, 60), (700, 90))]
+    boxes = [*sidebar, *text, *rows]
+    assert order(boxes) == list(range(len(boxes)))
+
+
+def test_numbers_of_lines_stay_with_code_that_is_in_columns():
+    rows = [[box(0, 24.0 * row, 20), box(60, 24.0 * row, 120), box(300, 24.0 * row, 90)] for row in range(6)]
+    rows += [[box(0, 24.0 * row, 20), box(60, 24.0 * row, 400)] for row in range(6, 9)]
+    boxes = [one for row in rows for one in row]
+    assert order(boxes) == list(range(len(boxes)))
+
+
+def test_a_column_goes_on_below_the_end_of_the_other():
+    """A paragraph's distance is no end of a section where the column has it higher up, too."""
+    paragraphs = [*column(0, 400, 4, short=(3,)), *column(0, 400, 4, top=122, short=(3,)), *column(0, 400, 2, top=244)]
+    boxes = [*paragraphs, *column(440, 400, 8, short=(7,)), box(0, 340, 120)]
+    assert order(boxes) == list(range(len(boxes)))

@@ -6,11 +6,10 @@ import schemathesis
 
 RULES = re.compile(
     r"must be \[left, top, right, bottom\] as fractions"
-    r"|holds no readable text|The argument 'query' is missing"  # of nothing but white space
-    r"|not valid Unicode"
-    r"|Only one of the arguments"
-    r"|control characters|A part of the path is longer|path is longer|is not a path"  # names of files
-    r"|different items"
+    r"|holds no readable text|The argument 'query' is missing|The image is empty"  # of nothing but white space
+    r"|not valid Unicode|different items"
+    r"|control characters|path is longer|image reference is longer|That is not a folder"  # names of files
+    r"|data: URI is|That looks like base64|file: address|The address|host of the address|fetched from the ports"
     r"|There is no picture in the messages|The message's picture|may hold \d+ pictures"
     r"|The form "
 )
