@@ -276,7 +276,7 @@ def mixing(seconds: float, folder: Path) -> dict[str, float]:
         upstream.end()
     return {
         **counts,
-        "captions that differ": len(set(truths)),
+        "distinct captions": len(set(truths)),
         "requests upstream": len(upstream.heard),
         "with a picture": len(upstream.pictures),
     }

@@ -670,12 +670,14 @@ class TestLoad:
         with pytest.raises(ModelUnavailableError, match="There is no device"):
             checkpoints.load(settings(device=device))
 
-    def test_a_model_that_is_not_here(self):
+    def test_a_model_that_is_not_here(self, monkeypatch):
+        monkeypatch.setattr(devices, "free_memory", lambda: 64 * GIB)
         for download, offline in ((False, False), (True, True)):
             with pytest.raises(ModelUnavailableError, match=r"not on this computer; run `blip2tools pull opt-2\.7b`"):
                 checkpoints.load(settings(model="opt-2.7b", offline=offline), download=download)
 
     def test_a_named_model_may_be_downloaded(self, saved, empty_cache, monkeypatch):
+        monkeypatch.setattr(devices, "free_memory", lambda: 64 * GIB)
         pulled = []
 
         def pull(repository, name, progress, **_):

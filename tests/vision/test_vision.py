@@ -266,14 +266,20 @@ def test_auto_without_weights_is_the_demo(picture, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []  # nothing was downloaded, nothing written
 
 
-def test_a_named_model_that_is_not_here():
+@pytest.fixture
+def roomy(monkeypatch):
+    """A machine with room for every model, however full this one is."""
+    monkeypatch.setattr("blip2tools.checkpoints.devices.free_memory", lambda: 2**37)
+
+
+def test_a_named_model_that_is_not_here(roomy):
     with pytest.raises(ModelUnavailableError, match=r"blip2tools pull opt-2\.7b"):
         Vision.load(model="opt-2.7b")
     with pytest.raises(ModelUnavailableError, match="no captioner named"):
         Vision.load(model="no such model", preload=False)
 
 
-def test_a_call_fails_clearly_while_the_model_is_not_here_and_the_next_one_too(picture):
+def test_a_call_fails_clearly_while_the_model_is_not_here_and_the_next_one_too(roomy, picture):
     with Vision.load(model="opt-2.7b", preload=False) as eyes:
         for _ in range(2):
             with pytest.raises(ModelUnavailableError, match=r"blip2tools pull opt-2\.7b"):
