@@ -42,19 +42,31 @@ def server(vision):
     running.end()
 
 
+def looks_right(page, name, size, *selectors):
+    """These are in view and the whole is well made, in light and dark."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        assert_in_view(page, *selectors)
+        assert_well_made(page)
+        assert page.evaluate(SHADE) == scheme
+        if kept := os.environ.get("PAGE_SCREENSHOTS"):
+            page.screenshot(path=f"{kept}/{name}-{size['width']}-{scheme}.png")
+
+
+def looks_right_everywhere(page, name, *selectors):
+    """The same on a phone, too."""
+    for size in (PHONE, DESKTOP):
+        page.set_viewport_size(size)
+        looks_right(page, name, size, *selectors)
+
+
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_every_state_in_light_and_dark(visit, server, picture, size, tmp_path):
     """With PAGE_SCREENSHOTS=FOLDER the screenshots are kept there, to be looked at."""
     page = visit(server, size=size)
 
     def looks(name, *selectors):
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            assert_in_view(page, *selectors)
-            assert_well_made(page)
-            assert page.evaluate(SHADE) == scheme
-            if kept := os.environ.get("PAGE_SCREENSHOTS"):
-                page.screenshot(path=f"{kept}/{name}-{size['width']}-{scheme}.png")
+        looks_right(page, name, size, *selectors)
 
     page.emulate_media(reduced_motion="reduce")
     sees(page, "#notes", "only knows drawn shapes")
@@ -364,7 +376,7 @@ def test_the_token_is_asked_for_and_travels_in_a_header(visit, picture, tmp_path
     with serving((), token=TOKEN, preload=False, formats=("JPEG", "PNG", "TIFF")) as server:
         page = visit(server)
         sees(page, "#state", "Locked")
-        assert_in_view(page, "#token", "#sign-in button")
+        looks_right_everywhere(page, "locked", "#token", "#sign-in button")
         assert not page.locator("#tabs, #hero, #work").first.is_visible()
         page.keyboard.type("a-wrong-token-entirely")  # the field has the focus
         page.keyboard.press("Enter")
@@ -375,7 +387,7 @@ def test_the_token_is_asked_for_and_travels_in_a_header(visit, picture, tmp_path
         counts(page, "#samples img", 3)
         page.get_by_role("tab", name="Search").click()
         sees(page, "#closed", "may read no folder")
-        assert_in_view(page, "#closed code")
+        looks_right_everywhere(page, "no-folder", "#closed")
         assert page.locator("#search").is_hidden()
         page.get_by_role("tab", name="Look").click()
         # The first call loads the model. Chromium cannot show this format, so the server does.
@@ -404,8 +416,8 @@ def test_a_server_that_goes_and_comes_back(visit, vision, picture):
     shown(page, picture.path)
     first.end()
     sees(page, "#away", "The server does not answer")
-    assert_in_view(page, "#away")
     sees(page, "#state", "No answer")
+    looks_right_everywhere(page, "away", "#away")
     run(page, "Look", "Caption")
     sees(page, f"{NEWEST}.error", "The server does not answer")
     again = HttpThread(vision, port=int(first.url.rpartition(":")[2]))
@@ -434,7 +446,7 @@ def test_a_call_waits_for_the_model_and_can_be_stopped(visit, server, picture):
     sees(page, "#state[data-state=loading]", "loading (43%)")
     page.set_input_files("#file", picture.path)
     sees(page, "article.pending", "The model is loading (43%)")
-    assert_in_view(page, "article.pending .working", "article.pending .button")
+    looks_right_everywhere(page, "waiting", "article.pending .working", "article.pending .button")
     page.unroute("**/api/caption")
     page.unroute("**/api/status")
     sees(page, f"{NEWEST} h3", picture.caption)
@@ -483,6 +495,24 @@ def test_search_for_copies_in_a_folder_and_in_none(visit, server, picture, folde
     sees(page, "#found .summary", "No copy of picture-")
     shown_name = page.locator("#about .name").text_content()
     assert (folder / shown_name).exists()
+
+
+def test_search_without_pictures_and_without_a_matcher(visit, tmp_path):
+    with serving((tmp_path,), preload=False) as server:
+        page = visit(server)
+        page.get_by_role("tab", name="Search").click()
+        sees(page, "#found .notice", "no picture in the folders")
+        looks_right_everywhere(page, "no-pictures", "#found .notice", "#query")
+        page.get_by_label("What the picture shows").fill("a star")
+        page.get_by_role("button", name="Search", exact=True).click()
+        sees(page, "#found h3", "There is no picture to search")
+        looks_right_everywhere(page, "nothing-to-search", "#found h3")
+    with serving((tmp_path,), matcher="none") as server:
+        page = visit(server)
+        sees(page, "#state", "ready")
+        page.get_by_role("tab", name="Search").click()
+        sees(page, "#closed", "no image-text matcher for this model")
+        looks_right_everywhere(page, "no-matcher", "#closed")
 
 
 def test_nothing_but_its_own_script_runs(visit, server):
