@@ -43,6 +43,7 @@ class Examination:
         scenes: for each number of things; questions and statements are half as many for each kind.
         held_out: the weights were trained without `HELD_OUT`, and are a captioner alone: only its results on these pairs
             are counted.
+        quantize: how the weights are kept: `none`, `8bit` or `4bit`.
     """
 
     weights: Path | None = None
@@ -50,6 +51,7 @@ class Examination:
     seed: int = DEFAULT_SEED
     scenes: int = DEFAULT_SCENES
     held_out: bool = False
+    quantize: str = "none"
 
 
 _Part = tuple[str, Callable[[random.Random], Sequence[Figure]]]
@@ -57,7 +59,7 @@ _Part = tuple[str, Callable[[random.Random], Sequence[Figure]]]
 
 def examine(examination: Examination) -> Iterator[Figure]:
     """Every figure, as it comes."""
-    judge = Judge(examination.weights, matcher=not examination.held_out)
+    judge = Judge(examination.weights, matcher=not examination.held_out, quantize=examination.quantize)
     for name, part in _held_out(judge, examination) if examination.held_out else _parts(judge, examination):
         # Each part has random numbers of its own: leaving one out changes no other.
         yield from part(random.Random(f"{examination.seed}/{name}"))
@@ -126,6 +128,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fit", action="store_true", help="first fit the threshold of familiarity, and store it next to the weights"
     )
+    parser.add_argument(
+        "--quantize", choices=("none", "8bit", "4bit"), default="none", help="how the weights are kept (default none)"
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="gets figures.json and misses.html")
     arguments = parser.parse_args(words)
     if refusal := _refusal(arguments):
@@ -135,7 +140,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.fit:
         store_threshold(arguments.weights or demo_folder("captioner").parent, worlds)
     figures = []
-    examination = Examination(arguments.weights, worlds, arguments.seed, arguments.scenes, arguments.held_out)
+    examination = Examination(
+        arguments.weights, worlds, arguments.seed, arguments.scenes, arguments.held_out, arguments.quantize
+    )
     for figure in examine(examination):
         figures.append(figure)
         sys.stdout.write(sheet.line(figure) + "\n")
@@ -167,6 +174,7 @@ def _save(folder: Path, examination: Examination, figures: Sequence[Figure]) -> 
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seed": examination.seed,
         "scenes": examination.scenes,
+        "quantize": examination.quantize,
         "worlds": [world.name for world in examination.worlds],
         "figures": [figure.as_dict() for figure in figures],
     }

@@ -44,12 +44,13 @@ class Judge:
     Args:
         weights: folder with `captioner` and `matcher`; None for the package's own.
         matcher: whether there is a matcher; without, only `captions`, `answers` and `choose` work.
+        quantize: how the weights are kept, as the setting of this name.
     """
 
-    def __init__(self, weights: Path | None = None, *, matcher: bool = True) -> None:
+    def __init__(self, weights: Path | None = None, *, matcher: bool = True, quantize: str = "none") -> None:
         parts = {name: str(weights / part) if weights else "demo" for name, part in _PARTS.items()}
         parts |= {} if matcher else {"matcher": "none"}
-        settings = Settings.check({**parts, "device": "cpu", "threads": 1})
+        settings = Settings.check({**parts, "device": "cpu", "threads": 1, "quantize": quantize})
         self._loaded: Any = load(settings, download=False)
         self.threshold: float | None = self._loaded.familiar  # of familiarity, stored next to the weights
         self.shared_trunk: bool = self._loaded.shared_trunk
