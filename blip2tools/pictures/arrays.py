@@ -16,17 +16,20 @@ import numpy as np
 from PIL import Image
 
 from blip2tools.errors import InvalidInputError
+from blip2tools.pictures.images import PictureLimits, check_size
 
 _CHANNELS: Final = (1, 3, 4)
 
 
-def to_image(array: np.ndarray[Any, Any]) -> Image.Image:
-    """An array as an image.
+def to_image(array: np.ndarray[Any, Any], limits: PictureLimits) -> Image.Image:
+    """An array as an image. Its size is judged first: a view of a single number can have the shape of 30 GB.
 
     Raises:
         InvalidInputError: with what to do about it.
+        TooLargeError, UnsupportedImageError: as `images.check_size`.
     """
     _check_shape(array.shape)
+    check_size((array.shape[1], array.shape[0]), limits)
     pixels = _eight_bit(np.asarray(array))
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -65,4 +68,6 @@ def _eight_bit(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             f"The array's floats go from {least:g} to {most:g}; they must be from 0 to 1. Undo a normalisation, or divide by the "
             "value of white."
         )
-    return (array.astype(np.float32) * 255 + 0.5).astype(np.uint8)
+    pixels: np.ndarray[Any, np.dtype[np.float32]] = np.multiply(array, 255, dtype=np.float32)
+    pixels += 0.5
+    return pixels.astype(np.uint8)

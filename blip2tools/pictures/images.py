@@ -108,7 +108,7 @@ def decode(data: bytes, settings: PictureLimits) -> Picture:
         opened.load()
         image, notes = rendering.render(opened, first, said)
         del opened  # at most two copies of a large picture are in memory
-        _check_size(image.size, settings)
+        check_size(image.size, settings)
     image.info = {}  # comments, profiles and EXIF are untrusted text
     return Picture(image, number > 1, (*_counted(kind, number), *notes))
 
@@ -195,16 +195,20 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def encode(image: Image.Image, limit: int) -> bytes:
-    """An image of a Python caller as bytes to keep: its PNG, or a JPEG where the PNG has more than `limit` bytes.
+def encode(image: Image.Image, settings: PictureLimits) -> bytes:
+    """An image of a Python caller as bytes to keep: its PNG, or a JPEG where the PNG has more than `max_image_bytes`.
 
-    A photo of 12 megapixels that takes 5 MB as JPEG can take 25 as PNG.
+    A photo of 12 megapixels that takes 5 MB as JPEG can take 25 as PNG. Its size is judged first: one that was only opened
+    has no pixels yet, and they are made in this process.
 
     Raises:
         InvalidInputError: it is not an image.
+        TooLargeError, UnsupportedImageError: as `check_size`.
     """
+    if isinstance(image, Image.Image):
+        check_size(image.size, settings)
     data = encode_png(image)
-    if len(data) <= limit:
+    if len(data) <= settings.max_image_bytes:
         return data
     buffer = io.BytesIO()
     with _guarded(), Image.open(io.BytesIO(data)) as opened:
@@ -281,7 +285,7 @@ def _open(data: bytes, settings: PictureLimits) -> ImageFile.ImageFile:
     if why := kinds.refused(kind, data):
         raise UnsupportedImageError(why)
     if kind == "WEBP" and (size := formats.size_of_webp(data)):
-        _check_size(size, settings)
+        check_size(size, settings)
         _check_cost(kind, data, size, settings)
         _check_late_damage(kind, data, size, 4, settings)
     if kind == "HEIC":
@@ -291,7 +295,7 @@ def _open(data: bytes, settings: PictureLimits) -> ImageFile.ImageFile:
     # sought: later frames have their own sizes, which no header check has seen (CVE-2026-96636).
     if image.format != kind and (kind, image.format) != ("JPEG", "MPO"):
         raise UnsupportedImageError(_unsupported(image.format, settings))
-    _check_size(image.size, settings)
+    check_size(image.size, settings)
     _check_cost(kind, data, image.size, settings)
     channels = 1 if image.mode in ("1", "L", "P") else 4
     _check_late_damage(kind, data, image.size, 0 if _is_plain(image) else channels, settings)
@@ -313,7 +317,13 @@ def _unsupported(kind: str | None, settings: PictureLimits) -> str:
     return f"{what}; only {readable} pictures are read. Convert it to PNG or JPEG first."
 
 
-def _check_size(size: tuple[int, int], settings: PictureLimits) -> None:
+def check_size(size: tuple[int, int], settings: PictureLimits) -> None:
+    """Judge width and height, before there are pixels.
+
+    Raises:
+        TooLargeError: more than the settings allow.
+        UnsupportedImageError: a side below 2 pixels.
+    """
     width, height = size
     # A side has its own limit: 1 x 40,000,000 pixels is a small area, but decoding it takes 800 MB and 20 seconds.
     if width > settings.max_side or height > settings.max_side or width * height > settings.max_pixels:

@@ -118,8 +118,8 @@ class Looking:
         Raises:
             VisionError: it cannot be read.
         """
-        given, limit = await self._pinned(sources, image), self._settings.max_image_bytes
-        return await self._pool_for(given).run(lambda: _read(sources, given, limit))
+        given = await self._pinned(sources, image)
+        return await self._pool_for(given).run(lambda: _read(sources, given, self._settings))
 
     def note(self, read: Read) -> None:
         """Remember the file of a picture, whose handle may be used by later processes."""
@@ -191,14 +191,8 @@ class Looking:
             VisionError: as `see`.
         """
         given = await self._pinned(sources, image)
-        limit = self._settings.max_image_bytes
         with self._room.place() as held:
-
-            def read() -> Read | None:
-                found = _read(sources, given, limit)
-                return found if found.fetched or found.encoded or held(len(found.data)) else None
-
-            again = self._again(sources, given, await self._pool_for(given).run(read))
+            again = await self._waiting(sources, given, held)
             return await pool.run(lambda: does(self._pools.pictures.wait(lambda: self._whole(again(), region))))
 
     async def thumbnail(self, sources: Sources, image: ImageInput, side: int) -> bytes:
@@ -207,14 +201,9 @@ class Looking:
         Raises:
             VisionError: as `see`.
         """
-        given, limit = await self._pinned(sources, image), self._settings.max_image_bytes
+        given = await self._pinned(sources, image)
         with self._room.place() as held:
-
-            def read() -> Read | None:
-                found = _read(sources, given, limit)
-                return found if found.fetched or found.encoded or held(len(found.data)) else None
-
-            again = self._again(sources, given, await self._pool_for(given).run(read))
+            again = await self._waiting(sources, given, held)
 
             def make() -> bytes:
                 from blip2tools.pictures.small import jpeg, small
@@ -269,16 +258,26 @@ class Looking:
         fetched again: its thread waits for the decoder. One that had to be encoded is decoded at once. While the model loads,
         the bytes of both are returned.
         """
-        read = _read(sources, image, self._settings.max_image_bytes)
+        read = _read(sources, image, self._settings)
         if self._find(read.digest, regions) or (read.encoded and self._engine.targets()):
             return self._look(read, regions)
         if read.fetched and self._engine.targets():
             return self._pools.pictures.wait(lambda: self._look(read, regions))
         return read if read.fetched or read.encoded or held(len(read.data)) else None
 
+    async def _waiting(
+        self, sources: Sources, image: ImageInput | Newest, held: Callable[[int], bool]
+    ) -> Callable[[], Read]:
+        """Read an image that waits for a decoder; its bytes are read again later where too many wait already."""
+
+        def read() -> Read | None:
+            found = _read(sources, image, self._settings)
+            return found if found.fetched or found.encoded or held(len(found.data)) else None
+
+        return self._again(sources, image, await self._pool_for(image).run(read))
+
     def _again(self, sources: Sources, image: ImageInput | Newest, read: Read | None) -> Callable[[], Read]:
-        limit = self._settings.max_image_bytes
-        return lambda: _read(sources, image, limit) if read is None else read
+        return lambda: _read(sources, image, self._settings) if read is None else read
 
     def _look(self, read: Read, regions: Sequence[Sequence[float] | None]) -> list[Seen]:
         seen = self._decode(read, regions)[1]
@@ -405,8 +404,8 @@ class _Room:
                 self._free += taken
 
 
-def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
-    """The encoded bytes of any kind of image; if it has to be encoded, at most `limit` where possible."""
+def _read(sources: Sources, image: ImageInput | Newest, limits: Settings) -> Read:
+    """The encoded bytes of any kind of image; if it has to be encoded, at most `max_image_bytes` where possible."""
     encoded = ours = fetched = False
     path: Path | None = None
     data: bytes | memoryview
@@ -425,16 +424,16 @@ def _read(sources: Sources, image: ImageInput | Newest, limit: int) -> Read:
         from blip2tools.pictures import images
 
         label = label_of(image)
-        picture = _of_array(image) if is_array(image) else cast("Image", image)
-        data, encoded = images.encode(picture, limit), True
+        picture = _of_array(image, limits) if is_array(image) else cast("Image", image)
+        data, encoded = images.encode(picture, limits), True
         ours = images.profile_of(picture) is None
     return Read(data, hashlib.sha256(data).hexdigest(), label, encoded, ours, fetched, path, newest)
 
 
-def _of_array(array: ndarray[Any, Any]) -> Image:
+def _of_array(array: ndarray[Any, Any], limits: Settings) -> Image:
     from blip2tools.pictures.arrays import to_image
 
-    return to_image(array)
+    return to_image(array, limits)
 
 
 def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:

@@ -1,12 +1,17 @@
 """Numpy arrays as pictures: equal to the same pixels as a `PIL.Image`, or refused with what to do."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from blip2tools import Vision
-from blip2tools.errors import InvalidInputError, UnsupportedImageError, VisionError
+from blip2tools.errors import InvalidInputError, TooLargeError, UnsupportedImageError, VisionError
 from blip2tools.pictures.arrays import to_image
+from blip2tools.settings import Settings
+
+SETTINGS = Settings()
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +114,24 @@ def test_verbs_take_arrays(vision, picture, pixels):
 
 
 def test_rounding_and_order():
-    assert to_image(np.array([[0.0, 0.5, 1.0]])).tobytes() == bytes([0, 128, 255])
-    assert to_image(np.array([[[1, 2, 3]]], np.uint8)).getpixel((0, 0)) == (1, 2, 3)
-    assert to_image(np.ma.masked_array(np.ones((2, 2), np.uint8), mask=True)).size == (2, 2)
+    assert to_image(np.array([[0.0, 0.5, 1.0]] * 2), SETTINGS).tobytes() == bytes([0, 128, 255] * 2)
+    assert to_image(np.array([[[1, 2, 3]] * 2] * 2, np.uint8), SETTINGS).getpixel((0, 0)) == (1, 2, 3)
+    assert to_image(np.ma.masked_array(np.ones((2, 2), np.uint8), mask=True), SETTINGS).size == (2, 2)
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6, 3), (10**6, 10**6), (1, 10**9), (2, 20_000), (8_000, 8_000, 4)])
+@pytest.mark.parametrize("kind", [np.uint8, np.float64, bool])
+def test_a_view_of_one_number_in_a_huge_shape_is_judged_by_its_shape(eyes, shape, kind):
+    if kind is bool:
+        shape = shape[:2]
+    with pytest.raises(TooLargeError, match="Make it smaller first"):
+        eyes.keep(np.broadcast_to(kind(1), shape))
+
+
+def test_an_image_that_was_only_opened_is_judged_before_it_has_pixels(eyes):
+    small = io.BytesIO()
+    Image.new("1", (16_000, 4_000)).save(small, "PNG")
+    with Image.open(small) as image:
+        with pytest.raises(TooLargeError, match="Make it smaller first"):
+            eyes.keep(image)
+        assert image.tile, "its pixels were made"

@@ -527,8 +527,8 @@ class TestRefused:
 
     def test_what_is_too_large_as_png_is_kept_as_jpeg(self) -> None:
         photo = Image.effect_noise((300, 200), 60).convert("RGBA")
-        assert images.encode(photo, 2**20) == images.encode_png(photo)
-        kept = images.encode(photo, 60_000)
+        assert images.encode(photo, SETTINGS.model_copy(update={"max_image_bytes": 2**20})) == images.encode_png(photo)
+        kept = images.encode(photo, SETTINGS.model_copy(update={"max_image_bytes": 60_000}))
         assert images.formats.kind_of(kept) == "JPEG"
         seen = images.decode(kept, SETTINGS).image
         assert sum(ImageStat.Stat(ImageChops.difference(seen, photo.convert("RGB"))).mean) / 3 < 2
