@@ -145,7 +145,6 @@ WIDE: Final = World(
     max_turn=15.0,
     varied=True,
 )
-MAX_THINGS: Final = STUDY.max_things
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,6 @@ HOW: Final[dict[Direction, tuple[str, ...]]] = {
     "above": ("above", "over"),
     "below": ("below", "under", "beneath"),
 }
-NUMBER_OF_FORMS: Final = len(FORMS) + len(COLOR_FORMS) + len(SHAPE_FORMS)
 _SIDE_MARGIN: Final = 0.05  # things that are this level lie neither way
 
 

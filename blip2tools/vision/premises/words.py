@@ -31,7 +31,6 @@ BE: Final = listed("is are was were am be been being")
 DO: Final = listed("do does did")
 HAVE: Final = listed("has have had having")
 MODALS: Final = listed("can could will would should may might must shall cannot")
-AUXILIARIES: Final = BE | DO | HAVE | MODALS
 PEOPLE_PRONOUNS: Final = listed("he she him her they them himself herself themselves his hers theirs their")
 PRONOUNS: Final = PEOPLE_PRONOUNS | listed(
     "i me we us you it its mine yours ours itself yourself myself someone somebody anyone anybody everyone "
