@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from blip2tools.model.qformer import Look, Reader, tables
 from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.trunk import Trunk, right_padded
 from blip2tools.model.weights import fingerprint, freeze, named
+
+# What is kept of texts, at most 25 MB at the published size: of so many, in passes of so few, each of so few tokens.
+OPENINGS: Final = 128
+FEW: Final = 8
+SHORT: Final = 32
 
 
 class Matcher:
@@ -53,6 +59,7 @@ class Matcher:
         self.num_queries = int(self._query_tokens.shape[1])
         self.size = int(self._vision_projection.weight.shape[0])
         self._look = Recorded(self._queries)
+        self._openings: dict[tuple[int, ...], Tensor] = {}
         self._fingerprint = fingerprint
 
     @property
@@ -168,7 +175,21 @@ class Matcher:
     ) -> Tensor:
         """Hidden states (N, Q, H) of the queries, each row with a text and a picture."""
         lengths = [*map(len, texts)]
-        return self._reader.read_together(self._query_tokens, self._words(texts), lengths, look, pictures)
+        return self._reader.read_together(self._opening(texts, lengths), self.num_queries, lengths, look, pictures)
+
+    def _opening(self, texts: Sequence[Sequence[int]], lengths: Sequence[int]) -> Tensor:
+        """What of the texts no picture changes, (Q + L, N, H). Few and short ones are often asked about the next picture too."""
+        keep = len(texts) <= FEW and max(lengths, default=0) <= SHORT
+        names = [*map(tuple, texts)] if keep else []
+        if names and all(name in self._openings for name in names):
+            known = [self._openings[name] for name in names]
+            return known[0][:, None] if len(known) == 1 else pad_sequence(known)
+        found = self._reader.opening(self._query_tokens, self._words(texts), lengths)
+        for row, name in enumerate(names):
+            self._openings[name] = found[: self.num_queries + len(name), row].clone()
+        while len(self._openings) > OPENINGS:
+            del self._openings[next(iter(self._openings))]
+        return found
 
     def _normed(self, states: Tensor) -> Tensor:
         return cast(Tensor, self._post_layernorm(states.to(self.device, self.trunk.dtype)))

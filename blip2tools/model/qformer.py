@@ -79,36 +79,52 @@ class Reader:
         """The way to look at pictures (U, P, Dv): a layer's keys and values are held no longer than it takes."""
         return partial(self._seen, states)
 
-    def read_together(
-        self, queries: Tensor, words: Tensor, lengths: Sequence[int], look: Look, pictures: Sequence[int] | None
-    ) -> Tensor:
-        """Hidden states (N, Q, H) of the queries, each row with a text and a picture.
+    def opening(self, queries: Tensor, words: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The part of `read_together` that no picture changes, (Q + L, N, H).
+
+        Pictures are attended to only after the first layer's attention, and by queries alone: the words pass all of that layer.
 
         Args:
             queries: query tokens (1, Q, H).
             words: embeddings (N, L, H).
             lengths: tokens of each text; what is behind them is padding.
+        """
+        rows, count, layer = len(words), queries.shape[1], self._layers[0]
+        first, flat = self._norm(queries[0]), self._norm(_flat(words))
+        # The queries know of no text yet: one projection serves all texts.
+        parts = torch.cat([layer.own(first).repeat_interleave(rows, 0), layer.own(flat)])
+        both = torch.cat([first.repeat_interleave(rows, 0), flat])
+        both = self._attend(layer, parts, both, rows, len(both), _bias(lengths, count, words))
+        both = torch.cat([both[: rows * count], layer.words(both[rows * count :])])
+        return both.view(-1, rows, both.shape[1])
+
+    def read_together(
+        self, opening: Tensor, count: int, lengths: Sequence[int], look: Look, pictures: Sequence[int] | None
+    ) -> Tensor:
+        """Hidden states (N, Q, H) of the queries, each row with a text and a picture.
+
+        Args:
+            opening: what `opening` gives for the texts, (Q + L, N, H).
+            count: Q, the queries.
+            lengths: tokens of each text; what is behind them is padding.
             look: at the pictures.
             pictures: which of them each text is about; None: each at its own, or all at the only one.
         """
-        rows, count, last = len(words), queries.shape[1], self._layers[-1]
+        rows, last = opening.shape[1], self._layers[-1]
         asking = rows * count
-        bias = _bias(lengths, count, words)
-        place = None if pictures is None else torch.tensor(pictures, device=words.device)
-        first, flat = self._norm(queries[0]), self._norm(_flat(words))
-        # In the first layer the queries know of no text yet: one projection serves all texts.
-        own = self._layers[0].own
-        parts = torch.cat([own(first).repeat_interleave(rows, 0), own(flat)])
-        both = torch.cat([first.repeat_interleave(rows, 0), flat])
+        bias = _bias(lengths, count, opening)
+        place = None if pictures is None else torch.tensor(pictures, device=opening.device)
+        both = opening.flatten(0, 1)
         for number, layer in enumerate(self._layers):
-            parts = layer.own(both) if number else parts
-            both = self._attend(layer, parts, both, rows, asking if layer is last else len(both), bias)
+            if number:
+                both = self._attend(layer, layer.own(both), both, rows, asking if layer is last else len(both), bias)
             seeing = both[:asking]
             if layer.across is not None:
                 keys, values = look(number) if place is None else (one[place] for one in look(number))
                 seeing = self._attend_across(layer.across, seeing, rows, keys, values)
-            seeing = layer.queries(seeing)
-            both = seeing if layer is last else torch.cat([seeing, layer.words(both[asking:])])
+            both, words = layer.queries(seeing), both[asking:]
+            if layer is not last:
+                both = torch.cat([both, layer.words(words) if number else words])
         return _by_row(both, rows)
 
     # Below, states are (T N, H): the first token of every row, then the second. So the queries alone and the words alone lie in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from unittest.mock import MagicMock, patch
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 
 from blip2tools.model import Asked, Captioner, GenerationOptions, Matcher, Pixels, Trunk, cosine, fingerprint, language
 from blip2tools.model.decoding import nucleus
+from blip2tools.model.matcher import FEW, OPENINGS, SHORT
 from tests.support import random_models as rm
 
 
@@ -644,6 +646,31 @@ class TestMatcher:
             torch.testing.assert_close(kept, expected, atol=1e-5, rtol=0)
         with pytest.raises(ValueError, match="one picture"):
             matcher.match_kept(keys, ids)
+
+    def test_texts_that_were_read_before_have_the_stock_score_of_another_picture(self):
+        matcher, ids = Matcher(rm.make_matcher()), texts()
+        pixels = rm.pixels(2)
+        states = matcher.trunk.see(pixels)
+        matcher.match(states[:1], ids[:2])
+        matcher.match(states[:1], ids[2:3])
+        read = MagicMock(side_effect=matcher._reader.opening)
+        with patch.object(matcher._reader, "opening", read):
+            for known in ([ids[2]], [ids[2], ids[0]], ids[:2], ids[1:3] * 2):
+                expected = self.stock(rm.matcher(), pixels[1].expand(len(known), -1, -1, -1), known, itm=True)
+                torch.testing.assert_close(matcher.match(states[1:], known), expected, atol=1e-5, rtol=0)
+        assert not read.called
+
+    def test_keeps_little_of_the_texts_it_read(self):
+        matcher = Matcher(rm.make_matcher())
+        states, words = matcher.trunk.see(rm.pixels(1)), range(3, 15)
+        for first in words:
+            for second in words:
+                matcher.match(states, [[2, first, second]])
+        matcher.match(states, [[2] * (SHORT + 1)])
+        matcher.match(states, [[2, 4, 5, 6]] * (FEW + 1))
+        assert len(matcher._openings) == OPENINGS
+        assert {*map(len, matcher._openings)} == {3}
+        assert (2, 14, 14) in matcher._openings
 
     def test_texts_may_be_about_any_of_several_pictures(self, matcher):
         pixels, ids, pictures = rm.pixels(3), texts(), [2, 0, 0, 2, 1]
