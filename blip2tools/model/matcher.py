@@ -14,8 +14,8 @@ from blip2tools.model.recorded import ROWS, Recorded
 from blip2tools.model.trunk import Trunk, right_padded
 from blip2tools.model.weights import fingerprint, freeze, named
 
-# What is kept of texts, at most 25 MB at the published size: of so many, in passes of so few, each of so few tokens.
-OPENINGS: Final = 128
+# What is kept of texts: so much, of passes of so few, each of so few tokens. 170 texts of the published size.
+OPENINGS_BYTES: Final = 32 * 2**20
 FEW: Final = 8
 SHORT: Final = 32
 
@@ -59,7 +59,8 @@ class Matcher:
         self.num_queries = int(self._query_tokens.shape[1])
         self.size = int(self._vision_projection.weight.shape[0])
         self._look = Recorded(self._queries)
-        self._openings: dict[tuple[int, ...], Tensor] = {}
+        self._openings: dict[tuple[int, ...], Tensor] = {}  # the latest last
+        self.most_openings = OPENINGS_BYTES // ((self.num_queries + SHORT) * self._query_tokens[0, 0].nbytes)
         self._fingerprint = fingerprint
 
     @property
@@ -183,11 +184,13 @@ class Matcher:
         names = [*map(tuple, texts)] if keep else []
         if names and all(name in self._openings for name in names):
             known = [self._openings[name] for name in names]
+            for name in names:
+                self._openings[name] = self._openings.pop(name)
             return known[0][:, None] if len(known) == 1 else pad_sequence(known)
         found = self._reader.opening(self._query_tokens, self._words(texts), lengths)
         for row, name in enumerate(names):
             self._openings[name] = found[: self.num_queries + len(name), row].clone()
-        while len(self._openings) > OPENINGS:
+        while len(self._openings) > self.most_openings:
             del self._openings[next(iter(self._openings))]
         return found
 
