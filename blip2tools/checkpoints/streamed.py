@@ -16,8 +16,9 @@ from blip2tools.checkpoints import shards, weights
 from blip2tools.checkpoints.plan import Located
 from blip2tools.checkpoints.shards import Piece
 from blip2tools.model.configuration import Blip2Config
+from blip2tools.model.quantized import PARTS
 
-_LARGE: Final = 2**16  # values of a matrix from which on it is not held
+LARGE: Final = 2**16  # values of a matrix from which on it is not held
 
 
 class StreamedLinear(nn.Module):
@@ -40,7 +41,7 @@ class StreamedLinear(nn.Module):
 
 
 def read(kind: type[nn.Module], located: Located, config: Blip2Config) -> Any:
-    """A float32 model of which small tensors and the table of words alone are in memory.
+    """A float32 model that holds small tensors, the table of words, and the projections and heads between its parts.
 
     Args:
         kind: `CaptionerModel` or `MatcherModel`.
@@ -62,7 +63,8 @@ def read(kind: type[nn.Module], located: Located, config: Blip2Config) -> Any:
         elif weights.is_wanted(name, wanted):
             path = name.rpartition(".")[0]
             layer = model.get_submodule(path)
-            if isinstance(layer, nn.Linear) and name.endswith(".weight") and wanted[name].numel() >= _LARGE:
+            large = isinstance(layer, nn.Linear) and name.endswith(".weight") and wanted[name].numel() >= LARGE
+            if large and path.startswith(PARTS):
                 if piece.shape != tuple(wanted[name].shape):
                     raise weights.MisfitError(f"{name} is {piece.shape}, not {tuple(wanted[name].shape)}")
                 model.set_submodule(path, StreamedLinear(layer, piece))

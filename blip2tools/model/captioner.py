@@ -153,7 +153,8 @@ class Captioner:
         """
         model, found = self._language_model, []
         weights = [self._query_tokens, *self._qformer.parameters()]
-        if any(weight.dtype != torch.float32 for weight in weights):
+        # Whole numbers are those of quantized layers, which compute in float32.
+        if any(weight.is_floating_point() and weight.dtype != torch.float32 for weight in weights):
             found.append("the Q-Former is not float32")
         layernorms = [self._post_layernorm, *(part for part in self.trunk.encoder.modules())]
         if any(isinstance(part, nn.LayerNorm) and part.eps != VISION_EPS for part in layernorms):

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from blip2tools import Vision, checkpoints
-from blip2tools.checkpoints import converted, hub, loading, plan, quantizing, selftest, shards
+from blip2tools.checkpoints import converted, hub, loading, plan, quantizing, selftest, shards, streamed
 from blip2tools.checkpoints.budget import Budget
 from blip2tools.checkpoints.family import CAPTIONERS, find, processor_table
 from blip2tools.checkpoints.selftest import beside, checks, examination
@@ -28,7 +28,7 @@ from blip2tools.engine.local import LocalEngine
 from blip2tools.errors import ModelUnavailableError
 from blip2tools.model.configuration import Blip2Config
 from blip2tools.model.modules import CaptionerModel
-from blip2tools.model.quantized import dequantize
+from blip2tools.model.quantized import QuantizedLinear, dequantize, prepared
 from blip2tools.settings import Settings
 from tests.conftest import run_cli
 from tests.support import random_models as rm
@@ -323,8 +323,11 @@ class TestKept:
 class TestBeside:
     """The self-test: quantized models against full precision, which is read from the files part by part."""
 
+    @pytest.mark.parametrize("large", [1, streamed.LARGE])
     @pytest.mark.parametrize("name", ["opt", "t5"])
-    def test_streamed_weights_are_those_of_full_precision(self, saved, settings, name):
+    def test_streamed_weights_are_those_of_full_precision(self, saved, settings, monkeypatch, name, large):
+        """With a limit of 1 every matrix is streamed that is large in models of published size."""
+        monkeypatch.setattr(streamed, "LARGE", large)
         given = settings(model=str(saved / name), matcher=str(saved / "itm"))
         small = checkpoints.load(given)
         whole = checkpoints.load(given.model_copy(update={"quantize": "none"}))
@@ -348,6 +351,22 @@ class TestBeside:
         finding = quantized_finding(loaded, given)
         assert finding.status == "ok", finding
         assert "match probabilities differ by 0.0" in finding.sentence
+
+    @pytest.mark.parametrize("size", ["8bit", "4bit"])
+    @pytest.mark.parametrize("name", ["opt", "t5"])
+    def test_layers_that_stay_quantized_are_no_oddity(self, saved, settings, monkeypatch, name, size):
+        """In small models float32 is quicker and takes their place, in models of published size it is not."""
+        monkeypatch.setattr(prepared, "SMALL", 0)
+        monkeypatch.setattr(streamed, "LARGE", 1)
+        given = settings(model=str(saved / name), matcher=str(saved / "itm"), quantize=size)
+        loaded = checkpoints.load(given)
+        assert any(isinstance(part, QuantizedLinear) for part in loaded.captioner._qformer.modules())
+        found = {one.name: one for one in selftest.examine(loaded, given).findings}
+        wanted = ["configuration", "prompt", "numbers"]
+        # T5's scores are not scaled: a random one so small says something else after the least rounding.
+        wanted += ["batch", "decoding", "quantized"] if name == "opt" else []
+        for check in wanted:
+            assert found[check].status == "ok", found[check]
 
     @pytest.mark.parametrize("part", ["vision tower", "Q-Former", "language model", "matcher"])
     def test_what_breaks_a_part_is_found_and_named(self, saved, settings, part):

@@ -8,12 +8,13 @@ it was kept), `prepare`, and then `Captioner` and `Matcher`, which look at the m
 
 from __future__ import annotations
 
-from blip2tools.model.quantized.layers import QuantizedEmbedding, QuantizedLinear, replace_linears
+from blip2tools.model.quantized.layers import PARTS, QuantizedEmbedding, QuantizedLinear, replace_linears
 from blip2tools.model.quantized.prepared import Choices, prepare
 from blip2tools.model.quantized.storage import BLOCK, bits_kept, dequantize, quantize
 
 __all__ = [
     "BLOCK",
+    "PARTS",
     "Choices",
     "QuantizedEmbedding",
     "QuantizedLinear",
