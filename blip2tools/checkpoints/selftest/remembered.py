@@ -19,7 +19,7 @@ from blip2tools.__version__ import __version__
 from blip2tools.checkpoints import Loaded
 from blip2tools.checkpoints.selftest.findings import Verdict
 
-EDITION = 3  # of the checks: a new one makes old verdicts invalid
+EDITION = 4  # of the checks: a new one makes old verdicts invalid
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "pillow", "bitsandbytes")
 
 logger = logging.getLogger(__name__)

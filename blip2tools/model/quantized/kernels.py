@@ -22,10 +22,10 @@ from torch.nn import functional
 
 from blip2tools.model.quantized.storage import BLOCK, dequantize, levels
 
-Kind: TypeAlias = Literal["rows", "packed", "half", "blocks", "whole"]
+Kind: TypeAlias = Literal["rows", "packed", "half", "blocks", "runtime", "whole"]
 """Ways to multiply. `rows`: whole numbers, the matrix as it is kept. `packed`: the same, quicker for a few rows, but every value
 must be moved first, which takes as long as dozens of products. `half`: bfloat16 states, 8 bits. `blocks`: the same, 4 bits, also
-moved first. `whole`: the matrix becomes float32 for each product."""
+moved first. `runtime`: 4 bits, by onnxruntime, also moved first. `whole`: the matrix becomes float32 for each product."""
 
 FEW: Final = 64  # up to so many rows, all are rounded twice: the cost is small
 CREST: Final = (

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from blip2tools.model.quantized import kernels
 from blip2tools.model.quantized.kernels import FEW, Kind, Split, Splits
+from blip2tools.model.quantized.runtime import Product
 from blip2tools.model.quantized.storage import BLOCK, bits_kept
 from blip2tools.model.weights import summary
 
@@ -33,7 +34,8 @@ class Way:
     """How layers of one shape multiply.
 
     Attributes:
-        few: for at most `FEW` rows. "packed" packs the matrix when there is time for it, and then serves any number.
+        few: for at most `FEW` rows. "packed" packs the matrix when there is time for it, and then serves any number, as "blocks" and
+            "runtime" do.
         many: for more.
         until: for few, until the matrix is packed.
         exact: the largest whole number for each kind that multiplies whole numbers; see `kernels.fits`.
@@ -161,13 +163,18 @@ class QuantizedLinear(nn.Module):
             return kernels.half(states, weight, scale, bias)
         if kind == "blocks":
             return kernels.blocks(states, self._packed, bias)
+        if kind == "runtime":
+            made: Tensor = self._packed(states)
+            return made if bias is None else made.add_(bias)
         return kernels.whole(states, weight, scale, bias)
 
     def pack(self) -> None:
-        """Move the matrix into the form that `packed` or `blocks` needs, and give up the form in which it is kept."""
+        """Move the matrix into the form that its way for few rows needs, and give up the form in which it is kept."""
         if self._packed is None:
             weight = self.weight
-            if self.bits == 4:
+            if self.way.few == "runtime":
+                self._packed = Product(weight, self.scale)
+            elif self.bits == 4:
                 self._packed = kernels.pack_blocks(weight, self.scale)
             else:
                 self._packed = kernels.pack(weight.flatten(0, -2), self.scale.flatten())
@@ -178,7 +185,7 @@ class QuantizedLinear(nn.Module):
 
     def _kind(self, rows: int) -> Kind:
         if self._packed is not None:
-            return "blocks" if self.bits == 4 else "packed"
+            return self.way.few
         if rows > FEW:
             return self.way.many
         values = self.in_features * self.out_features

@@ -33,6 +33,7 @@ _GAIN: Final = 0.85  # of the next best's time, that a matrix must at most take 
 _BONUS: Final = {"rows": 0.9}  # the most precise one; a measurement may be off by as much
 _MARGIN: Final = 1.1  # of the time of a small float32 matrix over the quickest other, below which it stays float32
 _ROUNDS: Final = 3
+FOUR: Final[tuple[Kind, ...]] = ("runtime", "blocks")  # ways of 4 bits that move the matrix first
 _HOPELESS: Final = 4.0
 _VALUES: Final = 13_000_000  # of a matrix that are tried at most, in whole steps of rows
 _STEP: Final = 64
@@ -73,7 +74,7 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
                 continue
             few, many, until = found
             layer.way = Way(few, many, until, exact)
-            if "blocks" in found:
+            if few in FOUR:
                 layer.pack()
             elif few == "packed":
                 PACKING.expect(layer.weight.numel())
@@ -110,8 +111,9 @@ def _valid(found: Any, layer: QuantizedLinear) -> bool:
         return False
     if set(found) == {KEPT}:
         return layer.in_features * layer.out_features <= SMALL
-    possible = {"blocks", "whole"} if layer.bits == 4 else set(get_args(Kind)) - {"blocks"}
-    return set(found) <= possible and "packed" not in found[1:]
+    if layer.bits == 4:
+        return len(set(found)) == 1 and found[0] in (*FOUR, "whole")
+    return set(found) <= set(get_args(Kind)) - set(FOUR) and "packed" not in found[1:]
 
 
 def _whole(layer: QuantizedLinear) -> nn.Linear:
@@ -126,7 +128,7 @@ def _measured(
     layers: Sequence[QuantizedLinear], usual: Sequence[tuple[int, float]], exact: Mapping[str, int], *, packing: bool
 ) -> list[str]:
     """The fields of the `Way` that takes the least time for some layers of one shape."""
-    kinds: list[Kind] = ["blocks", "whole"] if layers[0].bits == 4 else ["rows", "packed", "half", "whole"]
+    kinds: list[Kind] = [*FOUR, "whole"] if layers[0].bits == 4 else ["rows", "packed", "half", "whole"]
     trials: dict[str, list[nn.Module]] = {}
     for kind in kinds:
         if (kind in ("rows", "packed") and kind not in exact) or (kind == "packed" and not packing):
@@ -148,6 +150,8 @@ def _measured(
     def total(kind: str, numbers: Sequence[int]) -> float:
         return sum(times[number][kind] * usual[number][1] for number in numbers)
 
+    if layers[0].bits == 4:  # moved in any case, so that one form serves all
+        return [min((kind for kind in trials if kind != KEPT), key=lambda kind: total(kind, range(len(usual))))] * 3
     plain = [kind for kind in trials if kind not in ("packed", KEPT)]
     until = min(plain, key=lambda kind: total(kind, few or many) * _BONUS.get(kind, 1))
     other = min(plain, key=lambda kind: total(kind, many or few) * _BONUS.get(kind, 1))
@@ -170,11 +174,11 @@ def _trial(layers: Sequence[QuantizedLinear], kind: Kind, exact: Mapping[str, in
                 for name, one in layer._parameters.items()
             }
             trial.way = Way(kind, kind, kind, exact)
-            if kind in ("packed", "blocks"):
+            if kind in ("packed", *FOUR):
                 trial.pack()
             made.append(trial)
         made[0](torch.zeros(1, layers[0].in_features))
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
+    except (RuntimeError, NotImplementedError, AttributeError, ImportError) as error:
         logger.debug("%s is not possible here", kind, exc_info=error)
         return None
     return made

