@@ -24,9 +24,9 @@ SUGGESTED = "opt-2.7b"  # the smallest captioner for photographs
 QUANTIZED_BYTES = {"8bit": 1.001, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 # The same on a processor, of a decoder alone and of an encoder and decoder, where nearly every matrix is quantized, tables of
-# words too (`model.quantized`). In 8 bits an eighth of a T5 has 16; in 4 bits, with a float32 for each 64 values, are the
+# words too (`model.quantized`). In 8 bits an eighth of a T5 has 16; in 4 bits, with a float32 for each 128 values, are the
 # language model's feed-forward layers, and the others in 8.
-PROCESSOR_BYTES = {"8bit": (1.01, 1.2), "4bit": (0.72, 0.81)}
+PROCESSOR_BYTES = {"8bit": (1.01, 1.2), "4bit": (0.7, 0.8)}
 
 
 def memory_bytes(parts: Weights, bytes_each: int, quantize: Quantize = "none") -> int:

@@ -47,32 +47,43 @@ class Split:
     Args:
         states: float32.
         most: the largest whole number.
+        twice: up to so many rows, all are rounded twice.
     """
 
-    def __init__(self, states: Tensor, most: int) -> None:
+    def __init__(self, states: Tensor, most: int, twice: int = FEW) -> None:
         self.most, self.rows = most, len(states)
         sizes = states.abs()
         largest = sizes.amax(1, keepdim=True)
         self.scale = largest.div(most).clamp_(min=_TINY)
         scaled = states / self.scale
         self._again: Tensor | None = None  # which rows are rounded twice, where not all are
-        if self.rows <= FEW:
-            self.values = torch.empty(2 * self.rows, states.shape[1])
-            first, second = self.values.chunk(2)
-            torch.round(scaled, out=first)
-            torch.sub(scaled, first, out=second).mul_(2 * most).round_()
-            return
-        first = scaled.round()
-        again = (largest > sizes.mean(1, keepdim=True) * (CREST * most / WIDE)).flatten().nonzero().flatten()
-        if len(again):
-            self._again = again
-            first = torch.cat([first, scaled[again].sub_(first[again]).mul_(2 * most).round_()])
-        self.values = first
+        self._second: Tensor | None = None
+        if self.rows > twice:
+            crests = largest > sizes.mean(1, keepdim=True) * (CREST * most / WIDE)
+            again = crests.flatten().nonzero().flatten()
+            if not len(again):
+                self._first = scaled.round_()
+                return
+            if len(again) < self.rows:
+                self._again = again
+        # Large matrices of floats are changed in their place: another one takes as long to be had as to be filled.
+        rest = scaled.clone() if self._again is None else scaled[self._again]
+        self._first = scaled.round_()
+        self._second = rest.sub_(scaled if self._again is None else scaled[self._again]).mul_(2 * most).round_()
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The numbers."""
+        return self._first if self._second is None else torch.cat([self._first, self._second])
 
     @cached_property
     def bytes(self) -> Tensor:
         """The numbers in 8 bits."""
-        return self.values.to(torch.int8)
+        if self._second is None:
+            return self._first.to(torch.int8)
+        made = torch.empty(self.rows + len(self._second), self._first.shape[1], dtype=torch.int8)
+        made[: self.rows], made[self.rows :] = self._first, self._second
+        return made
 
     @cached_property
     def lowered(self) -> Tensor:

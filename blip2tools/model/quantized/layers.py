@@ -34,8 +34,8 @@ class Way:
     """How layers of one shape multiply.
 
     Attributes:
-        few: for at most `FEW` rows. "packed" packs the matrix when there is time for it, and then serves any number, as "blocks" and
-            "runtime" do.
+        few: for at most `FEW` rows. "packed" packs the matrix when there is time for it, and then serves any number; so do
+            "blocks" and "runtime".
         many: for more.
         until: for few, until the matrix is packed.
         exact: the largest whole number for each kind that multiplies whole numbers; see `kernels.fits`.
@@ -109,6 +109,8 @@ class QuantizedLinear(nn.Module):
 
     Attributes:
         way: how it multiplies; until `prepare` has chosen, slowly.
+        twice: up to so many rows of states, all are rounded twice. Not in models with 4 bits, whose other layers lose far more:
+            there only those are whose largest value leaves few levels for the rest.
     """
 
     weight: Tensor
@@ -122,6 +124,7 @@ class QuantizedLinear(nn.Module):
             self.register_parameter(name, nn.Parameter(values, requires_grad=False))
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
         self.way = Way()
+        self.twice = FEW
         self._packed: Any = None
         self._moved: Powers | None = None
 
@@ -214,7 +217,7 @@ class Together:
         for part in self._parts:
             if part.moved.key not in moved:
                 taken = part.moved(flat)
-                moved[part.moved.key] = taken, cache(partial(Split, taken))
+                moved[part.moved.key] = taken, cache(partial(Split, taken, twice=part.twice))
         each = [part.multiplied(*moved[part.moved.key]) for part in self._parts]
         made = each[0] if len(each) == 1 else torch.cat(each, 1)
         if len(flat) <= FEW:
@@ -261,6 +264,7 @@ def replace_linears(model: nn.Module, bits: int) -> None:
             made = QuantizedLinear(
                 module.in_features, module.out_features, bias=module.bias is not None, bits=_bits(path, bits)
             )
+            made.twice = FEW if bits == 8 else 0
         else:
             continue
         model.set_submodule(path, made)

@@ -1,8 +1,8 @@
 """Products with matrices of 4 bits by onnxruntime, where it is installed: it reads four bits and rounds states block by block.
 
-Its operator `MatMulNBits` takes matrices in the form in which they are kept (`storage`). At accuracy level 4 it rounds the states to
-8 bits, a scale for each block of a row, so that outlier channels cost only their own blocks digits. A model of this one operator is
-written here, in the bytes of ONNX's protocol buffers: the package that writes such files would be one more.
+Its operator `MatMulNBits` takes matrices in the form in which they are kept (`storage`). At accuracy level 4 it rounds the
+states to 8 bits, a scale for each block of a row: outlier channels cost digits in their own blocks alone. A model of this one
+operator is written here, in the bytes of ONNX's protocol buffers: the package that writes such files would be one more.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Product:
         options = library.SessionOptions()
         options.log_severity_level = _QUIET
         options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # or each matrix keeps room for its largest product
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = (
+            False  # or each matrix keeps room for its largest product
+        )
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # there is a session for each matrix
         self._outputs = len(weight)
         try:
-            self._session = library.InferenceSession(
-                _model(weight, scale), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = library.InferenceSession(_model(weight, scale), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own kinds, which are no RuntimeError
             raise RuntimeError(f"onnxruntime cannot multiply in 4 bits: {type(error).__name__}") from error
 
