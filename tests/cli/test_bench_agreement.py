@@ -46,6 +46,16 @@ def test_without_a_decided_word_there_is_no_share():
     assert "%" not in told
 
 
+def test_what_all_rows_share_does_not_make_them_alike():
+    """A large logit of all rows hides that what differs is the opposite."""
+    expected = torch.tensor([[100.0, 1.0, 0.0], [100.0, 0.0, 1.0]])
+    figures = cpu_agreement.first_words(expected, expected.flip(0))
+    assert figures["cosine_lowest"] > 0.999
+    assert figures["differing"] == pytest.approx(-1)
+    assert figures["words"] == 1
+    assert cpu_agreement.first_words(expected[:1], expected[:1])["differing"] is None
+
+
 def test_a_model_that_lost_its_numbers_agrees_in_nothing():
     expected = torch.tensor([[3.0, 0.0], [0.0, 3.0]])
     figures = cpu_agreement.first_words(expected, torch.tensor([[float("nan"), float("nan")], [0.0, 3.0]]))
@@ -78,6 +88,7 @@ def checked(figures, names):
         words, match = side["logits"], side["match"]
         assert words["rows"] == 4
         assert 0.9 < words["cosine_lowest"] <= words["cosine_mean"] < 1 - 1e-7
+        assert 0.9 < words["differing"] < words["cosine_mean"]
         assert 0 <= words["same"] <= words["decided"] <= 4
         assert (words["share"] is None) == (words["decided"] == 0)
         assert match["pairs"] == 4 * 8

@@ -69,9 +69,11 @@ def compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, 
 def first_words(expected: Tensor, found: Tensor) -> dict[str, Any]:
     """How like each other logits (N, V) are, and whether the words that full precision decides upon are the same.
 
-    `words` counts how many different ones those are: of a model that always says one word, it proves little if 8 bits do.
+    Random models say much the same about all pictures. So `words` counts how many different ones are decided, and `differing` is the
+    mean cosine of what sets a row apart from the mean of all; None where nothing does.
     """
     cosines = torch.cosine_similarity(expected.double(), found.double(), dim=-1)
+    own, other = (rows.double() - rows.double().mean(0) for rows in (expected, found))
     first, second = expected.topk(2).values.unbind(-1)
     decided = first - second > DECIDED
     words = expected.argmax(-1)[decided]
@@ -80,6 +82,7 @@ def first_words(expected: Tensor, found: Tensor) -> dict[str, Any]:
         "rows": len(expected),
         "cosine_mean": float(cosines.mean()),
         "cosine_lowest": float(cosines.min()),
+        "differing": float(torch.cosine_similarity(own, other, dim=-1).mean()) if own.any() else None,
         "decided": len(words),
         "same": same,
         "share": same / len(words) if len(words) else None,
@@ -110,14 +113,18 @@ def table(name: str, found: dict[str, Any]) -> Iterator[str]:
     for side, figures in found["sides"].items():
         if words := figures.get("logits"):
             yield (
-                f"  {side:8} logits of the first word: cosine {words['cosine_mean']:.5f}, lowest {words['cosine_lowest']:.5f}; "
-                f"{_decided(words)}"
+                f"  {side:8} logits of the first word: cosine {words['cosine_mean']:.5f}, lowest {words['cosine_lowest']:.5f}"
+                f"{_differing(words)}; {_decided(words)}"
             )
         if match := figures.get("match"):
             yield (
                 f"  {side:8} match probabilities: {match['difference_mean']:.4f} apart, at most "
                 f"{match['difference_largest']:.4f}, {match['pairs']} pairs from {match['lowest']:.3f} to {match['highest']:.3f}"
             )
+
+
+def _differing(words: dict[str, Any]) -> str:
+    return "" if words["differing"] is None else f", {words['differing']:.5f} of what differs between pictures"
 
 
 def _decided(words: dict[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 The language model has what random weights lack and trained ones have: from its third layer on a few hidden channels are many
 times as large as the rest, for all tokens (LLM.int8(), arXiv 2208.07339, SmoothQuant, arXiv 2211.10438). It says nothing of
-worth, but it breaks what breaks real models. Its last norm takes those channels back and enlarges the rest, so
-that first words are often decided, as those of trained models are: else the best two logits lie next to each other, and any rounding
-changes the word. Nor are logits so much alike then only because those of all pictures are.
+worth, but it breaks what breaks real models. Its last norm takes those channels back and enlarges the rest,
+so that first words are often decided, as those of trained models are: else the best two logits lie next to each other, and any
+rounding changes the word.
 """
 
 from __future__ import annotations
