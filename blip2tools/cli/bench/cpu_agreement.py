@@ -69,8 +69,8 @@ def compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, 
 def first_words(expected: Tensor, found: Tensor) -> dict[str, Any]:
     """How like each other logits (N, V) are, and whether the words that full precision decides upon are the same.
 
-    Random models say much the same about all pictures. So `words` counts how many different ones are decided, and `differing` is the
-    mean cosine of what sets a row apart from the mean of all; None where nothing does.
+    Random models say much the same about all pictures. So `words` counts how many different ones are decided, and `differing` is
+    the mean cosine of what sets a row apart from the mean of all; None where nothing does.
     """
     cosines = torch.cosine_similarity(expected.double(), found.double(), dim=-1)
     own, other = (rows.double() - rows.double().mean(0) for rows in (expected, found))
