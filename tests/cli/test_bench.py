@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import io
 import json
-import queue
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from blip2tools.cli.bench.random_models import Size, build
 from blip2tools.settings import Settings
 from tests.conftest import run_cli
 from tests.support import forked
+from tests.support.side import InThread
 
 SVG = "{http://www.w3.org/2000/svg}"
 SMALL = Size((32, 2, 4), (32, 2, 4), (32, 2, 4, 64), 600, queries=4)
@@ -339,21 +339,6 @@ def test_floors_are_those_of_a_hand(random_checkpoint, monkeypatch):
         cpu_floor.floors(folder, None, [side], 1)["stages"][side]["a token, 1 beam"] for side in ("float32", "8bit")
     ]
     assert 3 < sizes[0] / sizes[1] < 4
-
-
-class InThread:
-    """A side in a thread of this process instead of a process of its own, which takes seconds to begin."""
-
-    def __init__(self, asked):
-        self._tasks, self._told = queue.Queue(), queue.Queue()
-        serve = threading.Thread(target=cpu_side.serve, args=(asked, self._tasks.get, self._told.put))
-        serve.start()
-        self.start = self._told.get()
-        self.close = lambda: (self._tasks.put(""), serve.join())
-
-    def ask(self, case, seed=0):
-        self._tasks.put(json.dumps({"case": case, "seed": seed}))
-        return self._told.get()
 
 
 def test_bench_cpu(random_checkpoint, tmp_path, capsys, monkeypatch):

@@ -7,11 +7,8 @@ where they do not, one runs after the other. Time is CPU time of the side's proc
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from blip2tools.cli.bench.cpu_process import Process, Subject
 from blip2tools.cli.bench.cpu_side import CASES, MATCH, SIDES
 from blip2tools.cli.console import say, tell
-from blip2tools.errors import InvalidInputError, ModelUnavailableError
+from blip2tools.errors import InvalidInputError
 
 SUMMARY = "a processor: stock transformers, ours in full precision, 8 and 4 bits"
 TEXT = """\
@@ -29,8 +27,11 @@ Measures what a caption, a question about a known picture and a match of 32 text
 package in full precision, and in 8 and 4 bits, in turns; memory while loading and after it; the first start with quantized
 weights and the second; and each stage beside the least that the machine's own rates allow.
 
-Each side is a process of its own. Sides that do not fit in memory together run one after the other. --random writes a checkpoint
-of random weights with outlier channels to a temporary folder: opt-2.7b takes 15 GB there, and as much memory for stock."""
+Each side is a process of its own. Sides that do not fit in memory together run one after the other. --agreement
+times nothing: it tells how far first words and matches in 8 and 4 bits are from full precision, one side after the other.
+
+--random writes a checkpoint of random weights with outlier channels to a temporary folder: opt-2.7b takes 15 GB there, and as
+much memory for stock."""
 
 RANDOM: Final = ("mid", "itm", "opt-2.7b", "opt-6.7b", "flan-t5-xl")
 FIRST, SECOND = "first start", "second start"
@@ -60,63 +61,6 @@ class Side:
     stages: dict[str, list[float]] = field(default_factory=dict)
 
 
-class Process:
-    """The process of a side.
-
-    Args:
-        asked: what it is to load, see `cpu_side.serve`.
-
-    Raises:
-        ModelUnavailableError: it could not load that.
-    """
-
-    def __init__(self, asked: dict[str, Any]) -> None:
-        program = "from blip2tools.cli.bench.cpu_side import main; main()"
-        command = [sys.executable, "-c", program, json.dumps(asked)]
-        self._side = str(asked["side"])
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        self.start = self._answer()
-
-    def ask(self, case: str, seed: int = 0) -> dict[str, Any]:
-        """The answer to one task."""
-        if self._process.stdin is not None:
-            self._process.stdin.write(json.dumps({"case": case, "seed": seed}) + "\n")
-            self._process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """End it."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if not line:
-            self.close()
-            raise ModelUnavailableError(f"The side {self._side} ended with status {self._process.returncode}.")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is measured.
-
-    Attributes:
-        name: for the report.
-        model: folder of a captioner.
-        matcher: folder of a matcher; None without one.
-        captions: whether captions are measured: not of a captioner that only lends a matcher its vision tower.
-    """
-
-    name: str
-    model: Path
-    matcher: Path | None
-    captions: bool
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `blip2tools bench cpu`."""
     which = parser.add_mutually_exclusive_group()
@@ -140,6 +84,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="rounds of each case (default 3), after one that does not count unless it is the only one",
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each side (default 1)")
+    parser.add_argument(
+        "--agreement",
+        type=int,
+        metavar="N",
+        help="instead of times: how far 8 and 4 bits (those of --side) are from float32, in the logits of the first words about "
+        "N pictures, with and without a question, and in the matches of each with 8 texts",
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="only the cases whose name holds this")
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="where random weights are written, and left for another run"
@@ -152,6 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rounds < 1 or arguments.threads < 1:
         raise InvalidInputError("--rounds and --threads are at least 1.")
     names = [name for name in SIDES if name in (arguments.side or SIDES)]
+    if arguments.agreement is not None:
+        return _agree(arguments, [name for name in names if name.endswith("bit")])
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(_folder(arguments.folder)))
         subject = _subject(arguments, scratch)
@@ -174,6 +127,29 @@ def run(arguments: argparse.Namespace) -> int:
             "floors": floors,
         }
         write_json(arguments.output, figures)
+    return 0
+
+
+def _agree(arguments: argparse.Namespace, names: Sequence[str]) -> int:
+    if arguments.agreement < 1:
+        raise InvalidInputError("--agreement is at least 1.")
+    if arguments.only:
+        raise InvalidInputError("--only chooses among what is timed, and --agreement times nothing.")
+    if not names:
+        raise InvalidInputError("--agreement compares 8 and 4 bits with full precision; --side names neither.")
+    from blip2tools.cli.bench import cpu_agreement
+
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(_folder(arguments.folder)))
+        subject = _subject(arguments, scratch)
+        plan = {"threads": arguments.threads, "cache": str(scratch / "cache")}
+        found = cpu_agreement.measure(subject, names, arguments.agreement, plan)
+    for line in cpu_agreement.table(subject.name, found):
+        tell(line)
+    if arguments.output is not None:
+        from blip2tools.cli.bench.report import write_json
+
+        write_json(arguments.output, {"model": subject.name, "threads": arguments.threads, "agreement": found})
     return 0
 
 
@@ -210,13 +186,7 @@ def measure(
 
 def _started(subject: Subject, name: str, plan: dict[str, Any]) -> tuple[Side, Process]:
     """A side that is loaded. A quantized one was so before, and has its weights from a file."""
-    asked = {
-        "side": name,
-        "model": str(subject.model),
-        "matcher": None if subject.matcher is None else str(subject.matcher),
-        "captions": subject.captions,
-        **plan,
-    }
+    asked = subject.asked(name, plan)
     side, quantized = Side(name), name.endswith("bit")
     for start in (FIRST, SECOND) if quantized else (FIRST,):
         process = Process(asked)

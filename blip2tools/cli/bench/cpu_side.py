@@ -1,6 +1,7 @@
 """One side of `bench cpu` in a process of its own: a line of JSON in, a line of JSON out.
 
-The first line says what to load. Each further one names a case, which is run once; the answer holds its seconds of CPU time.
+The first line says what to load. Each further one names a case, which is run once; the answer holds its seconds of CPU time. What
+would be too long for a line, as logits are, goes into a file that the task names.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from blip2tools.cli.bench.engine import NEW_TOKENS, make_pictures, questions, st
 
 SIDES: Final = ("stock", "float32", "8bit", "4bit")
 TEXTS: Final = 32  # of a match
+AGREEMENT, COMPARED = "agreement", 8  # texts of each picture there
 GREEDY, BEAMS = "one caption, greedy", "one caption, 5 beams"
 KNOWN, MATCH = "a question about a known picture", f"match, 1 picture x {TEXTS} texts"
 CASES: Final = (GREEDY, BEAMS, KNOWN, MATCH)
@@ -102,6 +104,7 @@ class OwnSide:
             }
         )
         self._loaded = checkpoints.load(self._settings)
+        self._captions = bool(asked["captions"])
         self._eyes: dict[tuple[int, bool], Any] = {}
 
     def run(self, case: str, seed: int) -> float:
@@ -151,6 +154,30 @@ class OwnSide:
             found[name] = max(0.0, found[name] - found["reading picture and prompt"]) / (NEW_TOKENS - 1)
         return found
 
+    def agreement(self, seed: int, count: int) -> dict[str, Any]:
+        """What another precision is compared in: the first `logits` about pictures, and the probabilities of each `match`.
+
+        Args:
+            seed: of the pictures.
+            count: how many; every other one is asked about, the rest are described.
+        """
+        import torch
+
+        loaded = self._loaded
+        found: dict[str, list[Any]] = {"logits": [], "match": []}
+        for number, (image, question) in enumerate(zip(_images(count, seed), questions(count), strict=True)):
+            states = loaded.captioner.trunk.see(loaded.pixels(image))
+            if self._captions:
+                prompt = loaded.words.question(question) if number % 2 else loaded.words.caption("")
+                tokens = loaded.captioner.query(states)
+                found["logits"].append(loaded.captioner.first_logits(tokens, [prompt.ids])[0])
+            if loaded.matcher is not None and loaded.matcher_pixels is not None and loaded.matcher_words is not None:
+                if not loaded.shared_trunk:
+                    states = loaded.matcher.trunk.see(loaded.matcher_pixels(image))
+                ids = [loaded.matcher_words(text).ids for text in statements(COMPARED)]
+                found["match"].append(loaded.matcher.match(states, ids).softmax(-1)[:, 1])
+        return {name: torch.stack(rows) for name, rows in found.items() if rows}
+
     def close(self) -> None:
         """End the engines."""
         for vision in self._eyes.values():
@@ -166,11 +193,15 @@ class OwnSide:
 
 
 def _image(seed: int) -> Any:
+    return _images(1, seed)[0]
+
+
+def _images(count: int, seed: int) -> list[Any]:
     import io
 
     from PIL import Image
 
-    return Image.open(io.BytesIO(make_pictures(1, seed)[0])).convert("RGB")
+    return [Image.open(io.BytesIO(data)).convert("RGB") for data in make_pictures(count, seed)]
 
 
 def serve(asked: dict[str, Any], receive: Callable[[], str], send: Callable[[dict[str, Any]], None]) -> None:
@@ -193,6 +224,12 @@ def serve(asked: dict[str, Any], receive: Callable[[], str], send: Callable[[dic
                 send(memory())
             elif task["case"] == "stages":
                 send(side.stages(task["seed"]))
+            elif task["case"] == AGREEMENT and isinstance(side, OwnSide):
+                import torch
+
+                began = time.process_time()
+                torch.save(side.agreement(task["seed"], task["count"]), task["file"])
+                send({"seconds": time.process_time() - began})
             else:
                 send({"seconds": side.run(task["case"], task["seed"])})
     finally:
