@@ -17,8 +17,9 @@ from torch import Tensor
 from blip2tools.model.quantized.storage import BLOCK
 
 # Numbers of fields and types in onnx.proto, and the versions that every onnxruntime with this operator reads.
-_FLOAT, _UINT8, _INT, _QUIET = 1, 2, 2, 3
+_FLOAT, _UINT8, _INT, _EXTERNAL = 1, 2, 2, 1
 _IR, _OPSET, _CONTRIB = 8, 17, 1
+_QUIET: Final = 3  # errors only, which are raised as well
 _LEVEL: Final = 4  # states in 8 bits; at the default level products are slower than in float32
 
 
@@ -44,8 +45,17 @@ class Product:
         )
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # there is a session for each matrix
         self._outputs = len(weight)
+        values = {
+            "weight": (weight.detach().contiguous().view(torch.uint8).view(len(weight), -1, BLOCK // 2), _UINT8),
+            "scale": (scale.detach().contiguous(), _FLOAT),
+        }
         try:
-            self._session = library.InferenceSession(_model(weight, scale), options, providers=["CPUExecutionProvider"])
+            # Values that stand in the model's bytes would be held beside what is packed of them.
+            value_of = library.OrtValue.ortvalue_from_numpy_with_onnx_type
+            held = [value_of(tensor.numpy(), kind) for tensor, kind in values.values()]
+            options.add_external_initializers(list(values), held)
+            model = _model({name: (tuple(tensor.shape), kind) for name, (tensor, kind) in values.items()})
+            self._session = library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own kinds, which are no RuntimeError
             raise RuntimeError(f"onnxruntime cannot multiply in 4 bits: {type(error).__name__}") from error
 
@@ -59,25 +69,25 @@ class Product:
         return made
 
 
-def _model(weight: Tensor, scale: Tensor) -> bytes:
-    outputs, inputs = len(weight), 2 * weight.shape[1]
+def _model(values: dict[str, tuple[tuple[int, ...], int]]) -> bytes:
+    """The product alone; shapes and types of the matrix's parts, whose values lie elsewhere."""
+    outputs, blocks = values["scale"][0]
+    inputs = blocks * BLOCK
     attributes = {"K": inputs, "N": outputs, "bits": 4, "block_size": BLOCK, "accuracy_level": _LEVEL}
     node = b"".join(
         [
-            *(_text(1, name) for name in ("states", "weight", "scale")),
+            *(_text(1, name) for name in ("states", *values)),
             _text(2, "made"),
             _text(4, "MatMulNBits"),
             *(_bytes(5, _text(1, name) + _number(3, value) + _number(20, _INT)) for name, value in attributes.items()),
             _text(7, "com.microsoft"),
         ]
     )
-    blocks = inputs // BLOCK
     graph = b"".join(
         [
             _bytes(1, node),
             _text(2, "product"),
-            _bytes(5, _tensor("weight", _UINT8, (outputs, blocks, BLOCK // 2), weight)),
-            _bytes(5, _tensor("scale", _FLOAT, (outputs, blocks), scale)),
+            *(_bytes(5, _tensor(name, *like)) for name, like in values.items()),
             _bytes(11, _value("states", inputs)),
             _bytes(12, _value("made", outputs)),
         ]
@@ -86,9 +96,15 @@ def _model(weight: Tensor, scale: Tensor) -> bytes:
     return b"".join([_number(1, _IR), _bytes(7, graph), *(_bytes(8, opset) for opset in opsets)])
 
 
-def _tensor(name: str, kind: int, shape: tuple[int, ...], values: Tensor) -> bytes:
-    raw = values.detach().contiguous().numpy().tobytes()
-    return b"".join(_number(1, size) for size in shape) + _number(2, kind) + _text(8, name) + _bytes(9, raw)
+def _tensor(name: str, shape: tuple[int, ...], kind: int) -> bytes:
+    place = _bytes(13, _text(1, "location") + _text(2, "memory"))
+    return (
+        b"".join(_number(1, size) for size in shape)
+        + _number(2, kind)
+        + _text(8, name)
+        + place
+        + _number(14, _EXTERNAL)
+    )
 
 
 def _value(name: str, width: int) -> bytes:
