@@ -506,8 +506,10 @@ class TestMemory:
         weights = [weakref.ref(tensor) for _, tensor in engine._loaded.captioner.trunk.named_tensors()]
         weights += [weakref.ref(tensor) for tensor in engine._loaded.captioner._language_model.parameters()]
         weights.append(weakref.ref(engine._loaded.matcher._query_tokens))
+        words = weakref.ref(engine._loaded.matcher_words)
         engine.close()
         assert not any(weight() is not None for weight in weights)
+        assert words() is None
 
     @pytest.mark.parametrize("part", ["captioner", "matcher"])
     def test_one_that_forms_a_circle_is_gone_too(self, sight, no_search, part):
