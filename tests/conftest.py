@@ -71,10 +71,15 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
-    # Each model that is closed collects garbage: half a second among all that the collected test modules have imported.
-    gc.freeze()
     gc.enable()
     gc.set_threshold(*forked.GARBAGE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_there_stays() -> None:
+    """Each model that is closed collects garbage: up to half a second among all that tests have imported, and share."""
+    gc.collect(1)
+    gc.freeze()
 
 
 def handle_of(data: bytes) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -195,7 +196,8 @@ class MatcherText:
     def __init__(self, tokenizer: Tokenizer, *, cls: int, sep: int, limit: int = MATCH_TOKENS) -> None:
         self._encode = PlainEncoder(tokenizer, {cls, sep})
         self._cls, self._sep, self._limit = cls, sep, limit
-        self.statement = lru_cache(maxsize=STATEMENTS)(self._statement)
+        itself = weakref.proxy(self)  # else it would keep itself, and the tokenizer, alive
+        self.statement = lru_cache(maxsize=STATEMENTS)(lambda text: (itself(text), itself.spells(text)))
         """The row for a short text, and whether `spells` is true of it; questions take the same few things for granted."""
 
     @property
@@ -207,9 +209,6 @@ class MatcherText:
     def vocabulary(self) -> int:
         """One more than the largest id that a text can give."""
         return self._encode.vocabulary
-
-    def _statement(self, text: str) -> tuple[Prompt, bool]:
-        return self(text), self.spells(text)
 
     def __call__(self, text: str, limit: int | None = None) -> Prompt:
         """The row for one text. A text of punctuation alone keeps it.

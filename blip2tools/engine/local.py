@@ -17,7 +17,6 @@ Faces never see a tensor, and the engine never sees a path or an image format.
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -415,15 +414,14 @@ class LocalEngine:
 
     def _unload(self) -> None:
         """Free the model's memory. A `Loaded` that a caller's `prepare` still holds is freed with that call."""
-        had = self._loaded is not None
+        left = None if self._loaded is None else memory.parts(self._loaded)
         self._loaded = None
         self._answers.clear()
         self._kept.fits.clear()
         self._kept.keys.clear()
         self._cache.clear()
-        if had:
-            gc.collect()
-            memory.free()
+        if left is not None:
+            memory.free(left)
 
     def _progress(self, what: str, share: float | None) -> None:
         with self._wake:

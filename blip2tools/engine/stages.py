@@ -73,9 +73,13 @@ class Stages:
         self._loaded = loaded
         self._cache = cache
         self._metrics = metrics
-        kept = Kept(FeatureCache(0)) if kept is None else kept
-        self._matching = Matching(loaded, kept)
-        self._fits = Fits(loaded, metrics, self._states, self._matching, kept)
+        self._kept = Kept(FeatureCache(0)) if kept is None else kept
+        self._matching = Matching(loaded, self._kept)
+
+    @property
+    def _fits(self) -> Fits:
+        """Made where it is used: kept here, with a method of ours, it would keep the model alive until garbage is collected."""
+        return Fits(self._loaded, self._metrics, self._states, self._matching, self._kept)
 
     def answer(self, batch: Sequence[Work], tell: Callable[[Work, object], None], join: Join) -> list[object]:
         """The answer to each work item of one group, in order; a `VisionError` in the place of one that is refused.

@@ -144,6 +144,12 @@ class Captioner:
         """Digest of the language model; computed each time, as only the self-test needs it."""
         return self._language_fingerprint or fingerprint(self._language_model.named_parameters())
 
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module, the trunk's included."""
+        for part in (self._post_layernorm, self._qformer, self._projection, self._language_model):
+            yield from part.modules()
+        yield from self.trunk.modules()
+
     def oddities(self) -> list[str]:
         """Ways in which the modules are not set up as the family was trained; empty if there are none.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 import torch
@@ -73,6 +73,12 @@ class Matcher:
         if self._fingerprint is None:
             self._fingerprint = fingerprint([*named(self._parts), ("query_tokens", self._query_tokens)])
         return self._fingerprint
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module, the trunk's included."""
+        for part in self._parts.values():
+            yield from part.modules()
+        yield from self.trunk.modules()
 
     @torch.inference_mode()
     def match(self, states: Tensor, texts: Sequence[Sequence[int]], pictures: Sequence[int] | None = None) -> Tensor:

@@ -111,6 +111,11 @@ class Trunk:
             for name, tensor in cast(nn.Module, getattr(self, part)).named_parameters():
                 yield f"{part}.{name}", tensor
 
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module of the trunk."""
+        for part in (self.embeddings, self.encoder):
+            yield from part.modules()
+
     @torch.inference_mode()
     def see(self, pixels: Tensor) -> Tensor:
         """States (B, 1 + P, Dv) *before* the last LayerNorm, in the trunk's dtype, from pixels (B, 3, S, S).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
+from functools import cache
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from tests.support import random_models as rm
 from tests.support import taught
 
 PICTURE = Image.radial_gradient("L").convert("RGB")
+
+fitted = cache(taught.matcher)
 
 
 def findings(model, matcher="none"):
@@ -51,7 +54,7 @@ class TestSound:
     def test_matchers(self, tmp_path, name, layout):
         captioner = "opt-2.7b-coco" if name.endswith("-coco") else "opt-2.7b"
         fm.save(captioner, tmp_path / "captioner", layout)
-        fm.save(name, tmp_path / "matcher", layout, taught.matcher(name))
+        fm.save(name, tmp_path / "matcher", layout, fitted(name))
         assert faults(findings(tmp_path / "captioner", tmp_path / "matcher")) == []
         given = {"model": str(tmp_path / "captioner"), "matcher": str(tmp_path / "matcher")}
         with Vision.load(**given, device="cpu") as vision:

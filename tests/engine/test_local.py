@@ -2,8 +2,11 @@
 
 import copy
 import dataclasses
+import gc
 import threading
 import time
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -478,6 +481,48 @@ def test_an_idle_model_is_unloaded_and_comes_back(loaded, sight, picture):
     assert answer(engine.submit(caption(sight), deadline=None))[0].text == picture.caption
     assert len(loads) == 2
     engine.close()
+
+
+class TestMemory:
+    @pytest.fixture
+    def no_search(self):
+        gc.collect()
+        gc.disable()
+        yield
+        gc.enable()
+
+    def test_a_model_that_was_used_is_gone_at_once(self, sight, no_search, monkeypatch):
+        monkeypatch.setattr(gc, "collect", lambda: pytest.fail("garbage was collected"))
+        engine = LocalEngine(
+            lambda progress: checkpoints.load(Settings(model="demo", threads=1)), max_queue=8, cache_bytes=2**20
+        )
+        question = Question("what color is it?", (), TEMPLATE)
+        for request in (
+            caption(sight),
+            AnswerRequest(sight, question, Generation(), ("a star",)),
+            MatchRequest(sight, ("two stars",)),
+        ):
+            answer(engine.submit(request, deadline=None))
+        weights = [weakref.ref(tensor) for _, tensor in engine._loaded.captioner.trunk.named_tensors()]
+        weights += [weakref.ref(tensor) for tensor in engine._loaded.captioner._language_model.parameters()]
+        weights.append(weakref.ref(engine._loaded.matcher._query_tokens))
+        words = weakref.ref(engine._loaded.matcher_words)
+        engine.close()
+        assert not any(weight() is not None for weight in weights)
+        assert words() is None
+
+    @pytest.mark.parametrize("part", ["captioner", "matcher"])
+    def test_one_that_forms_a_circle_is_gone_too(self, sight, no_search, part):
+        loaded = [checkpoints.load(Settings(model="demo", threads=1))]
+        module = list(getattr(loaded[0], part).modules())[2]
+        module.forward = partial(module.forward)  # as hooks of other libraries do
+        engine = LocalEngine(lambda progress: loaded.pop(), max_queue=8, cache_bytes=2**20)
+        answer(engine.submit(caption(sight), deadline=None))
+        left = weakref.ref(module)
+        del module
+        assert left() is not None
+        engine.close()
+        assert left() is None
 
 
 def test_a_prepared_sight_needs_no_image(engine, sight, picture):

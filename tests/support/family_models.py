@@ -7,6 +7,7 @@ activations, tied or own output layer. Widths, heads and depth are reduced.
 from __future__ import annotations
 
 import json
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -110,6 +111,12 @@ def build(name: str) -> Any:
 
 
 @cache
+def built(name: str) -> Any:
+    """The same, shared between tests: do not change it."""
+    return build(name)
+
+
+@cache
 def tokenizer(kind: str, *, image_token: bool) -> Tokenizer:
     """A small tokenizer with the special ids of the published one."""
     return {"opt": _opt, "t5": _t5, "bert": _bert}[kind](image_token)
@@ -179,11 +186,10 @@ def save(name: str, folder: Path, layout: Layout, model: Any | None = None) -> A
     """Write the member's folder in the form that the hub had or has; the model that was saved."""
     facts = published(name)
     kind = kind_of(facts)
-    model = model or build(name)
-    backend = tokenizer(kind, image_token=layout != "2023")
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()), **NAMES[kind]).save_pretrained(
-        folder
-    )
+    model = model or built(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in _tokenizer_files(kind, image_token=layout != "2023").items():
+        (folder / file).write_bytes(content)
     size = int(facts.vision["image_size"].value)
     image_processor = BlipImageProcessorPil(size={"height": size, "width": size}, **CLIP)
     if layout == "today":
@@ -208,6 +214,15 @@ def save(name: str, folder: Path, layout: Layout, model: Any | None = None) -> A
         _write(folder / "processor_config.json", {"num_query_tokens": 32, "processor_class": "Blip2Processor"})
     _write(folder / "config.json", old_config(name) if layout == "2023" else hub_config(name))
     return model
+
+
+@cache
+def _tokenizer_files(kind: str, *, image_token: bool) -> dict[str, bytes]:
+    """The files of a tokenizer as the library saves them; thousands of entries, made once."""
+    backend = Tokenizer.from_str(tokenizer(kind, image_token=image_token).to_str())
+    with tempfile.TemporaryDirectory() as folder:
+        PreTrainedTokenizerFast(tokenizer_object=backend, **NAMES[kind]).save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def _store_tied_output(folder: Path, model: Any) -> None:

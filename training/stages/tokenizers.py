@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final
@@ -23,6 +24,7 @@ PROMPTS: Final = ("a photo of", "a picture of", "an image of", "this is", "there
 _SCENES: Final = 1500
 _OFTEN: Final = 3  # words that occur less often get no token
 _WORDS: Final = 1024  # of the byte-level vocabulary, 256 of them single bytes
+_HEARD: Final = re.compile(r"[^\W_]+")
 
 
 @cache
@@ -75,7 +77,7 @@ def speaker_tokenizer(seed: int) -> Any:
 
 def matcher_tokenizer(seed: int) -> Any:
     """A BERT tokenizer whose words are those of the world; others are spelt."""
-    heard = {word for line in corpus(seed) for word in "".join(c if c.isalnum() else " " for c in line.lower()).split()}
+    heard = {word for line in corpus(seed) for word in _HEARD.findall(line.lower())}
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     words = sorted(heard | set(letters) | set(CHARACTERS.lower()))
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", ".", "?", ":", "'", "-", *words]
