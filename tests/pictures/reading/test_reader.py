@@ -89,7 +89,8 @@ def test_a_long_page_is_read_in_strips_no_row_twice_or_lost(reader):
     # 640 × 4,816 pixels: two strips, which share what lies between 1,691 and 3,125. To read a row takes long: all of those
     # at the strips' edges, and some of the others.
     written = [
-        row if number in {*range(48, 58), *range(93, 103)} or number % 18 == 0 else "" for number, row in enumerate(rows)
+        row if number in {*range(48, 58), *range(93, 103)} or number % 18 == 0 else ""
+        for number, row in enumerate(rows)
     ]
     found = reader.read(page(written, size=16, width=640))
     assert texts(found) == list(filter(None, written))
