@@ -22,7 +22,7 @@ the text of foreign exceptions can hold addresses and paths (CVE-2026-22778), so
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import traceback
 from typing import ClassVar, Final, Literal, get_args
 
@@ -168,6 +168,6 @@ def to_vision_error(error: BaseException) -> VisionError:
     """
     if isinstance(error, VisionError):
         return error
-    incident = secrets.token_hex(4)
+    incident = os.urandom(4).hex()
     logger.error("internal error %s", incident, exc_info=error)
     return InternalError(f"Something went wrong inside blip2tools (id {incident}). The server's log has the details.")

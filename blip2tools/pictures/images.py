@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Protocol
 
 from PIL import Image, ImageFile
@@ -133,9 +134,10 @@ def parts(
 
 
 def warm() -> None:
-    """Load Pillow's readers, which otherwise load with the first pictures."""
+    """Load Pillow's readers, which otherwise load with the first pictures: of all its formats those that are read."""
     Image.preinit()
-    Image.init()
+    for name in ("Avif", "Mpo", "Tiff", "WebP"):
+        import_module(f"PIL.{name}ImagePlugin")
     kinds.register()
 
 

@@ -91,6 +91,9 @@ for (const kind of ["pointerup", "pointercancel"]) {
   $("stage").addEventListener(kind, () => { if (gesture && region) picks(false); gesture = null; });
 }
 
+// What an earlier gesture has selected would be dragged away as in a text, and the gesture with it (Chromium 150).
+$("stage").addEventListener("dragstart", (event) => event.preventDefault());
+
 $("pick").addEventListener("click", () => {
   const on = $("pick").getAttribute("aria-pressed") !== "true";
   picks(on);
