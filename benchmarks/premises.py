@@ -6,6 +6,7 @@ medians, one for each round. No answer is found kept, and no judgement where a p
     first    the first premises of a picture that was asked about before
     new      further ones
     judged   premises that were judged before
+    false    premises of things that are not there, whose alternatives are judged, too
 
 `--size mid` is a model with random weights, large enough for its products to count and not only the calls that start them.
 """
@@ -28,21 +29,21 @@ import torch
 from blip2tools.cli.bench.engine import open_eyes
 from blip2tools.cli.bench.random_models import MID, build
 from blip2tools.demo.draw import draw
-from blip2tools.demo.words import phrase
-from blip2tools.demo.world import WIDE, sample_scene
+from blip2tools.demo.world import WIDE, Color, Scene, sample_scene
 from blip2tools.vision import Vision
 from blip2tools.vision.doubts import Asked
 from blip2tools.vision.premises import Reading
 
-Kind = Literal["first", "new", "judged"]
+Kind = Literal["first", "new", "judged", "false"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 BEAMS: Final = 5
 SEED: Final = 20261127
-# Which of a picture's two things a question is about, and the question.
+# Which of a picture's two things a question is about, or the one that is not there, and the question.
 ASKED: Final[dict[Kind, tuple[int, str]]] = {
     "first": (0, "what size is the {x}?"),
     "new": (1, "what size is the {x}?"),
     "judged": (1, "where is the {x}?"),
+    "false": (2, "what size is the {x}?"),
 }
 
 
@@ -81,7 +82,7 @@ def measured(vision: Vision, number: int, pictures: int) -> dict[Kind, tuple[flo
     for place in range(pictures):
         chance = random.Random(f"cost/{SEED}/{number}/{place}")
         scene = sample_scene(chance, things=2, world=WIDE)
-        names = [phrase(color=thing.color, shape=thing.shape).partition(" ")[2] for thing in scene.things]
+        names = [f"{color} {shape}" for color, shape in [*_pairs(scene), chance.choice(_absent(scene))]]
         buffer = io.BytesIO()
         draw(scene).save(buffer, "PNG")
         vision.ask(buffer.getvalue(), "how many objects are there?")
@@ -91,6 +92,22 @@ def measured(vision: Vision, number: int, pictures: int) -> dict[Kind, tuple[flo
         kind: (statistics.median(judged for judged, _ in pairs), statistics.median(bare for _, bare in pairs))
         for kind, pairs in found.items()
     }
+
+
+def _pairs(scene: Scene) -> list[tuple[str, str]]:
+    return [(thing.color, thing.shape) for thing in scene.things]
+
+
+def _absent(scene: Scene) -> list[tuple[str, str]]:
+    """Pairs of a colour and a shape of which the scene has neither."""
+    colors, shapes = ({pair[place] for pair in _pairs(scene)} for place in (0, 1))
+    return [
+        (color, shape)
+        for color in get_args(Color)
+        if color not in colors
+        for shape in WIDE.shapes
+        if shape not in shapes
+    ]
 
 
 def _pair(vision: Vision, image: bytes, question: str, *, turned: bool) -> tuple[float, float]:
