@@ -99,19 +99,22 @@ class Doubts:
         if fits is None:
             return Doubt(Premise(text=asked.judged[0].text, probability=None, holds=None))
         first: Doubt | None = None
-        every = await self._every(sight, asked, dict(zip(asked.statements, fits, strict=True)), deadline)
+        rule = self.rule
+        every = await self._every(sight, asked, dict(zip(asked.statements, fits, strict=True)), rule, deadline)
         for statement, fit in zip(asked.judged, every, strict=True):
-            doubt = await self._judge(sight, statement, fit, deadline)
+            doubt = await self._judge(sight, statement, fit, rule, deadline)
             if doubt.fails:
                 return doubt
             first = first or doubt
         return first
 
-    async def _every(self, sight: Sight, asked: Asked, known: dict[str, Fit], deadline: float) -> list[Fit]:
+    async def _every(
+        self, sight: Sight, asked: Asked, known: dict[str, Fit], rule: Premises, deadline: float
+    ) -> list[Fit]:
         """The fit of each judged statement. One that is implied by one that holds is at least as probable, and has its fit."""
         for one in asked.judged:
             implying = [known[other.plain] for other in asked.judged if other.implies(one)]
-            if best := [fit for fit in implying if judging.holds(fit, self.rule)]:
+            if best := [fit for fit in implying if judging.holds(fit, rule)]:
                 known.setdefault(one.plain, best[0])
         missing = tuple(dict.fromkeys(one.plain for one in asked.judged if one.plain not in known))
         if missing:
@@ -119,8 +122,8 @@ class Doubts:
             known |= dict(zip(missing, found, strict=True))
         return [known[one.plain] for one in asked.judged]
 
-    async def _judge(self, sight: Sight, statement: Statement, fit: Fit, deadline: float) -> Doubt:
-        rule, odds = self.rule, fit.odds
+    async def _judge(self, sight: Sight, statement: Statement, fit: Fit, rule: Premises, deadline: float) -> Doubt:
+        odds = fit.odds
         seen: bool | None = True
         if not judging.holds(fit, rule):
             others = await self._ask(FitRequest(sight, judging.alternatives(statement, rule)), deadline)
