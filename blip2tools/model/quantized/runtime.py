@@ -50,7 +50,7 @@ class Product:
             "scale": (scale.detach().contiguous(), _FLOAT),
         }
         try:
-            # Values that stand in the model's bytes would be held beside what is packed of them.
+            # A session keeps the bytes of its model: values that stand there would be held beside what is packed of them.
             value_of = library.OrtValue.ortvalue_from_numpy_with_onnx_type
             held = [value_of(tensor.numpy(), kind) for tensor, kind in values.values()]
             options.add_external_initializers(list(values), held)
