@@ -161,3 +161,13 @@ def find_python() -> str | None:
 def server_variables() -> dict[str, str]:
     """The variables that the server gets: all but the launcher's own."""
     return {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
+
+
+def isolated_variables() -> dict[str, str]:
+    """The variables for a program that starts a second Python: without those that `-I` makes only the first one ignore."""
+    # With the last one, which pip sets for the pip that it starts, pip would install into the Python that runs it.
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTHON") and name != "_PIP_RUNNING_IN_SUBPROCESS"
+    }

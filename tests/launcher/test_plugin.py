@@ -56,11 +56,11 @@ def environment(home, url=None, **more):
 class Plugin(StdioServer):
     """The launcher, as `mcp.json` tells a host to start it."""
 
-    def __init__(self, home, url=None, arguments=(), **more):
+    def __init__(self, home, url=None, arguments=(), python=sys.executable, **more):
         words = json.loads((home / "plugin" / "mcp.json").read_text())["mcpServers"]["blip2tools"]
         program = [word.replace("${PLUGIN_ROOT}", str(home / "plugin")) for word in words["args"]]
         self.begun = time.monotonic()
-        command = [sys.executable, "-I", "-S", *program, *arguments]
+        command = [str(python), "-I", "-S", *program, *arguments]
         self._start(command, home / "plugin", environment(home, url, **more), start_new_session=True)
 
     def cpu_s(self):
@@ -93,15 +93,27 @@ def places(home):
 WHOLE = [f"{__version__}-index", "install.log", "lock"]
 
 
+def assert_whole(home, *, pip):
+    """One environment and nothing half done; its scripts know where it is, and it has a pip of its own or has none."""
+    assert places(home) == WHOLE
+    place = home / "home/.local/share/blip2tools/plugin" / WHOLE[0]
+    script = place / "bin" / "blip2tools"
+    assert str(script.parent / "python") in script.read_text(), "it was made elsewhere"
+    installed = {path.name.partition("-")[0] for path in place.glob("lib/python3*/site-packages/*.dist-info")}
+    assert installed - {"setuptools"} == {"blip2tools", "mcp", "torch"} | ({"pip"} if pip else set())
+
+
 @pytest.mark.slow
 def test_from_nothing_to_the_first_call(home, wheels):
     """Answered at once, told how far it is, handed over; the small build of torch; nothing is left in the plugin's folder.
 
-    Two clients start it at the same time, and it is installed once.
+    Two clients start it at the same time, and it is installed once. By a Python that has no pip, as some systems' has none.
     """
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", home / "bare"], check=True)
+    bare = home / "bare" / "bin" / "python"
     before = sorted(path.relative_to(home) for path in (home / "plugin").rglob("*"))
     with served(wheels) as (url, asked):
-        plugin = Plugin(home, url, ["--model", "demo"], STAND_IN_HEARD=str(home / "heard"))
+        plugin = Plugin(home, url, ["--model", "demo"], bare, STAND_IN_HEARD=str(home / "heard"))
         said = plugin.initialize()
         listed = plugin.request("tools/list")["result"]["tools"]
         assert plugin.cpu_s() <= 1
@@ -118,7 +130,7 @@ def test_from_nothing_to_the_first_call(home, wheels):
         plugin.send({"jsonrpc": "2.0", "id": "gone", "method": "tools/call", "params": CALL})
         plugin.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "gone"}})
         assert plugin.request("ping")["result"] == {}
-        other = Plugin(home, url)
+        other = Plugin(home, url, python=bare)
         other.initialize()
         early, told = plugin.called("early")
         assert [one["progress"] for one in told] == sorted({one["progress"] for one in told})
@@ -146,16 +158,22 @@ def test_from_nothing_to_the_first_call(home, wheels):
     assert "gone" not in numbers
     assert "/cpu/torch/torch-2.13.0-py3-none-any.whl" in asked
     assert not any("torch-2.14.0" in path for path in asked)
-    assert places(home) == WHOLE
-    script = home / "home/.local/share/blip2tools/plugin" / WHOLE[0] / "bin" / "blip2tools"
-    assert str(script.parent / "python") in script.read_text(), "it was made elsewhere"
+    assert_whole(home, pip=True)
     assert sorted(path.relative_to(home) for path in (home / "plugin").rglob("*")) == before
 
 
 @pytest.mark.slow
 def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(home, wheels):
+    """By a Python with a pip, which installs for the environment; variables lead neither of the two elsewhere."""
+    elsewhere = home / "elsewhere"
+    for need in ("mcp-2.3.0", "torch-2.13.0"):
+        (elsewhere / f"{need}.dist-info").mkdir(parents=True)
+        (elsewhere / f"{need}.dist-info" / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: {}\nVersion: {}\n".format(*need.split("-"))
+        )
+    variables = {"PYTHONPATH": str(elsewhere), "_PIP_RUNNING_IN_SUBPROCESS": "1"}
     with served(home / "nothing") as (url, _):
-        plugin = Plugin(home, url)
+        plugin = Plugin(home, url, **variables)
         plugin.initialize()
         until = time.monotonic() + 200
         while not (said := plugin.request("tools/call", **CALL)["result"])["content"][0]["text"].startswith("model_un"):
@@ -169,7 +187,7 @@ def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(
         shutil.copytree(wheels, home / "nothing", dirs_exist_ok=True)
         assert plugin.until_there()
         assert plugin.end(10) == 0
-    assert places(home) == WHOLE
+    assert_whole(home, pip=False)
     assert "blip2tools: The package index does not have" in plugin.log
 
 

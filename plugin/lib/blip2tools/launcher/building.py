@@ -24,6 +24,7 @@ from blip2tools.launcher.environment import (
     Environment,
     find_python,
     find_uv,
+    isolated_variables,
     python_of,
     torch_index,
 )
@@ -146,20 +147,12 @@ class Build:
             this = [] if find_python() is None else ["--python", str(find_python())]
             make = [uv, "venv", "--no-project", *(this or ["--python", ">=3.11"]), str(self._part)]
             install = [uv, "pip", "install", "--python", str(python_of(self._part))]
+            self._do(log, _MAKING, make)
         elif (python := find_python()) is not None:
-            make = [python, "-I", "-m", "venv", str(self._part)]
-            install = [
-                str(python_of(self._part)),
-                "-I",
-                "-m",
-                "pip",
-                "install",
-                "--disable-pip-version-check",
-                "--no-input",
-            ]
+            pip = self._make_with_venv(log, python)
+            install = [*pip, "install", "--disable-pip-version-check", "--no-input"]
         else:
             raise BuildError("It needs Python 3.11 or newer, or uv, which would fetch one.")
-        self._do(log, "step 1 of 3, making an environment", make)
         if (index := torch_index()) is not None:
             # `--index-url` of uv gives way to the variable UV_DEFAULT_INDEX, its newer name for the same does not.
             own = ["--default-index", index] if uv else ["--index-url", index, "--retries", "1", "--timeout", "20"]
@@ -168,12 +161,23 @@ class Build:
         self._do(log, "step 3 of 3, trying it", [str(python_of(self._part)), "-I", "-c", _TRY])
         _relocate(self._part, self._environment.place)
 
+    def _make_with_venv(self, log: IO[str], python: str) -> list[str]:
+        """Make a bare environment; returns the pip that installs into it."""
+        make = [python, "-I", "-m", "venv"]
+        self._do(log, _MAKING, [*make, "--without-pip", str(self._part)])
+        # To put a pip into it takes 3 s of CPU; a pip of 22.3 or newer that is there already can do its work.
+        pip = [python, "-I", "-m", "pip", "--python", str(python_of(self._part))]
+        if self._do(log, _MAKING, [*pip, "--version"], must=False):
+            return pip
+        self._do(log, _MAKING, [*make, str(self._part)])
+        return [str(python_of(self._part)), "-I", "-m", "pip"]
+
     def _small_torch(self, log: IO[str], install: Sequence[str]) -> None:
         """Install torch's small build; if that fails, the packages bring the ordinary one, which is gigabytes larger."""
         self._do(log, "step 2 of 3, fetching torch", [*install, "--no-deps", self._torch], must=False)
 
-    def _do(self, log: IO[str], what: str, command: Sequence[str], *, must: bool = True) -> None:
-        """Run one command and report its progress.
+    def _do(self, log: IO[str], what: str, command: Sequence[str], *, must: bool = True) -> bool:
+        """Run one command and report its progress; returns whether it succeeded.
 
         Raises:
             BuildError: it must succeed, and did not.
@@ -192,6 +196,7 @@ class Build:
                 encoding="utf-8",
                 errors="replace",
                 cwd=self._environment.folder,
+                env=isolated_variables(),
                 start_new_session=True,
                 # If this process is killed, no other one begins before the installer has ended.
                 pass_fds=(self._lock,) if os.name == "posix" else (),
@@ -210,6 +215,7 @@ class Build:
         status = self._process.wait()
         if status and must:
             raise BuildError(self.reason("".join(said), status))
+        return status == 0
 
     def reason(self, said: str, status: int | None = None) -> str:
         """The sentence that stands for an installer's output or a system error; the output itself is not passed on."""
@@ -220,6 +226,7 @@ class Build:
         return f"The environment could not be made.{ended} The log is {self._environment.log}."
 
 
+_MAKING = "step 1 of 3, making an environment"
 _TRY = "import importlib.metadata, mcp, blip2tools; importlib.metadata.version('torch')"
 
 
