@@ -2,15 +2,17 @@
 
 The language model has what random weights lack and trained ones have: from its third layer on a few hidden channels are many
 times as large as the rest, for all tokens (LLM.int8(), arXiv 2208.07339, SmoothQuant, arXiv 2211.10438). It says nothing of
-worth, but it breaks what breaks real models. Its last norm takes those channels back and enlarges the rest,
-so that first words are often decided, as those of trained models are: else the best two logits lie next to each other, and any
-rounding changes the word.
+worth, but it breaks what breaks real models. T5 reads those channels with weights that are as much smaller, as trained models
+do: its gate multiplies two readings and its scores are not scaled, so that anything else makes a step function of it. The last norm
+takes the channels back and enlarges the rest, so that first words are often decided, as those of trained models are: else the
+best two logits lie next to each other, and any rounding changes the word.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +129,8 @@ def _values(name: str, shape: tuple[int, ...], pool: Tensor) -> Tensor:
         made = (pool.repeat(times) if times > 1 else pool)[start : start + count].view(shape).clone()
         made *= _spread(name, shape)
     channels = torch.arange(OUTLIERS) * (shape[0] // OUTLIERS) + 3
+    if _READS.match(name):
+        made[:, torch.arange(OUTLIERS) * (shape[1] // OUTLIERS) + 3] /= OUTLIER
     if name.startswith("language_model") and name.endswith(_LAST):
         made *= GAIN["opt" if ".model." in name else "t5"]  # and not the output layer: OPT reads words with it, too
         made[channels] /= OUTLIER
@@ -151,5 +155,9 @@ _LARGE: Final = (
     ".layers.2.fc2.bias",
     "coder.block.2.layer.1.DenseReluDense.wo.weight",
     ".block.2.layer.2.DenseReluDense.wo.weight",
+)
+# What reads T5's states behind that: in both stacks, and what the encoder's last layer gives to every layer of the decoder.
+_READS: Final = re.compile(
+    r"language_model\.(?:(?:en|de)coder\.block\.(?:[3-9]|\d\d)\..*\.(?:q|k|v|wi_0|wi_1)|.*\.EncDecAttention\.[kv])\.weight"
 )
 _LAST: Final = "decoder.final_layer_norm.weight"
