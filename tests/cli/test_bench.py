@@ -275,6 +275,11 @@ def random_checkpoint(tmp_path_factory):
     return root
 
 
+def _small_columns(weight):
+    sizes = weight.norm(dim=0)
+    return int((sizes < sizes.median() / 10).sum())
+
+
 @pytest.mark.parametrize("family", ["opt", "t5"])
 def test_random_checkpoints_are_those_of_the_library(family, tmp_path, monkeypatch):
     size = dataclasses.replace(TINY, language=(32, 4, 4, 64))
@@ -292,6 +297,11 @@ def test_random_checkpoints_are_those_of_the_library(family, tmp_path, monkeypat
         stock.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
     widths = seen[0].abs().mean(0).sort(descending=True).values
     assert widths[writer.OUTLIERS - 1] > 10 * widths[writer.OUTLIERS]  # for all tokens
+    if family == "t5":
+        behind = [stock.language_model.encoder.block[3].layer[0].SelfAttention.q]
+        behind += [part.layer[1].EncDecAttention.k for part in stock.language_model.decoder.block]
+        counts = [_small_columns(part.weight) for part in (*behind, layers[2].layer[0].SelfAttention.q)]
+        assert counts == [writer.OUTLIERS] * 5 + [0]  # read with smaller weights
     states = loaded.captioner.trunk.see(pixels)
     with torch.inference_mode():
         theirs = stock.vision_model(pixels).last_hidden_state
