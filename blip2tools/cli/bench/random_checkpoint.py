@@ -2,11 +2,11 @@
 
 The language model has what random weights lack and trained ones have: from its third layer on a few hidden channels are many
 times as large as the rest, for all tokens (LLM.int8(), arXiv 2208.07339, SmoothQuant, arXiv 2211.10438). It says nothing of
-worth, but it breaks what breaks real models. T5 reads those channels with weights that are as much smaller, as trained models do:
-its gate multiplies two readings and its scores are not scaled, so that anything else makes a step function of it.
+worth, but it breaks what breaks real models. T5 reads those channels with weights that are as much smaller, as trained models
+do: its gate multiplies two readings and its scores are not scaled, so that anything else makes a step function of it.
 
-The last norm takes the channels back and enlarges the rest. So first words are often decided, as those of trained models are: else
-the best two logits lie next to each other, and any rounding changes the word.
+The last norm takes the channels back and enlarges the rest. So first words are often decided, as those of trained models are:
+else the best two logits lie next to each other, and any rounding changes the word.
 """
 
 from __future__ import annotations
