@@ -1,5 +1,6 @@
 """Matrices of 8 and 4 bits: their values, their modules, and whole models of them beside full precision."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from blip2tools.model.quantized import (
 )
 from blip2tools.model.quantized.kernels import FEW, Split
 from blip2tools.model.quantized.layers import Way
-from blip2tools.model.quantized.runtime import Product
+from blip2tools.model.quantized.runtime import THREADS, Product
 from tests.support import random_models as rm
 from tests.support.quantized_models import ours
 
@@ -149,6 +150,15 @@ def test_a_model_with_4_bits_rounds_twice_only_where_few_levels_are_left(rows):
     both = Split(torch.cat([plain, outlying[:1]]), 127, twice=0)
     assert both.bytes.shape == both.values.shape == (rows + 2, 512)
     assert torch.equal(both.bytes.float(), both.values)
+
+
+def test_onnxruntime_is_left_alone_where_each_matrix_would_have_many_threads(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    kept = quantize(torch.randn(64, 128), 4)
+    for threads, fits in ((THREADS, True), (THREADS + 1, False)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with contextlib.nullcontext() if fits else pytest.raises(RuntimeError, match="threads"):
+            assert Product(kept["weight"], kept["scale"])(torch.ones(2, 128)).shape == (2, 64)
 
 
 def test_without_onnxruntime_4_bits_are_multiplied_by_torch(monkeypatch):

@@ -20,6 +20,7 @@ from blip2tools.model.quantized.storage import BLOCK
 _FLOAT, _UINT8, _INT, _EXTERNAL = 1, 2, 2, 1
 _IR, _OPSET, _CONTRIB = 8, 17, 1
 _QUIET: Final = 3  # errors only, which are raised as well
+THREADS: Final = 4  # at most: each session has its own, and there are a hundred
 _LEVEL: Final = 4  # states in 8 bits; at the default level products are slower than in float32
 
 
@@ -32,14 +33,16 @@ class Product:
 
     Raises:
         ImportError: onnxruntime is not installed.
-        RuntimeError: it has no such operator.
+        RuntimeError: it has no such operator, or torch uses more than `THREADS` threads.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        if (threads := torch.get_num_threads()) > THREADS:
+            raise RuntimeError(f"a hundred pools of {threads} threads would be too many")
         library: Any = importlib.import_module("onnxruntime")
         options = library.SessionOptions()
         options.log_severity_level = _QUIET
-        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.enable_cpu_mem_arena = options.enable_mem_pattern = (
             False  # or each matrix keeps room for its largest product
         )
