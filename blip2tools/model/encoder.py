@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,8 @@ class Encoder:
     def __init__(self, stack: Any) -> None:
         self._blocks, self._last_norm = stack.block, stack.final_layer_norm
         self._attention = stack.block[0].layer[0].SelfAttention
+        attentions = [block.layer[0].SelfAttention for block in stack.block]
+        self._projections = [side_by_side([one.q, one.k, one.v]) for one in attentions]
 
     def __call__(self, embeds: Tensor, filled: Tensor) -> Tensor:
         """Hidden states (B, L, D) of embeddings (B, L, D).
@@ -35,16 +38,23 @@ class Encoder:
         if not bool(filled.all()):
             bias = bias.masked_fill(~filled[:, None, None], MASKED)
         heads, size = self._attention.n_heads, self._attention.key_value_proj_dim
-        for block in self._blocks:
+        for block, projected in zip(self._blocks, self._projections, strict=True):
             itself, feed_forward = block.layer
-            attention, ready = itself.SelfAttention, itself.layer_norm(hidden)
+            attention = itself.SelfAttention
             query, keys, values = (
-                part(ready).view(rows, places, heads, size).transpose(1, 2)
-                for part in (attention.q, attention.k, attention.v)
+                part.view(rows, places, heads, size).transpose(1, 2) for part in projected(itself.layer_norm(hidden))
             )
             seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
             hidden = feed_forward(hidden + attention.o(seen.transpose(1, 2).reshape(rows, places, -1)))
         return cast(Tensor, self._last_norm(hidden))
+
+
+def side_by_side(parts: Sequence[Any]) -> Callable[[Tensor], Iterable[Tensor]]:
+    """What each of several layers of one width makes of the same states; those that are quantized round them once for all."""
+    if all(hasattr(part, "together") for part in parts):
+        joined = parts[0].together(parts[1:])
+        return lambda states: joined(states).chunk(len(parts), -1)
+    return lambda states: (part(states) for part in parts)
 
 
 def relative_bias(attention: Any, places: int, device: torch.device, *, both_ways: bool) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blip2tools.model import kernels
-from blip2tools.model.encoder import MASKED, Encoder, relative_bias
+from blip2tools.model.encoder import MASKED, Encoder, relative_bias, side_by_side
 from blip2tools.model.recorded import PLACES, Recorded
 from blip2tools.model.weights import quicken
 
@@ -399,6 +399,8 @@ class T5(LanguageModel):
         super().__init__(model)
         self._encoder, self._start = Encoder(model.encoder), start
         self._layers, self._last_norm = model.decoder.block, model.decoder.final_layer_norm
+        across = [block.layer[1].EncDecAttention for block in self._layers]
+        self._read = side_by_side([part for one in across for part in (one.k, one.v)])
         self._scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
         attention = self._layers[0].layer[0].SelfAttention
         self._heads, self._size = attention.n_heads, attention.key_value_proj_dim
@@ -413,7 +415,8 @@ class T5(LanguageModel):
         embeds = torch.cat([image_tokens[sent(pictures, device)], self._embed(ids)], 1)
         filled = torch.arange(images + width, device=device) < lengths[:, None]
         encoded = self._encoder(embeds, filled)
-        prompt = torch.stack([torch.stack([self._split(part(encoded)) for part in pair]) for pair in self._readers()])
+        seen = torch.stack([self._split(part) for part in self._read(encoded)])
+        prompt = seen.view(-1, 2, *seen.shape[1:])
         mask = embeds.new_zeros(filled.shape).masked_fill_(~filled, MASKED)[:, None, None]
         own = self.block(len(prompts), room)
         starts = (0,) * len(prompts)
@@ -471,10 +474,6 @@ class T5(LanguageModel):
         gate = dense.act(kernels.multiplied(ready, dense.wi_0.weight, None))
         middle = gate * kernels.multiplied(ready, dense.wi_1.weight, None)
         return kernels.multiplied(middle, dense.wo.weight, None, plus=states)[:, None]
-
-    def _readers(self) -> list[tuple[Any, Any]]:
-        """Each decoder layer's projections of the encoded rows to keys and values."""
-        return [(block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v) for block in self._layers]
 
 
 def _join(attention: Any, names: tuple[str, str, str]) -> None:
