@@ -1,5 +1,6 @@
 """The plugin as a host starts it: bare Python, an empty home, a working directory in the plugin, packages from loopback."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -93,6 +94,15 @@ def places(home):
 WHOLE = [f"{__version__}-index", "install.log", "lock"]
 
 
+def python_of_its_own(home, *, pip):
+    """A Python that only this test uses: whatever is installed into it by mistake harms nobody."""
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", home / "own"], check=True)
+    if pip:
+        (packages,) = (home / "own").glob("lib/python3*/site-packages")
+        (packages / "pip").symlink_to(Path(importlib.util.find_spec("pip").origin).parent)
+    return home / "own" / "bin" / "python"
+
+
 def assert_whole(home, *, pip):
     """One environment and nothing half done; its scripts know where it is, and it has a pip of its own or has none."""
     assert places(home) == WHOLE
@@ -109,8 +119,7 @@ def test_from_nothing_to_the_first_call(home, wheels):
 
     Two clients start it at the same time, and it is installed once. By a Python that has no pip, as some systems' has none.
     """
-    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", home / "bare"], check=True)
-    bare = home / "bare" / "bin" / "python"
+    bare = python_of_its_own(home, pip=False)
     before = sorted(path.relative_to(home) for path in (home / "plugin").rglob("*"))
     with served(wheels) as (url, asked):
         plugin = Plugin(home, url, ["--model", "demo"], bare, STAND_IN_HEARD=str(home / "heard"))
@@ -158,13 +167,14 @@ def test_from_nothing_to_the_first_call(home, wheels):
     assert "gone" not in numbers
     assert "/cpu/torch/torch-2.13.0-py3-none-any.whl" in asked
     assert not any("torch-2.14.0" in path for path in asked)
-    assert_whole(home, pip=True)
+    assert_whole(home, pip=shutil.which("uv") is None)
     assert sorted(path.relative_to(home) for path in (home / "plugin").rglob("*")) == before
 
 
 @pytest.mark.slow
 def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(home, wheels):
     """By a Python with a pip, which installs for the environment; variables lead neither of the two elsewhere."""
+    python = python_of_its_own(home, pip=importlib.util.find_spec("pip") is not None)
     elsewhere = home / "elsewhere"
     for need in ("mcp-2.3.0", "torch-2.13.0"):
         (elsewhere / f"{need}.dist-info").mkdir(parents=True)
@@ -173,7 +183,7 @@ def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(
         )
     variables = {"PYTHONPATH": str(elsewhere), "_PIP_RUNNING_IN_SUBPROCESS": "1"}
     with served(home / "nothing") as (url, _):
-        plugin = Plugin(home, url, **variables)
+        plugin = Plugin(home, url, python=python, **variables)
         plugin.initialize()
         until = time.monotonic() + 200
         while not (said := plugin.request("tools/call", **CALL)["result"])["content"][0]["text"].startswith("model_un"):
@@ -187,7 +197,8 @@ def test_a_failed_installation_is_a_sentence_in_every_answer_and_is_tried_again(
         shutil.copytree(wheels, home / "nothing", dirs_exist_ok=True)
         assert plugin.until_there()
         assert plugin.end(10) == 0
-    assert_whole(home, pip=False)
+    assert_whole(home, pip=importlib.util.find_spec("pip") is None and shutil.which("uv") is None)
+    assert [path.name for path in python.parents[1].glob("lib/python3*/site-packages/*")] in ([], ["pip"])
     assert "blip2tools: The package index does not have" in plugin.log
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import sys
 import threading
@@ -157,7 +158,10 @@ def test_P9_special_files_are_quick(face, jail):
 def test_P13_unreadable(face, jail):
     (jail / "locked.png").write_bytes((jail / "good.png").read_bytes())
     (jail / "locked.png").chmod(0)
-    face.refused("not_found", image="locked.png")
+    try:
+        face.refused("not_found", image="locked.png")
+    finally:
+        (jail / "locked.png").unlink()
 
 
 @linux
@@ -192,6 +196,7 @@ def test_P6_swapped_while_it_is_read(face, jail, kind):
     finally:
         stop.set()
         thread.join()
+        shutil.rmtree(swap)
     assert seen <= {224, "not_found", "not_allowed"}, "the picture outside has 64 pixels"
     face.healthy()
 

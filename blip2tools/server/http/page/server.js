@@ -27,7 +27,8 @@ async function request(path, options, read) {
     const response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit", redirect: "error" });
     if (response.ok) return await read(response);
     const body = await response.json().catch(() => ({}));
-    if (response.status === 401) askForToken(Boolean(token));
+    // A late answer to an earlier token says nothing about the one that was given since.
+    if (response.status === 401 && token === sessionStorage.getItem(KEY)) askForToken(Boolean(token));
     throw new Refused(body.code || "internal", body.message || `The server answered ${response.status}.`, response.status);
   } catch (error) {
     if (error instanceof Refused || error.name === "AbortError") throw error;
