@@ -110,9 +110,14 @@ def build(name: str) -> Any:
     return model.eval()
 
 
-@cache
 def built(name: str) -> Any:
     """The same, shared between tests: do not change it."""
+    return _built(name, tokenizer)
+
+
+@cache
+def _built(name: str, _tokenizer: Any) -> Any:
+    """Another one where a test puts other tokenizers into this module."""
     return build(name)
 
 
@@ -188,7 +193,7 @@ def save(name: str, folder: Path, layout: Layout, model: Any | None = None) -> A
     kind = kind_of(facts)
     model = model or built(name)
     folder.mkdir(parents=True, exist_ok=True)
-    for file, content in _tokenizer_files(kind, image_token=layout != "2023").items():
+    for file, content in _tokenizer_files(tokenizer, kind, image_token=layout != "2023").items():
         (folder / file).write_bytes(content)
     size = int(facts.vision["image_size"].value)
     image_processor = BlipImageProcessorPil(size={"height": size, "width": size}, **CLIP)
@@ -217,9 +222,9 @@ def save(name: str, folder: Path, layout: Layout, model: Any | None = None) -> A
 
 
 @cache
-def _tokenizer_files(kind: str, *, image_token: bool) -> dict[str, bytes]:
+def _tokenizer_files(made_by: Any, kind: str, *, image_token: bool) -> dict[str, bytes]:
     """The files of a tokenizer as the library saves them; thousands of entries, made once."""
-    backend = Tokenizer.from_str(tokenizer(kind, image_token=image_token).to_str())
+    backend = Tokenizer.from_str(made_by(kind, image_token=image_token).to_str())
     with tempfile.TemporaryDirectory() as folder:
         PreTrainedTokenizerFast(tokenizer_object=backend, **NAMES[kind]).save_pretrained(folder)
         return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
