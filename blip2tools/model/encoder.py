@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from blip2tools.model.weights import side_by_side
 
 MASKED = float("-inf")
 
@@ -47,14 +48,6 @@ class Encoder:
             seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
             hidden = feed_forward(hidden + attention.o(seen.transpose(1, 2).reshape(rows, places, -1)))
         return cast(Tensor, self._last_norm(hidden))
-
-
-def side_by_side(parts: Sequence[Any]) -> Callable[[Tensor], Iterable[Tensor]]:
-    """What each of several layers of one width makes of the same states; those that are quantized round them once for all."""
-    if all(hasattr(part, "together") for part in parts):
-        joined = parts[0].together(parts[1:])
-        return lambda states: joined(states).chunk(len(parts), -1)
-    return lambda states: (part(states) for part in parts)
 
 
 def relative_bias(attention: Any, places: int, device: torch.device, *, both_ways: bool) -> Tensor:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blip2tools.model import kernels
-from blip2tools.model.encoder import MASKED, Encoder, relative_bias, side_by_side
+from blip2tools.model.encoder import MASKED, Encoder, relative_bias
 from blip2tools.model.recorded import PLACES, Recorded
-from blip2tools.model.weights import quicken
+from blip2tools.model.weights import quicken, side_by_side
 
 OPT_NAMES, T5_NAMES = ("q_proj", "k_proj", "v_proj"), ("q", "k", "v")
 # Devices on which query, key and value are one product instead of three: on an H100 4 of 55 ms of a compiled caption.

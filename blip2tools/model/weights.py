@@ -1,10 +1,10 @@
-"""Helpers for the weights of any part: names, a fingerprint, and freezing."""
+"""Helpers for the weights of any part: names, a fingerprint, freezing, and products that are quicker."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -97,3 +97,11 @@ def _is_better(part: Any) -> bool:
     except (RuntimeError, AttributeError):  # a build without oneDNN
         return False
     return best[1] < 0.8 * best[0]
+
+
+def side_by_side(parts: Sequence[Any]) -> Callable[[Tensor], Iterable[Tensor]]:
+    """What each of several layers of one width makes of the same states; those that are quantized round them once for all."""
+    if all(hasattr(part, "together") for part in parts):
+        joined = parts[0].together(parts[1:])
+        return lambda states: joined(states).chunk(len(parts), -1)
+    return lambda states: (part(states) for part in parts)

@@ -62,6 +62,14 @@ def test_what_is_no_finite_matrix_is_refused(weight):
         quantize(weight, 8)
 
 
+@pytest.mark.parametrize("size", [1e-20, 1e20, 1e37])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_size_of_weights_does_not_matter(bits, size):
+    weight = torch.randn(64, 2 * BLOCK)
+    again = dequantize(**quantize(weight * size, bits)).double() / size
+    assert off(again, weight.double()) < (0.01 if bits == 8 else 0.11)
+
+
 def test_rows_that_are_no_whole_blocks_keep_8_bits():
     assert bits_kept(48, 4) == 8
     assert QuantizedLinear(48, 3, bias=True, bits=4).bits == 8
@@ -170,6 +178,16 @@ def test_without_onnxruntime_4_bits_are_multiplied_by_torch(monkeypatch):
     ways = {found[0] for name, found in prepare(model)["ways"].items() if name.endswith(" 4")}
     assert len(ways) == 1
     assert ways < {"blocks", "whole"}
+
+
+def test_a_remembered_way_whose_library_no_longer_loads_is_measured_again(monkeypatch):
+    monkeypatch.setattr(prepared, "SMALL", 0)
+    small = {"hidden_size": 128, "word_embed_proj_dim": 128, "ffn_dim": 256}
+    known = prepare(ours(rm.make_opt(**small), 4))
+    known["ways"] |= {name: ["runtime"] * 3 for name in known["ways"] if name.endswith(" 4")}
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    again = prepare(ours(rm.make_opt(**small), 4), known)["ways"]
+    assert {found[0] for name, found in again.items() if name.endswith(" 4")} <= {"blocks", "whole"}
 
 
 def test_columns_far_from_the_rest_lose_no_digits():

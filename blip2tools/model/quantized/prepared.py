@@ -33,8 +33,8 @@ _GAIN: Final = 0.85  # of the next best's time, that a matrix must at most take 
 _BONUS: Final = {"rows": 0.9}  # the most precise one; a measurement may be off by as much
 _MARGIN: Final = 1.1  # of the time of a small float32 matrix over the quickest other, below which it stays float32
 _ROUNDS: Final = 3
-_BLOCK: Final = 2**25 - 2**16  # bytes: a little less than the largest block that counts
-FOUR: Final[tuple[Kind, ...]] = ("runtime", "blocks")  # ways of 4 bits that move the matrix first
+_FREED: Final = 2**25 - 2**16  # bytes: a little less than the largest block that counts
+_FOUR: Final[tuple[Kind, ...]] = ("runtime", "blocks")  # ways of 4 bits that move the matrix first
 _HOPELESS: Final = 4.0
 _VALUES: Final = 13_000_000  # of a matrix that are tried at most, in whole steps of rows
 _STEP: Final = 64
@@ -67,7 +67,7 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
     for name, layers in _groups(model).items():
         role, first = name.partition(" ")[0], layers[0][1]
         found: list[Any] = known.get(name, [])
-        if not _valid(found, first):
+        if not _valid(found, first) or not _works(found[0], first, exact):
             found = _measured([layer for _, layer in layers[:_SAMPLES]], USUAL[role], exact, packing=role == "spoken")
         chosen[name] = found
         for path, layer in layers:
@@ -76,7 +76,7 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
                 continue
             few, many, until = found
             layer.way = Way(few, many, until, exact)
-            if few in FOUR:
+            if few in _FOUR:
                 layer.pack()
             elif few == "packed":
                 PACKING.expect(layer.weight.numel())
@@ -90,7 +90,7 @@ def _keep_freed_memory() -> None:
     32 MB, that was freed so far (mallopt(3), M_MMAP_THRESHOLD). Quantized weights are read where they lie, nothing so large is
     freed, and each layer gets its memory anew, page by page: a sixth of the tower's time. Elsewhere this does nothing.
     """
-    torch.empty(_BLOCK, dtype=torch.uint8)
+    torch.empty(_FREED, dtype=torch.uint8)
 
 
 def _groups(model: nn.Module) -> dict[str, list[tuple[str, QuantizedLinear]]]:
@@ -124,8 +124,13 @@ def _valid(found: Any, layer: QuantizedLinear) -> bool:
     if set(found) == {KEPT}:
         return layer.in_features * layer.out_features <= SMALL
     if layer.bits == 4:
-        return len(set(found)) == 1 and found[0] in (*FOUR, "whole")
-    return set(found) <= set(get_args(Kind)) - set(FOUR) and "packed" not in found[1:]
+        return len(set(found)) == 1 and found[0] in (*_FOUR, "whole")
+    return set(found) <= set(get_args(Kind)) - set(_FOUR) and "packed" not in found[1:]
+
+
+def _works(few: Kind, layer: QuantizedLinear, exact: Mapping[str, int]) -> bool:
+    """Whether a way of 4 bits is still possible: a library may be there and yet not load."""
+    return few not in _FOUR or _trial([layer], few, exact) is not None
 
 
 def _whole(layer: QuantizedLinear) -> nn.Linear:
@@ -140,7 +145,7 @@ def _measured(
     layers: Sequence[QuantizedLinear], usual: Sequence[tuple[int, float]], exact: Mapping[str, int], *, packing: bool
 ) -> list[str]:
     """The fields of the `Way` that takes the least time for some layers of one shape."""
-    kinds: list[Kind] = [*FOUR, "whole"] if layers[0].bits == 4 else ["rows", "packed", "half", "whole"]
+    kinds: list[Kind] = [*_FOUR, "whole"] if layers[0].bits == 4 else ["rows", "packed", "half", "whole"]
     trials: dict[str, list[nn.Module]] = {}
     for kind in kinds:
         if (kind in ("rows", "packed") and kind not in exact) or (kind == "packed" and not packing):
@@ -186,7 +191,7 @@ def _trial(layers: Sequence[QuantizedLinear], kind: Kind, exact: Mapping[str, in
                 for name, one in layer._parameters.items()
             }
             trial.way = Way(kind, kind, kind, exact)
-            if kind in ("packed", *FOUR):
+            if kind in ("packed", *_FOUR):
                 trial.pack()
             made.append(trial)
         made[0](torch.zeros(1, layers[0].in_features))

@@ -100,8 +100,11 @@ def _four(rows: Tensor) -> tuple[Tensor, Tensor]:
     values = torch.zeros_like(blocks)
     for share in _SHARES:
         tried = largest * share
-        rounded = (blocks / _divisor(tried)).round_().clamp_(-8, 7)
-        off = (rounded * tried).sub_(blocks).square_().sum(2, keepdim=True)
+        exact = blocks / _divisor(tried)
+        rounded = exact.round().clamp_(-8, 7)
+        off = (
+            exact.sub_(rounded).mul_(share).square_().sum(2, keepdim=True)
+        )  # of numbers near 1: large weights overflow
         better = off < least
         values, scale = torch.where(better, rounded, values), torch.where(better, tried, scale)
         least = torch.minimum(off, least)
