@@ -1,6 +1,7 @@
 """The official Inspector, a client in another language, lists and calls everything over both transports."""
 
 import json
+import shlex
 import sys
 
 import pytest
@@ -20,16 +21,19 @@ def url(folder):
 
 
 @pytest.fixture(params=TRANSPORTS)
-def inspect(request, folder):
-    """Runs one method against the server and returns its answer."""
+def inspect(request, folder, tmp_path):
+    """Runs one method against the server and returns its answer. What a server of its own logs is shown where that is wrong."""
+    log = tmp_path / "server.log"
     if request.param == "http":
         target = [request.getfixturevalue("url")]
     else:
-        target = [sys.executable, "-m", "blip2tools", "serve", "--allow-dir", str(folder), *SERVE]
+        serve = [sys.executable, "-m", "blip2tools", "serve", "--allow-dir", str(folder), *SERVE]
+        target = ["sh", "-c", f"exec {shlex.join(serve)} 2> {shlex.quote(str(log))}"]
 
     def run(*words, era="legacy", status=0):
         done = node(INSPECTOR, "--cli", *target, *words, "--protocol-era", era)
-        assert done.returncode == status, done.stdout[-2000:] + done.stderr[-2000:]
+        logged = log.read_text()[-4000:] if log.exists() else ""
+        assert done.returncode == status, done.stdout[-2000:] + done.stderr[-2000:] + logged
         return json.loads(done.stdout), done.stderr
 
     return run
