@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "quantized"  # in the cache folder
 BITS: Final = {"8bit": 8, "4bit": 4}
-EDITION: Final = 2  # of what is written: another one makes old files invalid
+EDITION: Final = 3  # of what is written: another one makes old files invalid
 _ALIGNED: Final = 64  # bytes: where the widest instructions like tensors to begin
 _PAGE: Final = 4096
 _LEFT_S: Final = 600  # a file that nobody has written to for so long was left by a process that has ended

@@ -25,8 +25,8 @@ QUANTIZED_BYTES = {"8bit": 1.001, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 # The same on a processor, of a decoder alone and of an encoder and decoder, where nearly every matrix is quantized, tables of
 # words too (`model.quantized`). In 8 bits an eighth of a T5 has 16; in 4 bits, with a float32 for each 128 values, are the
-# language model's feed-forward layers, and the others in 8.
-PROCESSOR_BYTES = {"8bit": (1.01, 1.2), "4bit": (0.7, 0.8)}
+# feed-forward layers that speak, and the others in 8.
+PROCESSOR_BYTES = {"8bit": (1.01, 1.2), "4bit": (0.7, 0.9)}
 
 
 def memory_bytes(parts: Weights, bytes_each: int, quantize: Quantize = "none") -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blip2tools.model.configuration import Blip2Config, OptConfig, QFormerConfig, T5Config, VisionConfig
+from blip2tools.model.weights import side_by_side
 
 _OPT_OFFSET = 2  # rows of OPT's table of positions before the first, as fairseq left them
 
@@ -273,7 +274,8 @@ class T5FeedForward(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         dense, ready = self.DenseReluDense, self.layer_norm(states)
-        made: Tensor = states + dense.wo(dense.act(dense.wi_0(ready)) * dense.wi_1(ready))
+        gate, wide = side_by_side([dense.wi_0, dense.wi_1])(ready)
+        made: Tensor = states + dense.wo(dense.act(gate) * wide)
         return made
 
 

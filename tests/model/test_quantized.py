@@ -215,13 +215,11 @@ def test_layers_that_take_the_same_states_give_what_each_gives_alone():
     assert torch.allclose(parts[0].together(parts[1:])(states), alone, atol=1e-5)
 
 
-def test_a_matrix_is_packed_when_products_have_taken_long_enough(monkeypatch):
+def test_a_matrix_is_packed_when_products_have_taken_long_enough():
     if (most := kernels.fits("packed")) is None:
         pytest.skip("nothing is packed on this machine")
-    packing = layers.Packing()
-    monkeypatch.setattr(layers, "PACKING", packing)
     made = layer()
-    made.way = Way("packed", "whole", "whole", {"packed": most})
+    made.way, packing = Way("packed", "whole", "whole", {"packed": most}), made.packing
     names = fingerprint(made.named_parameters())
     first = made(torch.ones(1, 128))
     assert made.weight.numel(), "nothing has been earned yet"
@@ -249,6 +247,17 @@ def test_packing_takes_no_more_than_its_share():
         packing.earn(0.01 + 0.03 * packed)
         total += 0.01
     assert 0.9 * layers.Packing.SHARE <= spent / total <= layers.Packing.SHARE
+
+
+def test_what_serves_once_for_a_text_is_packed_after_what_serves_for_every_word():
+    packing = layers.Packing()
+    packing.expect(1000)
+    packing.expect(1000, later=True)
+    packing.earn(1)
+    assert not packing.may(1000, later=True)
+    assert packing.may(1000)
+    packing.done(1000, 1e-6)
+    assert packing.may(1000, later=True)
 
 
 def test_what_was_measured_is_not_measured_again(monkeypatch):

@@ -28,9 +28,7 @@ must be moved first, which takes as long as dozens of products. `half`: bfloat16
 moved first. `runtime`: 4 bits, by onnxruntime, also moved first. `whole`: the matrix becomes float32 for each product."""
 
 FEW: Final = 64  # up to so many rows, all are rounded twice: the cost is small
-CREST: Final = (
-    12.0  # largest value of a row over its root mean square, from which on it is rounded twice among many rows
-)
+CREST: Final = 12.0  # largest value of a row over the mean of all, from which on it is rounded twice among many rows
 ENGINE: Final = "fbgemm"
 WIDE, NARROW = 127, 63  # largest whole numbers of 8 and 7 bits
 _PACKED: Final = 256  # rows that are moved together, in whole steps of the 64 that the form keeps side by side
@@ -54,36 +52,43 @@ class Split:
         self.most, self.rows = most, len(states)
         sizes = states.abs()
         largest = sizes.amax(1, keepdim=True)
-        self.scale = largest.div(most).clamp_(min=_TINY)
-        scaled = states / self.scale
         self._again: Tensor | None = None  # which rows are rounded twice, where not all are
-        self._second: Tensor | None = None
+        second = self.rows
         if self.rows > twice:
-            crests = largest > sizes.mean(1, keepdim=True) * (CREST * most / WIDE)
-            again = crests.flatten().nonzero().flatten()
-            if not len(again):
-                self._first = scaled.round_()
-                return
-            if len(again) < self.rows:
-                self._again = again
-        # Large matrices of floats are changed in their place: another one takes as long to be had as to be filled.
-        rest = scaled.clone() if self._again is None else scaled[self._again]
-        self._first = scaled.round_()
-        self._second = rest.sub_(scaled if self._again is None else scaled[self._again]).mul_(2 * most).round_()
+            again = _far(sizes, largest, CREST * most / WIDE)
+            if (second := len(again)) < self.rows:
+                self._again = torch.tensor(again)
+        self.scale = largest.div_(most).clamp_(min=_TINY)
+        # One matrix that is changed in its place: another large one takes as long to be had as to be filled, and with a few
+        # rows each step takes longer to be begun than to be done.
+        self._numbers = torch.empty(self.rows + second, states.shape[1])
+        first, rest = self._numbers[: self.rows], self._numbers[self.rows :]
+        if not second:
+            torch.div(states, self.scale, out=first)
+        elif self._again is None:
+            torch.div(states, self.scale, out=rest)
+            torch.round(rest, out=first)
+            rest.sub_(first).mul_(2 * most)
+        else:
+            torch.div(states, self.scale, out=first)
+            torch.index_select(first, 0, self._again, out=rest)
+            first.round_()
+            rest.sub_(first[self._again]).mul_(2 * most)
+
+    @property
+    def exact(self) -> Tensor:
+        """The numbers before they are rounded, for a product that does it: no further than a half from `values`."""
+        return self._numbers
 
     @cached_property
     def values(self) -> Tensor:
         """The numbers."""
-        return self._first if self._second is None else torch.cat([self._first, self._second])
+        return self._numbers.round_()
 
     @cached_property
     def bytes(self) -> Tensor:
         """The numbers in 8 bits."""
-        if self._second is None:
-            return self._first.to(torch.int8)
-        made = torch.empty(self.rows + len(self._second), self._first.shape[1], dtype=torch.int8)
-        made[: self.rows], made[self.rows :] = self._first, self._second
-        return made
+        return self.values.to(torch.int8)
 
     @cached_property
     def lowered(self) -> Tensor:
@@ -100,6 +105,16 @@ class Split:
             else:
                 first.index_add_(0, self._again, rest, alpha=share)
         return first.mul_(self.scale)
+
+
+def _far(sizes: Tensor, largest: Tensor, crest: float) -> list[int]:
+    """The numbers of those rows whose largest value is so many times the mean of their sizes."""
+    means = sizes.sum(1).mul_(crest / sizes.shape[1])
+    return [
+        row
+        for row, (most, mean) in enumerate(zip(largest.flatten().tolist(), means.tolist(), strict=True))
+        if most > mean
+    ]
 
 
 def rows(split: Split, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -126,7 +141,7 @@ def pack(weight: Tensor, scale: Tensor) -> Any:
 
 def packed(split: Split, matrix: Any, bias: Tensor | None) -> Tensor:
     """(R, out): states times a matrix from `pack`. Without VNNI, 7 bits fit if no number is negative; see `fits`."""
-    products = _OPS.linear_with_input_q_dq_qweight_dq_output_fp32(split.values, 1.0, split.most + 1, matrix)
+    products = _OPS.linear_with_input_q_dq_qweight_dq_output_fp32(split.exact, 1.0, split.most + 1, matrix)
     made = split.joined(products)
     return made if bias is None else made.add_(bias)
 

@@ -24,8 +24,9 @@ TABLES: Final = ("embed_tokens", "shared", "word_embeddings")
 # Half of what 8 bits change in a T5 comes from these, which are an eighth of its weights.
 PRECISE: Final = (".SelfAttention.v", ".SelfAttention.o")
 # Feed-forward layers: the larger part, and in 4 bits the one that changes less. The attention's are read for many rows at once
-# in front of the first word, which costs twice as much in 4 bits as in 8.
+# in front of the first word, which costs twice as much in 4 bits as in 8; so are all of an encoder.
 WIDE: Final = (".fc1", ".fc2", ".wi_0", ".wi_1", ".wo")
+ENCODER: Final = "language_model.encoder."
 OUTPUT: Final = "lm_head"  # 8 bits at least: it chooses the words, and may be one with their table
 
 
@@ -39,16 +40,18 @@ class Way:
         many: for more.
         until: for few, until the matrix is packed.
         exact: the largest whole number for each kind that multiplies whole numbers; see `kernels.fits`.
+        later: whether it is packed only after all others: it serves once for a text, those serve for each word.
     """
 
     few: Kind = "whole"
     many: Kind = "whole"
     until: Kind = "whole"
     exact: Mapping[str, int] = field(default_factory=dict)
+    later: bool = False
 
 
 class Packing:
-    """Time for packing, which is a share of the time that products with a few rows have taken.
+    """Time for packing a model, which is a share of the time that its products with a few rows have taken.
 
     To pack all of a large language model takes as long as a caption or two. So it is not done while the model is loaded, when
     nobody knows how many captions there will be, nor with the first ones, but once products have taken as long as packing will.
@@ -60,26 +63,28 @@ class Packing:
     def __init__(self) -> None:
         self._earned = self._spent = 0.0
         self._pace = self.PACE
+        self._first = 0
 
-    def expect(self, values: int) -> None:
-        """Count values that will be packed."""
-        self._earned -= values * self.PACE * self.SHARE
+    def expect(self, values: int, *, later: bool = False) -> None:
+        """Count values that will be packed; those for later wait for the others."""
+        if not later:
+            self._first += values
+            self._earned -= values * self.PACE * self.SHARE
 
     def earn(self, seconds: float) -> None:
         """Count time of products."""
         self._earned += seconds * self.SHARE
 
-    def may(self, values: int) -> bool:
+    def may(self, values: int, *, later: bool = False) -> bool:
         """Whether a matrix of so many values can be packed now."""
-        return self._spent + values * self._pace <= self._earned
+        return not (later and self._first > 0) and self._spent + values * self._pace <= self._earned
 
-    def done(self, values: int, seconds: float) -> None:
+    def done(self, values: int, seconds: float, *, later: bool = False) -> None:
         """Count time of packing, which is also within the time of a product and has earned nothing there."""
         self._spent += seconds * (1 + self.SHARE)
         self._pace = seconds / values
-
-
-PACKING: Final = Packing()
+        if not later:
+            self._first -= values
 
 
 class Powers:
@@ -111,6 +116,7 @@ class QuantizedLinear(nn.Module):
         way: how it multiplies; until `prepare` has chosen, slowly.
         twice: up to so many rows of states, all are rounded twice. Not in models with 4 bits, whose other layers lose far more:
             there only those are whose largest value leaves few levels for the rest.
+        packing: when its matrix may be packed; all layers of a model have one.
     """
 
     weight: Tensor
@@ -125,6 +131,7 @@ class QuantizedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
         self.way = Way()
         self.twice = FEW
+        self.packing = Packing()
         self._packed: Any = None
         self._moved: Powers | None = None
 
@@ -191,12 +198,12 @@ class QuantizedLinear(nn.Module):
             return self.way.few
         if rows > FEW:
             return self.way.many
-        values = self.in_features * self.out_features
-        if self.way.few != "packed" or not PACKING.may(values):
+        values, later = self.weight.numel(), self.way.later
+        if self.way.few != "packed" or not self.packing.may(values, later=later):
             return self.way.until
         began = thread_time()
         self.pack()
-        PACKING.done(values, thread_time() - began)
+        self.packing.done(values, thread_time() - began, later=later)
         return "packed"
 
 
@@ -212,6 +219,11 @@ class Together:
 
     def __call__(self, states: Tensor) -> Tensor:
         """What they give, side by side in the last dimension."""
+        each = self.apart(states)
+        return each[0] if len(each) == 1 else torch.cat(each, -1)
+
+    def apart(self, states: Tensor) -> list[Tensor]:
+        """What each of them gives."""
         began, flat = thread_time(), states.reshape(-1, states.shape[-1])
         moved: dict[bytes, tuple[Tensor, Splits]] = {}
         for part in self._parts:
@@ -219,10 +231,9 @@ class Together:
                 taken = part.moved(flat)
                 moved[part.moved.key] = taken, cache(partial(Split, taken, twice=part.twice))
         each = [part.multiplied(*moved[part.moved.key]) for part in self._parts]
-        made = each[0] if len(each) == 1 else torch.cat(each, 1)
         if len(flat) <= FEW:
-            PACKING.earn(thread_time() - began)
-        return made.view(*states.shape[:-1], -1)
+            self._parts[0].packing.earn(thread_time() - began)
+        return [made.view(*states.shape[:-1], -1) for made in each]
 
 
 class QuantizedEmbedding(nn.Module):
@@ -273,7 +284,7 @@ def replace_linears(model: nn.Module, bits: int) -> None:
 def _bits(path: str, bits: int) -> int:
     if not path.startswith("language_model") or path.endswith(OUTPUT):
         return 8
-    if path.endswith(WIDE):
+    if path.endswith(WIDE) and not path.startswith(ENCODER):
         return bits
     return 16 if bits == 8 and path.endswith(PRECISE) else 8
 

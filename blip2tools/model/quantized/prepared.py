@@ -15,7 +15,7 @@ from torch import nn
 
 from blip2tools.model.quantized import kernels
 from blip2tools.model.quantized.kernels import FEW, Kind
-from blip2tools.model.quantized.layers import PACKING, QuantizedLinear, Way
+from blip2tools.model.quantized.layers import Packing, QuantizedLinear, Way
 from blip2tools.model.quantized.storage import dequantize
 
 Choices: TypeAlias = dict[str, Any]  # plain JSON
@@ -27,6 +27,7 @@ USUAL: Final[Mapping[str, tuple[tuple[int, float], ...]]] = {
     "read": ((33, 1), (165, 1)),  # T5's encoder, and what its decoder looks at
     "spoken": ((5, 12), (1, 4), (33, 1), (160, 0.5)),
 }
+PACKED: Final = ("spoken", "read")  # roles whose matrices may be packed, in this order
 SMALL: Final = 2_500_000  # values up to which a matrix may be float32 if nothing else is quicker: those of a Q-Former
 KEPT: Final = "float"
 _GAIN: Final = 0.85  # of the next best's time, that a matrix must at most take to be worth packing
@@ -64,22 +65,24 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
     machine = _machine(exact)
     known = measured["ways"] if measured is not None and measured.get("machine") == machine else {}
     chosen: dict[str, list[str]] = {}
+    packing = Packing()
     for name, layers in _groups(model).items():
         role, first = name.partition(" ")[0], layers[0][1]
         found: list[Any] = known.get(name, [])
         if not _valid(found, first) or not _works(found[0], first, exact):
-            found = _measured([layer for _, layer in layers[:_SAMPLES]], USUAL[role], exact, packing=role == "spoken")
+            found = _measured([layer for _, layer in layers[:_SAMPLES]], USUAL[role], exact, packing=role in PACKED)
         chosen[name] = found
         for path, layer in layers:
             if KEPT in found:
                 model.set_submodule(path, _whole(layer))
                 continue
             few, many, until = found
-            layer.way = Way(few, many, until, exact)
+            later = role != PACKED[0]
+            layer.way, layer.packing = Way(few, many, until, exact, later), packing
             if few in _FOUR:
                 layer.pack()
             elif few == "packed":
-                PACKING.expect(layer.weight.numel())
+                packing.expect(layer.weight.numel(), later=later)
     return {"machine": machine, "ways": chosen}
 
 
