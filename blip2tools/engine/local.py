@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.010  # how long a burst's first request waits for the others: less than one decoding step of most models
+PAUSE_S = 1.0  # without a request, after which there is time for work that makes later ones quicker
 WORKER = "blip2tools-engine"  # the name of its thread
 JOIN_SECONDS = 10.0  # for the worker to notice that the engine is closing: far longer than one decoding step
 
@@ -110,6 +111,7 @@ class LocalEngine:
         self._kept = Kept(FeatureCache(for_keys))
         self._loaded: Loaded | None = None
         self._loading = False
+        self._unsettled = False  # whether a pause can be used, see `memory.settle`
         self._state = "not loaded"
         self._closed = False
         self._worker: threading.Thread | None = None
@@ -263,7 +265,10 @@ class LocalEngine:
     # ---- the worker's side ----
 
     def _work(self) -> None:
-        while batch := self._next():
+        while (batch := self._next()) != []:
+            if batch is None:
+                self._use_pause()
+                continue
             try:
                 self._serve(batch)
             finally:
@@ -272,8 +277,8 @@ class LocalEngine:
                         self._forget(work)
                     self._running = []
 
-    def _next(self) -> list[Work]:
-        """The next batch; empty when the engine closes."""
+    def _next(self) -> list[Work] | None:
+        """The next batch; None when a pause can be used; empty when the engine closes."""
         with self._wake:
             while True:
                 for work in self._line.drop_stopped():
@@ -288,10 +293,26 @@ class LocalEngine:
                     return self._running
                 if self._closed:
                     return []
+                if self._unsettled:
+                    if not self._wake.wait(PAUSE_S) and not len(self._line) and not self._closed:
+                        return None
+                    continue
                 patience = self._idle_unload_s if self._loaded is not None and self._idle_unload_s else None
                 if not self._wake.wait(patience) and not len(self._line) and not self._closed:
                     self._state = "unloaded after a time without requests; the next one loads it again"
                     self._unload()
+
+    def _use_pause(self) -> None:
+        """Do what makes later requests quicker until one comes; a step takes up to 0.4 s."""
+        loaded = self._loaded
+        try:
+            for _ in memory.settle([] if loaded is None else memory.modules(loaded)):
+                with self._wake:
+                    if len(self._line) or self._closed:
+                        return
+        except Exception as error:  # too little memory, say: the model works as it is
+            logger.warning("packing stopped (%s)", type(error).__name__, exc_info=error)
+        self._unsettled = False
 
     def _serve(self, batch: list[Work]) -> None:
         try:
@@ -409,13 +430,14 @@ class LocalEngine:
             if self._closed:  # closed during loading: the model would never be freed
                 raise CancelledError("The vision engine is closed.")
             self._state, self._loaded = "ready", loaded
+            self._unsettled = loaded.quantize != "none" and loaded.device == "cpu"
             self._cache.spill_to(memory.second_tier(loaded.device, self._spill_bytes))
         return loaded
 
     def _unload(self) -> None:
         """Free the model's memory. A `Loaded` that a caller's `prepare` still holds is freed with that call."""
         left = None if self._loaded is None else memory.parts(self._loaded)
-        self._loaded = None
+        self._loaded, self._unsettled = None, False
         self._answers.clear()
         self._kept.fits.clear()
         self._kept.keys.clear()

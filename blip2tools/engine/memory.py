@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blip2tools.engine.cache import Spill
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from blip2tools.checkpoints import Loaded
 
@@ -24,10 +24,29 @@ def second_tier(device: str, budget_bytes: int) -> Spill[Tensor] | None:
     return Spill(budget_bytes, away=lambda features: features.cpu(), back=lambda features: features.to(device))
 
 
+def modules(loaded: Loaded) -> list[nn.Module]:
+    """The modules that hold a model's weights."""
+    return [*loaded.captioner.modules(), *(loaded.matcher.modules() if loaded.matcher is not None else ())]
+
+
 def parts(loaded: Loaded) -> list[weakref.ref[Any]]:
-    """The modules that hold a model's weights, without keeping them alive."""
-    modules = [*loaded.captioner.modules(), *(loaded.matcher.modules() if loaded.matcher is not None else ())]
-    return [weakref.ref(module) for module in modules]
+    """References to the `modules` that do not keep them alive."""
+    return [weakref.ref(module) for module in modules(loaded)]
+
+
+def settle(parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Pack quantized matrices for a processor, and move them into huge pages, step by step: a caller may stop after each.
+
+    Args:
+        parts: `modules` of a model.
+    """
+    from blip2tools.engine.pages import collapse
+    from blip2tools.model.quantized import unpacked
+
+    for layer in unpacked(parts):
+        layer.pack()
+        yield
+    yield from collapse()
 
 
 def free(left: Sequence[weakref.ref[Any]] = ()) -> None:

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from blip2tools import checkpoints
+from blip2tools.engine import local
 from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Job, Work
 from blip2tools.engine.local import LocalEngine
-from blip2tools.engine.memory import second_tier
+from blip2tools.engine.memory import modules, second_tier
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
     AnswerRequest,
@@ -39,6 +40,7 @@ from blip2tools.errors import (
     OutOfMemoryError,
 )
 from blip2tools.model.options import Generation
+from blip2tools.model.quantized import kernels, layers, prepared
 from blip2tools.settings import Settings
 
 TEMPLATE = "Question: {question} Answer:"
@@ -467,6 +469,66 @@ def test_out_of_memory_halves_the_batch(loaded, sights, monkeypatch):
     assert sizes[0] == 6
     assert sorted(set(sizes[1:])) == [1, 2, 3]
     assert engine._max_batch == 7  # rows: half of what three requests with five beams take
+
+
+@pytest.fixture
+def packable(monkeypatch, tmp_path):
+    """The demo in 8 bits as on a machine where all of its language model is packed in pauses, with few or no products."""
+    if kernels.fits("packed") is None:
+        pytest.skip("nothing is packed on this machine")
+    monkeypatch.setattr(
+        prepared, "_measured", lambda *a, packing, **k: ["packed" if packing else "rows", "rows", "rows"]
+    )
+    monkeypatch.setattr(layers.Packing, "may", lambda *a, **k: False)
+    monkeypatch.setattr(local, "PAUSE_S", 0.05)
+    return checkpoints.load(Settings(model="demo", threads=1, quantize="8bit", cache_dir=str(tmp_path)))
+
+
+def waiting(loaded):
+    return len(prepared.unpacked(modules(loaded)))
+
+
+def test_pauses_are_used_for_packing(packable, sight, picture):
+    engine, before = LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24), waiting(packable)
+    assert before > 10
+    time.sleep(0.2)
+    assert waiting(packable) == before, "nothing was asked yet"
+    assert [one.text for one in answer(engine.submit(caption(sight), deadline=None))] == [picture.caption]
+    end = later(60)
+    while waiting(packable) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not waiting(packable)
+    assert [one.text for one in answer(engine.submit(caption(sight, num_beams=2), deadline=None))] == [picture.caption]
+    engine.close()
+
+
+def test_a_request_does_not_wait_until_all_is_packed(packable, sight, picture, monkeypatch):
+    pack = layers.QuantizedLinear.pack
+    monkeypatch.setattr(layers.QuantizedLinear, "pack", lambda layer: (time.sleep(0.2), pack(layer)))
+    engine = LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24)
+    answer(engine.submit(caption(sight), deadline=None))
+    before, end = waiting(packable), later(60)
+    while waiting(packable) == before and time.monotonic() < end:
+        time.sleep(0.02)
+    assert [one.text for one in answer(engine.submit(caption(sight), deadline=None))] == [picture.caption]
+    assert 0 < waiting(packable) < before
+    engine.close()
+    assert waiting(packable) > 0, "nor does the end"
+
+
+def test_what_cannot_be_packed_works_as_it_is(packable, sight, picture, monkeypatch):
+    tried = threading.Event()
+
+    def pack(layer):
+        tried.set()
+        raise MemoryError
+
+    monkeypatch.setattr(layers.QuantizedLinear, "pack", pack)
+    engine = LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24)
+    answer(engine.submit(caption(sight), deadline=None))
+    assert tried.wait(60)
+    assert [one.text for one in answer(engine.submit(caption(sight), deadline=None))] == [picture.caption]
+    engine.close()
 
 
 def test_an_idle_model_is_unloaded_and_comes_back(loaded, sight, picture):

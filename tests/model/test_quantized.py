@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -242,7 +243,7 @@ def test_packing_takes_no_more_than_its_share():
     for _ in range(1000):  # products of 10 ms, each of which packs if it may, for another 30
         packed = packing.may(1000)
         if packed:
-            packing.done(1000, 0.03)
+            packing.spend(1000, 0.03)
             spent += 0.03
         packing.earn(0.01 + 0.03 * packed)
         total += 0.01
@@ -256,7 +257,7 @@ def test_what_serves_once_for_a_text_is_packed_after_what_serves_for_every_word(
     packing.earn(1)
     assert not packing.may(1000, later=True)
     assert packing.may(1000)
-    packing.done(1000, 1e-6)
+    packing.done(1000)
     assert packing.may(1000, later=True)
 
 
@@ -266,6 +267,32 @@ def test_what_was_measured_is_not_measured_again(monkeypatch):
     assert not any(isinstance(one, QuantizedLinear) for one in model.modules()), "so small that float32 is quicker"
     monkeypatch.setattr(prepared, "_measured", lambda *a, **k: pytest.fail("measured again"))
     assert prepare(ours(rm.opt(), 8), first) == first
+
+
+class Waiting(torch.nn.Module):
+    """What takes so many seconds, and at its first call others."""
+
+    in_features = 4
+
+    def __init__(self, seconds, first):
+        super().__init__()
+        self.waits = iter([first])
+        self.seconds = seconds
+
+    def forward(self, states):
+        began = time.thread_time()
+        while time.thread_time() - began < next(self.waits, self.seconds):
+            pass
+        return states
+
+
+def test_what_is_slow_at_its_first_product_alone_is_not_left_out():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trials = {"a": [Waiting(0.004, 0.004)] * 2, "b": [Waiting(0.002, 0.05)] * 2, "c": [Waiting(0.02, 0.02)] * 2}
+    times = prepared._times(trials, 1)
+    torch.set_num_threads(threads)
+    assert times["b"] < times["a"] < times["c"]
 
 
 @pytest.mark.parametrize("spoilt", ["another machine", "no list", "unknown", "packed until packed", "missing"])

@@ -50,6 +50,7 @@ class Side:
         loads: the same without most imports.
         walls: seconds by the clock of the wall.
         stages: seconds of each stage, round by round.
+        pause: seconds of CPU time in the pause after the first round, which does not count.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Side:
     loads: dict[str, float] = field(default_factory=dict)
     walls: dict[str, float] = field(default_factory=dict)
     stages: dict[str, list[float]] = field(default_factory=dict)
+    pause: float = 0.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -217,6 +219,9 @@ def _take_turns(pairs: Sequence[tuple[Side, Process]], cases: Sequence[str], rou
             for stage, seconds in process.ask("stages", 2000 + number).items():
                 if number:
                     side.stages.setdefault(stage, []).append(seconds)
+        if not number:
+            for side, process in pairs:
+                side.pause = process.ask("pause")["seconds"]
     for side, process in pairs:
         side.memory["worked"] = process.ask("memory")["resident"]
 
@@ -246,6 +251,8 @@ def table(name: str, sides: Sequence[Side], cases: Sequence[str], floors: dict[s
             again = "" if start == FIRST else f", {side.loads[start] / side.loads[FIRST]:.2f} of the first"
             peak = side.memory[f"peak, {start}"]
             yield f"  {side.name:8} {start:13} {seconds:7.1f} ({side.loads[start]:.1f}{again}), peak {_share(peak, base)}"
+        if side.pause:
+            yield f"  {side.name:8} {'first pause':13} {side.pause:7.1f} (matrices are packed)"
         resident, worked = side.memory["resident"], side.memory["worked"]
         yield f"  {side.name:8} resident {_share(resident, base)}, after work {_share(worked, base)}"
     yield (
@@ -345,4 +352,5 @@ def _figures(side: Side) -> dict[str, Any]:
         "start_cpu_s": side.starts,
         "load_cpu_s": side.loads,
         "load_wall_s": side.walls,
+        "pause_cpu_s": side.pause,
     }

@@ -82,6 +82,10 @@ class StockSide:
         """Nothing: the library's steps are not taken apart."""
         return {}
 
+    def pause(self) -> float:
+        """Nothing: the library does not use pauses."""
+        return 0.0
+
     def close(self) -> None:
         """Nothing: the library has no threads to end."""
 
@@ -154,6 +158,15 @@ class OwnSide:
             found[name] = max(0.0, found[name] - found["reading picture and prompt"]) / (NEW_TOKENS - 1)
         return found
 
+    def pause(self) -> float:
+        """Do what an engine does when no request has come for a while; seconds."""
+        from blip2tools.engine.memory import modules, settle
+
+        started = time.process_time()
+        for _ in settle(modules(self._loaded)):
+            pass
+        return time.process_time() - started
+
     def agreement(self, seed: int, count: int) -> dict[str, Any]:
         """What another precision is compared in: the first `logits` about pictures, and the probabilities of each `match`.
 
@@ -224,6 +237,8 @@ def serve(asked: dict[str, Any], receive: Callable[[], str], send: Callable[[dic
                 send(memory())
             elif task["case"] == "stages":
                 send(side.stages(task["seed"]))
+            elif task["case"] == "pause":
+                send({"seconds": side.pause()})
             elif task["case"] == AGREEMENT and isinstance(side, OwnSide):
                 import torch
 

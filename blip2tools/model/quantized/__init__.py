@@ -9,7 +9,7 @@ it was kept), `prepare`, and then `Captioner` and `Matcher`, which look at the m
 from __future__ import annotations
 
 from blip2tools.model.quantized.layers import PARTS, QuantizedEmbedding, QuantizedLinear, replace_linears
-from blip2tools.model.quantized.prepared import Choices, prepare
+from blip2tools.model.quantized.prepared import Choices, prepare, unpacked
 from blip2tools.model.quantized.storage import BLOCK, bits_kept, dequantize, quantize
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "prepare",
     "quantize",
     "replace_linears",
+    "unpacked",
 ]

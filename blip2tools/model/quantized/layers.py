@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from threading import Lock
 from time import thread_time
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ PRECISE: Final = (".SelfAttention.v", ".SelfAttention.o")
 # in front of the first word, which costs twice as much in 4 bits as in 8; so are all of an encoder.
 WIDE: Final = (".fc1", ".fc2", ".wi_0", ".wi_1", ".wo")
 ENCODER: Final = "language_model.encoder."
+_PACKING: Final = Lock()  # several engines may have one model
 OUTPUT: Final = "lm_head"  # 8 bits at least: it chooses the words, and may be one with their table
 
 
@@ -53,8 +55,9 @@ class Way:
 class Packing:
     """Time for packing a model, which is a share of the time that its products with a few rows have taken.
 
-    To pack all of a large language model takes as long as a caption or two. So it is not done while the model is loaded, when
-    nobody knows how many captions there will be, nor with the first ones, but once products have taken as long as packing will.
+    To pack all of a large language model takes as long as a few captions. So it is not done while the model is loaded, when
+    nobody knows how many captions there will be, but in the pauses between requests (`prepared.unpacked`); and where there are
+    none, not with the first captions, but once products have taken as long as packing will.
     """
 
     SHARE: Final = 0.25
@@ -79,10 +82,13 @@ class Packing:
         """Whether a matrix of so many values can be packed now."""
         return not (later and self._first > 0) and self._spent + values * self._pace <= self._earned
 
-    def done(self, values: int, seconds: float, *, later: bool = False) -> None:
-        """Count time of packing, which is also within the time of a product and has earned nothing there."""
+    def spend(self, values: int, seconds: float) -> None:
+        """Count time of packing within that of a product, where it has earned nothing."""
         self._spent += seconds * (1 + self.SHARE)
         self._pace = seconds / values
+
+    def done(self, values: int, *, later: bool = False) -> None:
+        """Count values that are packed."""
         if not later:
             self._first -= values
 
@@ -178,32 +184,44 @@ class QuantizedLinear(nn.Module):
             return made if bias is None else made.add_(bias)
         return kernels.whole(states, weight, scale, bias)
 
+    @property
+    def waits(self) -> bool:
+        """Whether its matrix is to be packed and is not yet."""
+        return self.way.few == "packed" and self._packed is None
+
     def pack(self) -> None:
-        """Move the matrix into the form that its way for few rows needs, and give up the form in which it is kept."""
-        if self._packed is None:
-            weight = self.weight
-            if self.way.few == "runtime":
-                self._packed = Product(weight, self.scale)
-            elif self.bits == 4:
-                self._packed = kernels.pack_blocks(weight, self.scale)
+        """Move the matrix into the form that its way for few rows needs, and give up the form in which it is kept.
+
+        Meanwhile other threads may multiply: `weight` is empty only when `_packed` is there.
+        """
+        with _PACKING:
+            if self._packed is not None:
+                return
+            weight, scale = self.weight, self.scale
+            if self.way.few == "packed":
+                self._packed = kernels.pack(weight.flatten(0, -2), scale.flatten())
+                self.packing.done(weight.numel(), later=self.way.later)
             else:
-                self._packed = kernels.pack(weight.flatten(0, -2), self.scale.flatten())
-            self.weight = nn.Parameter(weight.new_empty(0, self.in_features), requires_grad=False)
-            self.weight.summary = summary(weight)  # type: ignore[attr-defined]
-            if (release := getattr(weight, "release", None)) is not None:  # pages of a file: they were read in vain
-                release()
+                self._packed = (
+                    Product(weight, scale) if self.way.few == "runtime" else kernels.pack_blocks(weight, scale)
+                )
+            empty = nn.Parameter(weight.new_empty(0, self.in_features), requires_grad=False)
+            empty.summary = summary(weight)  # type: ignore[attr-defined]
+            self.weight = empty
+        if (release := getattr(weight, "release", None)) is not None:  # pages of a file: they were read in vain
+            release()
 
     def _kind(self, rows: int) -> Kind:
         if self._packed is not None:
             return self.way.few
         if rows > FEW:
             return self.way.many
-        values, later = self.weight.numel(), self.way.later
-        if self.way.few != "packed" or not self.packing.may(values, later=later):
+        values = self.weight.numel()
+        if self.way.few != "packed" or not self.packing.may(values, later=self.way.later):
             return self.way.until
         began = thread_time()
         self.pack()
-        self.packing.done(values, thread_time() - began, later=later)
+        self.packing.spend(values, thread_time() - began)
         return "packed"
 
 
@@ -264,7 +282,7 @@ def replace_linears(model: nn.Module, bits: int) -> None:
 
     Args:
         model: a `modules.CaptionerModel` or `modules.MatcherModel`, made without memory (`torch.device("meta")`).
-        bits: 8, or 4 for the language model's feed-forward layers; what sees many rows at once gets 8 in both cases, because
+        bits: 8, or 4 for the feed-forward layers that speak; what sees many rows at once gets 8 in both cases, because
             with those the time goes into the products, not into reading the weights.
     """
     for path, module in list(model.named_modules()):

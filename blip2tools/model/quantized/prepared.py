@@ -7,7 +7,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, get_args
 
 import torch
@@ -33,7 +33,7 @@ KEPT: Final = "float"
 _GAIN: Final = 0.85  # of the next best's time, that a matrix must at most take to be worth packing
 _BONUS: Final = {"rows": 0.9}  # the most precise one; a measurement may be off by as much
 _MARGIN: Final = 1.1  # of the time of a small float32 matrix over the quickest other, below which it stays float32
-_ROUNDS: Final = 3
+_ROUNDS, _JUDGED = 4, 2  # of each trial, the first ones with one matrix, after which those far behind are left out
 _FREED: Final = 2**25 - 2**16  # bytes: a little less than the largest block that counts
 _FOUR: Final[tuple[Kind, ...]] = ("runtime", "blocks")  # ways of 4 bits that move the matrix first
 _HOPELESS: Final = 4.0
@@ -84,6 +84,13 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
             elif few == "packed":
                 packing.expect(layer.weight.numel(), later=later)
     return {"machine": machine, "ways": chosen}
+
+
+def unpacked(modules: Iterable[nn.Module]) -> list[QuantizedLinear]:
+    """The layers among the modules that are still to be packed, the most useful first: for pauses. Each takes up to 0.4 s."""
+    return sorted(
+        (one for one in modules if isinstance(one, QuantizedLinear) and one.waits), key=lambda one: one.way.later
+    )
 
 
 def _keep_freed_memory() -> None:
@@ -209,7 +216,7 @@ def _first(values: nn.Parameter, rows: int) -> nn.Parameter:
 
 
 def _times(trials: Mapping[str, Sequence[nn.Module]], rows: int) -> dict[str, float]:
-    """Seconds that each kind takes for so many rows; those that are far behind are tried once."""
+    """Seconds that each kind takes for so many rows; those that are far behind are tried twice."""
     states = torch.randn(rows, next(iter(trials.values()))[0].in_features)  # type: ignore[call-overload]
     # On a busy machine the time of one thread tells more than that on the wall.
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -217,10 +224,11 @@ def _times(trials: Mapping[str, Sequence[nn.Module]], rows: int) -> dict[str, fl
     hopeless: set[str] = set()
     for turn in range(_ROUNDS):
         for kind in trials.keys() - hopeless:
+            layers = trials[kind] if turn >= _JUDGED else trials[kind][:1]
             began = clock()
-            for layer in trials[kind] if turn else trials[kind][:1]:
+            for layer in layers:
                 layer(states)
-            took = (clock() - began) / (len(trials[kind]) if turn else 1)
-            best[kind] = min(best.get(kind, math.inf), took)
-        hopeless |= {kind for kind, took in best.items() if took > _HOPELESS * min(best.values())}
+            best[kind] = min(best.get(kind, math.inf), (clock() - began) / len(layers))
+        if turn + 1 >= _JUDGED:  # not after the first, which libraries also use to get ready
+            hopeless |= {kind for kind, took in best.items() if took > _HOPELESS * min(best.values())}
     return best
