@@ -59,13 +59,14 @@ class Split:
             if (second := len(again)) < self.rows:
                 self._again = torch.tensor(again)
         self.scale = largest.div_(most).clamp_(min=_TINY)
-        # One matrix that is changed in its place: another large one takes as long to be had as to be filled, and with a few
-        # rows each step takes longer to be begun than to be done.
+        # As few steps as can be: with a few rows each takes longer to be begun than to be done.
+        if not second:
+            self._numbers = states / self.scale
+            return
+        # One matrix that is changed in its place: another large one takes as long to be had as to be filled.
         self._numbers = torch.empty(self.rows + second, states.shape[1])
         first, rest = self._numbers[: self.rows], self._numbers[self.rows :]
-        if not second:
-            torch.div(states, self.scale, out=first)
-        elif self._again is None:
+        if self._again is None:
             torch.div(states, self.scale, out=rest)
             torch.round(rest, out=first)
             rest.sub_(first).mul_(2 * most)
@@ -97,24 +98,20 @@ class Split:
 
     def joined(self, products: Tensor) -> Tensor:
         """Products (R, out) of the states, from those of the numbers; changes these."""
-        first = products[: self.rows]
-        if len(products) > self.rows:
-            rest, share = products[self.rows :], 0.5 / self.most
-            if self._again is None:
-                first.add_(rest, alpha=share)
-            else:
-                first.index_add_(0, self._again, rest, alpha=share)
+        if len(products) == self.rows:
+            return products.mul_(self.scale)
+        first, rest, share = products[: self.rows], products[self.rows :], 0.5 / self.most
+        if self._again is None:
+            first.add_(rest, alpha=share)
+        else:
+            first.index_add_(0, self._again, rest, alpha=share)
         return first.mul_(self.scale)
 
 
 def _far(sizes: Tensor, largest: Tensor, crest: float) -> list[int]:
     """The numbers of those rows whose largest value is so many times the mean of their sizes."""
-    means = sizes.sum(1).mul_(crest / sizes.shape[1])
-    return [
-        row
-        for row, (most, mean) in enumerate(zip(largest.flatten().tolist(), means.tolist(), strict=True))
-        if most > mean
-    ]
+    each = zip(largest.flatten().tolist(), sizes.sum(1).tolist(), strict=True)
+    return [row for row, (most, total) in enumerate(each) if most * sizes.shape[1] > total * crest]
 
 
 def rows(split: Split, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
