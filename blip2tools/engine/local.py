@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.010  # how long a burst's first request waits for the others: less than one decoding step of most models
-PAUSE_S = 1.0  # without a request, after which there is time for work that makes later ones quicker
+PAUSE_S = 1.0  # without a request: whoever works through a folder makes no such pause
 WORKER = "blip2tools-engine"  # the name of its thread
 JOIN_SECONDS = 10.0  # for the worker to notice that the engine is closing: far longer than one decoding step
 
@@ -80,6 +80,7 @@ class LocalEngine:
         spill_bytes: budget of its second tier in main memory, where the device has memory of its own.
         kept_answers: answers kept for repeated requests; 0 keeps none.
         idle_unload_s: seconds without a request after which the model's memory is freed; 0 is never.
+        pause_s: seconds without a request after which there is time for work that makes later ones quicker; 0 is never.
     """
 
     def __init__(
@@ -92,12 +93,13 @@ class LocalEngine:
         max_batch: int = 160,
         kept_answers: int = 0,
         idle_unload_s: float = 0,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self._load = load
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._kept_answers = kept_answers
-        self._idle_unload_s = idle_unload_s
+        self._idle_unload_s, self._pause_s = idle_unload_s, pause_s
         for_keys = int(cache_bytes * KEYS_SHARE)
         self._cache: FeatureCache[Tensor] = FeatureCache(cache_bytes - for_keys)
         self._spill_bytes = spill_bytes
@@ -294,7 +296,7 @@ class LocalEngine:
                 if self._closed:
                     return []
                 if self._unsettled:
-                    if not self._wake.wait(PAUSE_S) and not len(self._line) and not self._closed:
+                    if not self._wake.wait(self._pause_s) and not len(self._line) and not self._closed:
                         return None
                     continue
                 patience = self._idle_unload_s if self._loaded is not None and self._idle_unload_s else None
@@ -430,7 +432,7 @@ class LocalEngine:
             if self._closed:  # closed during loading: the model would never be freed
                 raise CancelledError("The vision engine is closed.")
             self._state, self._loaded = "ready", loaded
-            self._unsettled = loaded.quantize != "none" and loaded.device == "cpu"
+            self._unsettled = self._pause_s > 0 and loaded.quantize != "none" and loaded.device == "cpu"
             self._cache.spill_to(memory.second_tier(loaded.device, self._spill_bytes))
         return loaded
 

@@ -320,15 +320,16 @@ def test_a_side_answers_every_case(random_checkpoint, tmp_path, name, monkeypatc
         "threads": 1,
         "cache": str(tmp_path / "cache"),
     }
-    tasks = [{"case": case, "seed": number} for number, case in enumerate([*cpu_side.CASES, "stages", "memory"])]
+    tasks = [{"case": case, "seed": number} for number, case in enumerate([*cpu_side.CASES, "stages", "memory", "pause"])]
     waiting, told = [json.dumps(task) for task in tasks], []
     cpu_side.serve(asked, lambda: waiting.pop(0) if waiting else "", told.append)
-    start, *cases, stages, memory = told
+    start, *cases, stages, memory, pause = told
     assert start["resident"] <= start["peak"]
     assert 0 < start["load_cpu_s"] <= start["start_cpu_s"]
     assert all(case["seconds"] > 0 for case in cases)
     assert len(cases) == len(cpu_side.CASES)
     assert memory["resident"] > 2**20
+    assert (pause["seconds"] > 0) == (name == "8bit")
     least = cpu_floor.floors(random_checkpoint / "captioner", random_checkpoint / "matcher", [name], 1)
     if name == "8bit":
         assert stages.keys() == least["stages"][name].keys()
@@ -354,7 +355,7 @@ def test_floors_are_those_of_a_hand(random_checkpoint, monkeypatch):
 def test_bench_cpu(random_checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cpu, "Process", InThread)
     monkeypatch.setattr(engine, "NEW_TOKENS", 2)
-    options = ["bench", "cpu", "--model", str(random_checkpoint / "captioner"), "--only", "greedy", "--rounds", "1"]
+    options = ["bench", "cpu", "--model", str(random_checkpoint / "captioner"), "--only", "greedy", "--rounds", "2"]
     options += [
         "--side",
         "float32",
@@ -372,7 +373,8 @@ def test_bench_cpu(random_checkpoint, tmp_path, capsys, monkeypatch):
     assert "of the first" in told.out
     figures = json.loads((tmp_path / "cpu.json").read_text())
     side = figures["sides"]["8bit"]
-    assert len(side["seconds"]["one caption, greedy"]) == 1
+    assert len(side["seconds"]["one caption, greedy"]) == 2
+    assert side["pause_cpu_s"] > 0
     assert side["start_cpu_s"].keys() == {"first start", "second start"}
     assert side["memory"]["resident"] > 2**20
     assert figures["floors"]["bandwidth"] > 1e8

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from blip2tools import checkpoints
-from blip2tools.engine import local
 from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Job, Work
 from blip2tools.engine.local import LocalEngine
@@ -480,7 +479,6 @@ def packable(monkeypatch, tmp_path):
         prepared, "_measured", lambda *a, packing, **k: ["packed" if packing else "rows", "rows", "rows"]
     )
     monkeypatch.setattr(layers.Packing, "may", lambda *a, **k: False)
-    monkeypatch.setattr(local, "PAUSE_S", 0.05)
     return checkpoints.load(Settings(model="demo", threads=1, quantize="8bit", cache_dir=str(tmp_path)))
 
 
@@ -489,7 +487,10 @@ def waiting(loaded):
 
 
 def test_pauses_are_used_for_packing(packable, sight, picture):
-    engine, before = LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24), waiting(packable)
+    engine, before = (
+        LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24, pause_s=0.05),
+        waiting(packable),
+    )
     assert before > 10
     time.sleep(0.2)
     assert waiting(packable) == before, "nothing was asked yet"
@@ -505,7 +506,7 @@ def test_pauses_are_used_for_packing(packable, sight, picture):
 def test_a_request_does_not_wait_until_all_is_packed(packable, sight, picture, monkeypatch):
     pack = layers.QuantizedLinear.pack
     monkeypatch.setattr(layers.QuantizedLinear, "pack", lambda layer: (time.sleep(0.2), pack(layer)))
-    engine = LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24)
+    engine = LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24, pause_s=0.05)
     answer(engine.submit(caption(sight), deadline=None))
     before, end = waiting(packable), later(60)
     while waiting(packable) == before and time.monotonic() < end:
@@ -524,7 +525,7 @@ def test_what_cannot_be_packed_works_as_it_is(packable, sight, picture, monkeypa
         raise MemoryError
 
     monkeypatch.setattr(layers.QuantizedLinear, "pack", pack)
-    engine = LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24)
+    engine = LocalEngine(lambda progress: packable, max_queue=8, cache_bytes=2**24, pause_s=0.05)
     answer(engine.submit(caption(sight), deadline=None))
     assert tried.wait(60)
     assert [one.text for one in answer(engine.submit(caption(sight), deadline=None))] == [picture.caption]

@@ -253,6 +253,7 @@ def eyes(loaded: Loaded, beams: int, cache_mb: int = 256, *, matcher: bool = Tru
         max_queue=settings.max_queue,
         max_batch=settings.max_batch * beams,
         cache_bytes=cache_mb * 2**20,
+        pause_s=0,  # or what is done there would be measured with the next request
     )
     return Vision(settings, engine, trusted=True)
 
