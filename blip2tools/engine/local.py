@@ -305,7 +305,7 @@ class LocalEngine:
                     self._unload()
 
     def _use_pause(self) -> None:
-        """Do what makes later requests quicker until one comes; a step takes up to 0.4 s."""
+        """Do what makes later requests quicker until one comes; a step takes up to a second."""
         loaded = self._loaded
         try:
             for _ in memory.settle([] if loaded is None else memory.modules(loaded)):

@@ -32,15 +32,11 @@ def collapse() -> Iterator[None]:
     if (trim := getattr(library, "malloc_trim", None)) is not None:  # of glibc
         trim(0)
     for begin, end in _mappings(size):
-        for start, stop in _runs(_present(library, begin, end, size)):
-            for piece in range(start, stop, _TOGETHER):
-                count = min(_TOGETHER, stop - piece)
-                if (
-                    library.madvise(begin + piece * size, count * size, _COLLAPSE)
-                    and ctypes.get_errno() == errno.EINVAL
-                ):
-                    return  # an older system
-                yield
+        for first, count in _pieces(_present(library, begin, end, size)):
+            failed = library.madvise(begin + first * size, count * size, _COLLAPSE) != 0
+            if failed and ctypes.get_errno() == errno.EINVAL:
+                break  # an older system, or memory that must not move
+            yield
 
 
 def _huge() -> int | None:
@@ -75,7 +71,9 @@ def _present(library: Any, begin: int, end: int, size: int) -> Any:
     return (found & 1).reshape(-1, size // page).all(axis=1)
 
 
-def _runs(flags: Any) -> list[list[int]]:
-    """Beginnings and ends of those that are true one after the other."""
-    edges: list[list[int]] = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).tolist()
-    return edges
+def _pieces(present: Any) -> Iterator[tuple[int, int]]:
+    """Beginnings and lengths of what is present one after the other, each at most so long as is moved together."""
+    edges = np.flatnonzero(np.diff(present.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).tolist()
+    for start, stop in edges:
+        for piece in range(start, stop, _TOGETHER):
+            yield piece, min(_TOGETHER, stop - piece)

@@ -103,4 +103,4 @@ def side_by_side(parts: Sequence[Any]) -> Callable[[Tensor], Iterable[Tensor]]:
     """What each of several layers of one width makes of the same states; those that are quantized round them once for all."""
     if all(hasattr(part, "together") for part in parts):
         return cast(Callable[[Tensor], Iterable[Tensor]], parts[0].together(parts[1:]).apart)
-    return lambda states: (part(states) for part in parts)
+    return lambda states: [part(states) for part in parts]

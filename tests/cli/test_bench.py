@@ -320,7 +320,9 @@ def test_a_side_answers_every_case(random_checkpoint, tmp_path, name, monkeypatc
         "threads": 1,
         "cache": str(tmp_path / "cache"),
     }
-    tasks = [{"case": case, "seed": number} for number, case in enumerate([*cpu_side.CASES, "stages", "memory", "pause"])]
+    tasks = [
+        {"case": case, "seed": number} for number, case in enumerate([*cpu_side.CASES, "stages", "memory", "pause"])
+    ]
     waiting, told = [json.dumps(task) for task in tasks], []
     cpu_side.serve(asked, lambda: waiting.pop(0) if waiting else "", told.append)
     start, *cases, stages, memory, pause = told

@@ -87,7 +87,7 @@ def prepare(model: nn.Module, measured: Choices | None = None) -> Choices:
 
 
 def unpacked(modules: Iterable[nn.Module]) -> list[QuantizedLinear]:
-    """The layers among the modules that are still to be packed, the most useful first: for pauses. Each takes up to 0.4 s."""
+    """The layers among the modules that are still to be packed, the most useful first: for pauses. Each takes up to a second."""
     return sorted(
         (one for one in modules if isinstance(one, QuantizedLinear) and one.waits), key=lambda one: one.way.later
     )
