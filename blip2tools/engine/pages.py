@@ -12,13 +12,14 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 _COLLAPSE: Final = 25  # MADV_COLLAPSE
 _TOGETHER: Final = 16  # huge pages of one request, which takes about 30 ms
+_WINDOW: Final = 512  # huge pages that are looked at together: libraries reserve far more than there is
+_LOWEST: Final = bytes(value & 1 for value in range(256))  # the only bit of mincore(2) that means something
 _SETTINGS: Final = Path("/sys/kernel/mm/transparent_hugepage")
 
 
@@ -52,28 +53,32 @@ def _huge() -> int | None:
 
 
 def _mappings(size: int) -> Iterator[tuple[int, int]]:
-    """Where this process has memory that is its own and no file's, in whole huge pages."""
+    """Where this process has memory that is its own and no file's, in whole huge pages; what is large in several pieces."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         where, rights, _, _, inode, *name = line.split(maxsplit=5)
         if rights == "rw-p" and inode == "0" and (not name or name[0] == "[heap]"):
             begin, end = (int(address, 16) for address in where.split("-"))
             begin, end = -(-begin // size) * size, end // size * size
-            if begin < end:
-                yield begin, end
+            for start in range(begin, end, _WINDOW * size):
+                yield start, min(start + _WINDOW * size, end)
 
 
-def _present(library: Any, begin: int, end: int, size: int) -> Any:
-    """Whether each huge page's worth is wholly in memory, as an array; an empty one where the mapping is gone."""
+def _present(library: Any, begin: int, end: int, size: int) -> list[bool]:
+    """Whether each huge page's worth is wholly in memory; none where the mapping is gone."""
     page = os.sysconf("SC_PAGE_SIZE")
-    found = np.zeros((end - begin) // page, dtype=np.uint8)
-    if library.mincore(begin, end - begin, found.ctypes.data):
-        return np.zeros(0, dtype=bool)
-    return (found & 1).reshape(-1, size // page).all(axis=1)
+    found = (ctypes.c_ubyte * ((end - begin) // page))()
+    if library.mincore(begin, end - begin, found):
+        return []
+    told, pages = bytes(found).translate(_LOWEST), size // page
+    return [told.count(1, start, start + pages) == pages for start in range(0, len(told), pages)]
 
 
-def _pieces(present: Any) -> Iterator[tuple[int, int]]:
+def _pieces(present: list[bool]) -> Iterator[tuple[int, int]]:
     """Beginnings and lengths of what is present one after the other, each at most so long as is moved together."""
-    edges = np.flatnonzero(np.diff(present.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).tolist()
-    for start, stop in edges:
-        for piece in range(start, stop, _TOGETHER):
-            yield piece, min(_TOGETHER, stop - piece)
+    start = 0
+    for there, run in groupby(present):
+        stop = start + len(list(run))
+        if there:
+            for piece in range(start, stop, _TOGETHER):
+                yield piece, min(_TOGETHER, stop - piece)
+        start = stop
