@@ -305,10 +305,9 @@ class LocalEngine:
                     self._unload()
 
     def _use_pause(self) -> None:
-        """Do what makes later requests quicker until one comes; a step takes up to a second."""
-        loaded = self._loaded
+        """Do what makes later requests quicker until one comes; it waits for the step that is under way."""
         try:
-            for _ in memory.settle([] if loaded is None else memory.modules(loaded)):
+            for _ in memory.settle(self._ensure_loaded()):
                 with self._wake:
                     if len(self._line) or self._closed:
                         return
@@ -432,7 +431,7 @@ class LocalEngine:
             if self._closed:  # closed during loading: the model would never be freed
                 raise CancelledError("The vision engine is closed.")
             self._state, self._loaded = "ready", loaded
-            self._unsettled = self._pause_s > 0 and loaded.quantize != "none" and loaded.device == "cpu"
+            self._unsettled = self._pause_s > 0
             self._cache.spill_to(memory.second_tier(loaded.device, self._spill_bytes))
         return loaded
 

@@ -34,16 +34,17 @@ def parts(loaded: Loaded) -> list[weakref.ref[Any]]:
     return [weakref.ref(module) for module in modules(loaded)]
 
 
-def settle(parts: Sequence[nn.Module]) -> Iterator[None]:
-    """Pack quantized matrices for a processor, and move them into huge pages, step by step: a caller may stop after each.
+def settle(loaded: Loaded) -> Iterator[None]:
+    """Make a quantized model on a processor quicker, step by step: a caller may stop after each, which takes up to a second.
 
-    Args:
-        parts: `modules` of a model.
+    Its matrices are packed for products and moved into huge pages. Other models stay as they are.
     """
+    if loaded.quantize == "none" or loaded.device != "cpu":
+        return
     from blip2tools.engine.pages import collapse
     from blip2tools.model.quantized import unpacked
 
-    for layer in unpacked(parts):
+    for layer in unpacked(modules(loaded)):
         layer.pack()
         yield
     yield from collapse()

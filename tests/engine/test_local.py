@@ -16,7 +16,7 @@ from blip2tools import checkpoints
 from blip2tools.engine.cache import FeatureCache, Spill
 from blip2tools.engine.line import Job, Work
 from blip2tools.engine.local import LocalEngine
-from blip2tools.engine.memory import modules, second_tier
+from blip2tools.engine.memory import modules, second_tier, settle
 from blip2tools.engine.metrics import Metrics
 from blip2tools.engine.requests import (
     AnswerRequest,
@@ -501,6 +501,10 @@ def test_pauses_are_used_for_packing(packable, sight, picture):
     assert not waiting(packable)
     assert [one.text for one in answer(engine.submit(caption(sight, num_beams=2), deadline=None))] == [picture.caption]
     engine.close()
+
+
+def test_full_precision_has_nothing_to_settle(loaded):
+    assert not list(settle(loaded))
 
 
 def test_a_request_does_not_wait_until_all_is_packed(packable, sight, picture, monkeypatch):

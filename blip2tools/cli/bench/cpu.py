@@ -251,7 +251,7 @@ def table(name: str, sides: Sequence[Side], cases: Sequence[str], floors: dict[s
             again = "" if start == FIRST else f", {side.loads[start] / side.loads[FIRST]:.2f} of the first"
             peak = side.memory[f"peak, {start}"]
             yield f"  {side.name:8} {start:13} {seconds:7.1f} ({side.loads[start]:.1f}{again}), peak {_share(peak, base)}"
-        if side.pause:
+        if round(side.pause, 1):
             yield f"  {side.name:8} {'first pause':13} {side.pause:7.1f} (matrices are packed)"
         resident, worked = side.memory["resident"], side.memory["worked"]
         yield f"  {side.name:8} resident {_share(resident, base)}, after work {_share(worked, base)}"

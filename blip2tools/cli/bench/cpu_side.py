@@ -160,10 +160,10 @@ class OwnSide:
 
     def pause(self) -> float:
         """Do what an engine does when no request has come for a while; seconds."""
-        from blip2tools.engine.memory import modules, settle
+        from blip2tools.engine.memory import settle
 
         started = time.process_time()
-        for _ in settle(modules(self._loaded)):
+        for _ in settle(self._loaded):
             pass
         return time.process_time() - started
 
