@@ -310,6 +310,36 @@ def test_a_choice_that_does_not_fit_is_measured(spoilt):
     assert all(found == ["float"] * 3 for found in prepare(ours(rm.opt(), 8), known)["ways"].values())
 
 
+WANT = """
+import re, resource, torch
+from blip2tools.model.quantized import kernels
+torch.set_num_threads(1)
+weight, scale = torch.ones(4096, 2048, dtype=torch.int8), torch.ones(4096)
+kernels.pack(weight[:64], scale[:64])
+said = set()
+for more in range(4, 40, 2):
+    size = int(re.search("VmSize: *\\t* *([0-9]+)", open("/proc/self/status").read()).group(1)) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (size + more * 2**20, resource.RLIM_INFINITY))
+    try:
+        kernels.pack(weight, scale)
+        said.add("packed")
+    except (RuntimeError, MemoryError):
+        said.add("refused")
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(*sorted(said))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+def test_packing_without_memory_is_an_error_and_not_the_end():
+    """Of a process of its own: the library that packs writes to memory that it did not get."""
+    if kernels.fits("packed") is None:
+        pytest.skip("nothing is packed on this machine")
+    done = subprocess.run([sys.executable, "-c", WANT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["packed", "refused"]
+
+
 @pytest.mark.slow
 def test_a_processor_that_cuts_off_sums_is_found_out():
     """Without VNNI instructions torch's product of 8-bit numbers is wrong and says nothing; the switch is oneDNN's own."""

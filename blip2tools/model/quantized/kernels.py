@@ -32,6 +32,7 @@ CREST: Final = 12.0  # largest value of a row over the mean of all, from which o
 ENGINE: Final = "fbgemm"
 WIDE, NARROW = 127, 63  # largest whole numbers of 8 and 7 bits
 _PACKED: Final = 256  # rows that are moved together, in whole steps of the 64 that the form keeps side by side
+_ROOM: Final = 2**22  # bytes beside those of the values
 _TINY: Final = 1e-30  # the scale of a row of zeros
 _OPS: Any = torch.ops.quantized
 _ENGINE = threading.Lock()
@@ -130,10 +131,18 @@ def rows(split: Split, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
 
 
 def pack(weight: Tensor, scale: Tensor) -> Any:
-    """The form that `packed` multiplies by. Takes a few nanoseconds for each value."""
+    """The form that `packed` multiplies by. Takes a few nanoseconds for each value.
+
+    Raises:
+        RuntimeError: too little memory.
+    """
     zeros, maker = torch.zeros(len(scale), dtype=torch.long), cast(Any, torch._make_per_channel_quantized_tensor)
     with _engine():
-        return _OPS.linear_prepack(maker(weight, scale.double().clamp_(min=_TINY), zeros, 0), None)
+        given = maker(weight, scale.double().clamp_(min=_TINY), zeros, 0)
+        # The library does not look whether it got its memory, and ends the process where it did not. This asks for more than
+        # it will, and raises.
+        torch.empty(2 * weight.numel() + _ROOM, dtype=torch.uint8)
+        return _OPS.linear_prepack(given, None)
 
 
 def packed(split: Split, matrix: Any, bias: Tensor | None) -> Tensor:
